@@ -1,0 +1,1 @@
+"""Protobuf stubs of our own subset of Envoy's messages; `make stubs` writes them from wire.proto."""

@@ -1,0 +1,92 @@
+"""The admin listener, on a port of its own: liveness, readiness, metrics, and what the rules came to.
+
+`/healthz`, `/readyz` and `/metrics` hold nothing secret. `/rules` names tenants and models and
+asks for the admin token.
+"""
+
+import hmac
+import os
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from tenantry.adapters.bind import Address, Tls, require_safe, sans_of
+from tenantry.adapters.reload import Reloader
+from tenantry.adapters.sidecar import Sidecar
+
+
+class Admin:
+    """The admin HTTP server. `ready` is set by whoever starts and drains the transport."""
+
+    def __init__(self, sidecar: Sidecar, reloader: Reloader) -> None:
+        self._sidecar = sidecar
+        self._reloader = reloader
+        self.ready = False
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, address: Address, tls: Tls | None) -> Address:
+        """Listen; return the address with the port that was bound."""
+        require_safe(address, tls, "the admin listener")
+        app = web.Application(middlewares=[_only_allowed_clients(tls)] if tls else [], client_max_size=64 * 1024)
+        app.add_routes(
+            [
+                web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
+                web.get("/rules", self._rules),
+            ]
+        )
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        context = tls.ssl_context() if tls else None
+        if address.path:
+            await web.UnixSite(self._runner, address.path, ssl_context=context).start()
+            return address
+        await web.TCPSite(self._runner, address.host, address.port, ssl_context=context).start()
+        return Address(host=address.host, port=self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _healthz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _request: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if self.ready else web.Response(status=503, text="not ready\n")
+
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        return web.Response(
+            body=self._sidecar.metrics.exposition(),
+            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
+        )
+
+    async def _rules(self, request: web.Request) -> web.Response:
+        sent = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
+        if not hmac.compare_digest(sent, self._sidecar.snapshot.keyring.admin_token):
+            return web.json_response({"error": "send the admin token as Bearer"}, status=401)
+        status = self._reloader.status
+        rules = self._sidecar.snapshot.book.rules
+        return web.json_response(
+            {
+                "state": status.state,
+                "digest": status.digest,
+                "problems": list(status.problems),
+                "generation": self._sidecar.generation,
+                "tenants": len(rules.tenants),
+                "models": {name: sorted(model.versions) for name, model in rules.models.items()},
+                "pid": os.getpid(),
+            }
+        )
+
+
+def _only_allowed_clients(tls: Tls) -> Middleware:
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        certificate = request.get_extra_info("peercert")
+        if not tls.admits(sans_of(certificate)):
+            return web.json_response({"error": "this client certificate may not connect"}, status=403)
+        return await handler(request)
+
+    return check

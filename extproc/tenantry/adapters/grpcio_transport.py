@@ -1,0 +1,135 @@
+"""ext_proc and ALS on grpcio's asyncio server.
+
+Messages stay bytes here: the codec parses and builds them, so that another transport can use the
+same seam. In grpcio a handler that merely returns ends its stream with OK, and Envoy takes a clean
+end before the answer for consent: every way out of `_process` that is not the end of the exchange
+aborts with an error status.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import grpc
+import grpc.aio
+
+from tenantry.adapters.bind import Address, Tls
+from tenantry.adapters.sidecar import Exchange, Sidecar
+from tenantry.core.errors import ConversationError, TenantryError
+
+EXT_PROC = "envoy.service.ext_proc.v3.ExternalProcessor"
+ALS = "envoy.service.accesslog.v3.AccessLogService"
+
+_ENVELOPE_BYTES = 1024 * 1024
+"""Room for headers, attributes and metadata around a body of the greatest size."""
+
+
+class GrpcioTransport:
+    """The grpcio transport."""
+
+    def __init__(self, sidecar: Sidecar) -> None:
+        self._sidecar = sidecar
+        self._draining = asyncio.Event()
+        self._tls: Tls | None = None
+        limits = sidecar.snapshot.book.rules.limits
+        self._server = grpc.aio.server(
+            # Envoy holds one stream per exchange on a few connections; ALS adds a handful.
+            maximum_concurrent_rpcs=limits.max_open_exchanges + 64,
+            options=(
+                ("grpc.max_receive_message_length", limits.max_body_bytes + _ENVELOPE_BYTES),
+                ("grpc.max_concurrent_streams", limits.max_open_exchanges + 64),
+                ("grpc.so_reuseport", 0),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5000),
+                ("grpc.keepalive_permit_without_calls", 1),
+            ),
+        )
+        self._server.add_generic_rpc_handlers(
+            (
+                # Bytes in, bytes out: without a (de)serialiser grpcio hands messages through.
+                grpc.method_handlers_generic_handler(
+                    EXT_PROC, {"Process": grpc.stream_stream_rpc_method_handler(self._process)}
+                ),
+                grpc.method_handlers_generic_handler(
+                    ALS, {"StreamAccessLogs": grpc.stream_unary_rpc_method_handler(self._access_log)}
+                ),
+            )
+        )
+
+    async def start(self, address: Address, tls: Tls | None) -> Address:
+        """Listen; return the address with the port that was bound."""
+        self._tls = tls
+        if tls is None:
+            port = self._server.add_insecure_port(str(address))
+        else:
+            credentials = grpc.ssl_server_credentials(
+                [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+                root_certificates=tls.client_ca.read_bytes(),
+                require_client_auth=True,
+            )
+            port = self._server.add_secure_port(str(address), credentials)
+        await self._server.start()
+        return Address(host=address.host, port=port, path=address.path)
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Stop accepting, wait for undecided exchanges, then end the others cleanly.
+
+        An exchange that was decided needs the sidecar no more: its response streams on without us.
+        """
+        stopping = asyncio.create_task(self._server.stop(grace_seconds))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                while self._sidecar.undecided_exchanges:
+                    await asyncio.sleep(0.02)
+        self._draining.set()
+        await stopping
+
+    async def _process(self, _requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
+        await self._require_allowed_client(context)
+        exchange = self._sidecar.open_exchange()
+        try:
+            while (message := await self._next(exchange, context)) is not None:
+                await context.write(exchange.answer(message))
+        except ConversationError as error:
+            exchange.failed(error)
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "unexpected message in the ext_proc conversation")
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, the stream must not end cleanly
+            exchange.failed(error)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+        finally:
+            exchange.close()
+
+    async def _next(self, exchange: Exchange, context: grpc.aio.ServicerContext) -> bytes | None:
+        """Return the next message; None when the exchange is over, or decided and we are draining."""
+        if not exchange.decided:
+            message = await context.read()
+        else:
+            read = asyncio.ensure_future(context.read())
+            drain = asyncio.ensure_future(self._draining.wait())
+            try:
+                await asyncio.wait((read, drain), return_when=asyncio.FIRST_COMPLETED)
+                if not read.done():
+                    return None
+                message = read.result()
+            finally:
+                read.cancel()
+                drain.cancel()
+        return None if message is grpc.aio.EOF else message
+
+    async def _access_log(self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
+        await self._require_allowed_client(context)
+        async for message in messages:
+            self._sidecar.access_log_message(message)
+        return b""
+
+    async def _require_allowed_client(self, context: grpc.aio.ServicerContext) -> None:
+        if self._tls is None:
+            return
+        names = context.auth_context().get("x509_subject_alternative_name", ())
+        if not self._tls.admits(name.decode("utf-8", "replace") for name in names):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this client certificate may not connect")
+
+
+class TransportError(TenantryError):
+    """The transport could not listen."""

@@ -1,0 +1,122 @@
+"""The sidecar as a process: everything started in order, drained on SIGTERM, nothing left behind."""
+
+import asyncio
+import contextlib
+import gc
+import signal
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import msgspec
+from msgspec import Struct
+
+from tenantry.adapters import logs
+from tenantry.adapters.admin import Admin
+from tenantry.adapters.bind import Address, Tls, require_safe
+from tenantry.adapters.envoy_clusters import EnvoyClusters
+from tenantry.adapters.grpcio_transport import GrpcioTransport
+from tenantry.adapters.metrics import Metrics
+from tenantry.adapters.reload import Reloader
+from tenantry.adapters.rules_file import Source
+from tenantry.adapters.sidecar import OutcomeSink, Sidecar
+from tenantry.core.outcome import Outcome
+from tenantry.core.rules import not_acted_on
+
+
+class ServeOptions(Struct, frozen=True, kw_only=True):
+    """What one sidecar process needs to know.
+
+    `cds` is the cluster file it keeps for Envoy, `envoy_admins` (http://host:port) are asked whether
+    a new version's cluster is there; `outcomes` is a file that gets one JSON line per exchange.
+    """
+
+    rules: Path
+    secrets: Path
+    listen: Address
+    admin: Address
+    tls: Tls | None = None
+    cds: Path | None = None
+    envoy_admins: tuple[str, ...] = ()
+    outcomes: Path | None = None
+    grace_seconds: float = 20.0
+
+
+class Running(Struct, frozen=True, kw_only=True):
+    """Where a running sidecar listens."""
+
+    listen: Address
+    admin: Address
+    sidecar: Sidecar
+
+
+@contextlib.asynccontextmanager
+async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str, Any]]) -> AsyncIterator[Running]:
+    """Run a sidecar inside the `async with` block, and drain it at its end.
+
+    Raises RulesError, SecretsError or BindError before anything listens.
+    """
+    require_safe(options.listen, options.tls, "ext_proc")
+    require_safe(options.admin, options.tls, "the admin listener")
+    source = Source(options.rules, options.secrets)
+    raw, files = source.read()
+    snapshot = source.build(raw, files)
+    clusters = EnvoyClusters(options.cds, options.envoy_admins, render_clusters)
+    clusters.publish(snapshot.book.rules)
+    async with contextlib.AsyncExitStack() as stack:
+        sinks: list[OutcomeSink] = []
+        if options.outcomes is not None:
+            file = stack.enter_context(options.outcomes.open("a", buffering=1, encoding="utf-8"))
+            sinks.append(_json_lines(file))
+        sidecar = Sidecar(snapshot, Metrics(), sinks)
+        reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
+        transport = GrpcioTransport(sidecar)
+        admin = Admin(sidecar, reloader)
+        listen = await transport.start(options.listen, options.tls)
+        stack.push_async_callback(transport.drain, options.grace_seconds)
+        admin_address = await admin.start(options.admin, options.tls)
+        stack.push_async_callback(admin.stop)
+        watching = asyncio.create_task(reloader.run())
+        stack.push_async_callback(_cancelled, watching)
+        admin.ready = True
+        # What was loaded lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        logs.get().info(
+            "sidecar ready", address=str(listen), admin=str(admin_address), transport="grpcio",
+            models=len(snapshot.book.rules.models), tenants=len(snapshot.book.rules.tenants),
+            notes=not_acted_on(snapshot.book.rules),
+        )  # fmt: skip
+        try:
+            yield Running(listen=listen, admin=admin_address, sidecar=sidecar)
+        finally:
+            admin.ready = False
+            logs.get().info("draining", open_exchanges=sidecar.open_exchanges, grace_seconds=options.grace_seconds)
+
+
+async def serve(options: ServeOptions, render_clusters: Callable[..., dict[str, Any]]) -> None:
+    """Run a sidecar until SIGTERM or SIGINT."""
+    async with serving(options, render_clusters):
+        await stop_signal()
+
+
+async def stop_signal() -> None:
+    """Return at SIGTERM or SIGINT."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    await stopped.wait()
+
+
+def _json_lines(file: TextIO) -> OutcomeSink:
+    def write(outcome: Outcome) -> None:
+        file.write(msgspec.json.encode(outcome).decode() + "\n")
+
+    return write
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task

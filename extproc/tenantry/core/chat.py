@@ -1,0 +1,156 @@
+"""Request bodies of the model API: read, checked, rebuilt with what the tenant may not choose.
+
+The body is decoded one level deep: each member stays the bytes it was (`msgspec.Raw`), so a
+message array of half a megabyte is copied but never parsed. It is rebuilt member by member,
+never spliced, and what an engine would obey is overwritten:
+
+    member       set to                                       routes
+    model        the name the engine serves, or the adapter   all
+    cache_salt   keyed hash of the tenant                     all
+    priority     the tier's, if the pool schedules by it      all
+    vllm_xargs   tenant, version, request_id, adapter         chat, completions, responses
+    store        false                                        responses (elsewhere: removed)
+
+How the tenant reaches the engine's scheduler: by `vllm_xargs` (SamplingParams.extra_args) on the
+generating routes. Embeddings have no such member (vllm/entrypoints/pooling/base/protocol.py);
+there the engine's request id carries it, which vLLM takes from `x-request-id`: see `engine_request_id`.
+
+Duplicate keys: JSON readers disagree on which one counts, so a body with any is refused, found by
+walking the bytes beside the decoded members (`_refuse_ambiguous_keys`).
+"""
+
+from enum import Enum
+
+import msgspec
+from msgspec import Raw, Struct
+
+from tenantry.core.errors import BadRequestError
+from tenantry.core.keyring import Keyring
+from tenantry.core.routing import Decision
+from tenantry.core.tenant import Tenant
+
+
+class Api(Enum):
+    """The model routes, by OpenAI's paths."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    EMBEDDINGS = "/v1/embeddings"
+    RESPONSES = "/v1/responses"
+
+
+REFUSED_MEMBERS = {
+    "previous_response_id": "stored responses are shared by all tenants of an engine",
+    "conversation": "stored conversations are shared by all tenants of an engine",
+    "background": "a background response outlives its request and can be read by id",
+    "kv_transfer_params": "KV transfer reaches other requests' cache blocks",
+    "ec_transfer_params": "encoder-cache transfer reaches other requests' cache blocks",
+}
+"""Members that reach state which an engine shares among tenants, and why each is refused."""
+
+REMOVED_MEMBERS = ("request_id", "session_id", "priority", "cache_salt", "vllm_xargs", "store")
+"""Members that name or rank a request inside the engine: whatever a client sends is dropped."""
+
+MAX_MODEL_NAME_BYTES = 512
+
+_members = msgspec.json.Decoder(dict[str, Raw])
+_string = msgspec.json.Decoder(str)
+_encode = msgspec.json.Encoder().encode
+_FALSE, _EMPTY = Raw(b"false"), (b"null", b"false")
+_WHITE = frozenset((b" ", b"\t", b"\n", b"\r"))
+
+
+class ChatBody(Struct, frozen=True, kw_only=True):
+    """A body that was understood: the model it names, and its members as they were sent."""
+
+    model: str
+    members: dict[str, Raw]
+
+
+def read(body: bytes) -> ChatBody:
+    """Decode a request body one level deep; raise BadRequestError for anything not understood whole."""
+    try:
+        body.decode()  # Raw members are not checked by the decoder, and an engine may guess an encoding
+        members = _members.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadRequestError("invalid_json", "The body is not a JSON object.") from None
+    _refuse_ambiguous_keys(body, members)
+    for name, why in REFUSED_MEMBERS.items():
+        value = members.get(name)
+        if value is not None and bytes(value) not in _EMPTY:
+            raise BadRequestError("unsupported_parameter", f"'{name}' is not supported here: {why}.", param=name)
+    raw_model = members.get("model")
+    if raw_model is None:
+        raise BadRequestError("missing_model", "The body names no model.", param="model")
+    try:
+        model = _string.decode(raw_model)
+    except msgspec.MsgspecError:
+        raise BadRequestError("invalid_model", "'model' must be a string.", param="model") from None
+    if len(model) > MAX_MODEL_NAME_BYTES:
+        raise BadRequestError(
+            "invalid_model", f"'model' is longer than {MAX_MODEL_NAME_BYTES} characters.", param="model"
+        )
+    return ChatBody(model=model, members=members)
+
+
+def stamp(body: ChatBody, *, api: Api, tenant: Tenant, decision: Decision, keyring: Keyring, request_id: str) -> bytes:
+    """Return the body for the engine: the client's members, with ours in place of what it may not choose."""
+    members = {name: value for name, value in body.members.items() if name not in REFUSED_MEMBERS}
+    for name in REMOVED_MEMBERS:
+        members.pop(name, None)
+    members["model"] = Raw(_encode(decision.served_name))
+    members["cache_salt"] = Raw(_encode(keyring.salt_for(tenant.profile.name)))
+    if decision.priority_scheduling:
+        members["priority"] = Raw(_encode(tenant.profile.priority))
+    if api is not Api.EMBEDDINGS:
+        members["vllm_xargs"] = Raw(_encode(_engine_arguments(tenant, decision, request_id)))
+    if api is Api.RESPONSES:
+        members["store"] = _FALSE
+    return _encode(members)
+
+
+def engine_request_id(tenant: Tenant, request_id: str) -> str:
+    """Return the id under which the engine's scheduler knows a request: `REQUEST_ID.TENANT`.
+
+    Sent as `x-request-id`, in place of the client's own, which could collide with another
+    tenant's request in flight. The request id is hexadecimal, so the first dot ends it.
+    """
+    return f"{request_id}.{tenant.profile.name}"
+
+
+def _engine_arguments(tenant: Tenant, decision: Decision, request_id: str) -> dict[str, str]:
+    arguments = {"tenant": tenant.profile.name, "version": decision.version, "request_id": request_id}
+    if decision.adapter is not None:
+        arguments["adapter"] = decision.adapter
+    return arguments
+
+
+def _refuse_ambiguous_keys(body: bytes, members: dict[str, Raw]) -> None:
+    r"""Walk `body` beside its decoded members; whatever the walk does not meet in order is refused.
+
+    A decoded dict keeps a duplicate key's first place and last value, so at the first duplicate
+    the bytes and the members part. Keys written with escapes are refused too: `"\u006dodel"` is
+    `model` for one reader and not for a careless one. Costs one comparison of the body with itself.
+    """
+    cursor = body.find(b"{") + 1
+    for name, value in members.items():
+        key = b'"' + name.encode() + b'"'
+        start = _skip_white(body, cursor)
+        colon = _skip_white(body, start + len(key))
+        if not body.startswith(key, start) or body[colon : colon + 1] != b":":
+            raise BadRequestError("ambiguous_keys", "A key of the body is duplicated or written with escapes.")
+        begin = _skip_white(body, colon + 1)
+        text = bytes(value)
+        if not body.startswith(text, begin):
+            raise BadRequestError("ambiguous_keys", f"The key '{name}' stands in the body more than once.", param=name)
+        # Past the value: the comma before the next key, or the closing brace.
+        cursor = _skip_white(body, begin + len(text)) + 1
+    end = cursor if members else _skip_white(body, cursor) + 1
+    if body[end - 1 : end] != b"}":
+        raise BadRequestError("ambiguous_keys", "A key of the body is duplicated.")
+
+
+def _skip_white(body: bytes, cursor: int) -> int:
+    while body[cursor : cursor + 1] in _WHITE:
+        cursor += 1
+    return cursor

@@ -1,0 +1,80 @@
+"""How an exchange ended, as the access log tells it.
+
+The only trusted word about *whose* it was is the metadata that the sidecar itself wrote with its
+last reply. Logged headers are not read: when ext_proc fails, Envoy logs the client's own copies
+(measured), so a forged `x-tenantry-tenant` would be billed to a stranger.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+Ended = Literal["completed", "aborted", "failed"]
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """One finished exchange.
+
+    `ended`: `completed` (the response was delivered whole), `aborted` (the client went away first),
+    `failed` (no response, or one cut short by the upstream or by Envoy). `code` is the status sent
+    downstream, 0 when none was. Times are in milliseconds; `ttfb_ms` is the time to the first byte
+    from the upstream, which is *not* the time to the first token (engines send headers at once),
+    None without one. `attempts` counts upstream attempts.
+    """
+
+    tenant: str
+    tier: str
+    model: str
+    version: str
+    request_id: str
+    reason: str
+    code: int
+    ended: Ended
+    flags: tuple[str, ...]
+    attempts: int
+    ttfb_ms: float | None
+    duration_ms: float
+    cluster: str
+
+
+class ExchangeFacts(Struct, frozen=True, kw_only=True):
+    """What an access-log entry says about an exchange, apart from whose it was."""
+
+    code: int
+    flags: tuple[str, ...]
+    attempts: int
+    ttfb_ms: float | None
+    duration_ms: float
+    cluster: str
+
+
+CLIENT_LEFT = frozenset({"downstream_connection_termination", "downstream_remote_reset"})
+"""Response flags (envoy/data/accesslog/v3/accesslog.proto) that mean the client went away."""
+
+
+def outcome(metadata: Mapping[str, str], facts: ExchangeFacts) -> Outcome | None:
+    """Join an entry with the sidecar's metadata; None when the sidecar never decided the exchange."""
+    if metadata.get("enforced") != "yes":
+        return None
+    return Outcome(
+        tenant=metadata.get("tenant", ""),
+        tier=metadata.get("tier", ""),
+        model=metadata.get("model", ""),
+        version=metadata.get("version", ""),
+        request_id=metadata.get("request_id", ""),
+        reason=metadata.get("reason", ""),
+        code=facts.code,
+        ended=_ended(facts),
+        flags=facts.flags,
+        attempts=facts.attempts,
+        ttfb_ms=facts.ttfb_ms,
+        duration_ms=facts.duration_ms,
+        cluster=facts.cluster,
+    )
+
+
+def _ended(facts: ExchangeFacts) -> Ended:
+    if CLIENT_LEFT.intersection(facts.flags):
+        return "aborted"
+    return "failed" if facts.flags or facts.code == 0 else "completed"

@@ -1,0 +1,79 @@
+"""Rules compiled for look-ups: whatever a request needs costs one dictionary access.
+
+Built once per document, off the request path; look-ups do not depend on the number of tenants.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from types import MappingProxyType
+
+from msgspec import Struct
+
+from tenantry.core.rules import Model, Rules, TenantRules, key_of
+from tenantry.core.tenant import Profile
+
+
+class KeyEntry(Struct, frozen=True, kw_only=True):
+    """A known API key: its digest (32 bytes), whose it is, and until when (Unix seconds, None: no end)."""
+
+    digest: bytes
+    tenant: str
+    not_after: float | None
+
+
+class RuleBook:
+    """One valid rules document, indexed. Immutable: a reload makes a new one."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        self._keys = {entry.digest: entry for entry in _keys(rules)}
+        self._profiles = {name: self._profile(name, tenant) for name, tenant in rules.tenants.items()}
+
+    def key(self, digest: bytes) -> KeyEntry | None:
+        """Return the API key with this SHA-256 digest, or None."""
+        return self._keys.get(digest)
+
+    def model(self, name: str) -> Model | None:
+        """Return the model that clients know by this name, or None."""
+        return self.rules.models.get(name)
+
+    def profile(self, name: str, tier_claim: str | None = None) -> Profile | None:
+        """Return the profile of a verified tenant name, or None when no tier is known for it.
+
+        The tier is the tenant's entry in the rules, else the verified `tier_claim` if it names a
+        tier, else `defaultTier`: the operator's document is nearer than the identity provider's.
+        """
+        known = self._profiles.get(name)
+        if known is not None and known.tier:
+            return known
+        tier = tier_claim if tier_claim in self.rules.tiers else self.rules.default_tier
+        if tier is None:
+            return None
+        return self._profile(name, self.rules.tenants.get(name, TenantRules()), tier)
+
+    def models_of(self, profile: Profile) -> list[str]:
+        """Return the models that this tenant may name, in the document's order."""
+        return [name for name in self.rules.models if profile.may_use(name)]
+
+    def _profile(self, name: str, tenant: TenantRules, fallback_tier: str = "") -> Profile:
+        tier = tenant.tier or fallback_tier
+        return Profile(
+            name=name,
+            tier=tier,
+            priority=self.rules.tiers[tier].priority if tier else 0,
+            beta=tenant.beta,
+            models=None if tenant.models is None else frozenset(tenant.models),
+            pins=MappingProxyType(tenant.pins),
+            adapters=MappingProxyType(tenant.adapters),
+        )
+
+
+def _keys(rules: Rules) -> Iterator[KeyEntry]:
+    for name, tenant in rules.tenants.items():
+        for key in map(key_of, tenant.keys):
+            digest = bytes.fromhex(key.digest.removeprefix("sha256:"))
+            yield KeyEntry(digest=digest, tenant=name, not_after=_unix(key.not_after))
+
+
+def _unix(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()

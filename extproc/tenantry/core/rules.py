@@ -1,0 +1,312 @@
+"""The rules document: one schema for `tenantry up`, the Helm chart and the tests.
+
+The operator writes one document. It grows with the number of *exceptions*, not of tenants: a
+tenant that is known from a verified JWT or certificate needs no entry. `parse` turns plain data
+(from YAML or JSON) into frozen structs and refuses it whole when a key is unknown, a name points
+nowhere, or a credential stands twice (invariant 9). Secrets are never part of it: keys appear as
+SHA-256 digests.
+
+Keys are camelCase in the document and snake_case here. Units are in the names.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from tenantry.core.errors import Problem, RulesError
+from tenantry.core.schema import join, nearest
+from tenantry.core.schema import parse as parse_schema
+
+TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+TenantName = Annotated[str, Meta(pattern=TENANT_PATTERN, description="1 to 63 of A-Z a-z 0-9 . _ -")]
+TierName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="1 to 32 of a-z 0-9 -")]
+ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$", description="as clients send it")]
+VersionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$", description='quote it: "1.4"')]
+Endpoint = Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$", description="host:port")]
+KeyDigest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$", description="from `tenantry key new`")]
+HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="lower case")]
+Percent = Annotated[float, Meta(ge=0, le=100)]
+PositiveInt = Annotated[int, Meta(gt=0)]
+
+
+class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
+    """Base of every struct of the document: frozen, strict, camelCase outside."""
+
+
+class Jwt(_Document, frozen=True, kw_only=True):
+    """Tokens that Envoy's `jwt_authn` verifies; the sidecar trusts its metadata, never the header.
+
+    `jwks_file` is a path on the proxy's disk. The tenant is the string claim `tenant_claim`;
+    `tier_claim` is used for tenants that have no entry of their own.
+    """
+
+    issuer: Annotated[str, Meta(min_length=1)]
+    audience: Annotated[str, Meta(min_length=1)]
+    jwks_file: Annotated[str, Meta(min_length=1)]
+    tenant_claim: Annotated[str, Meta(min_length=1)] = "tenant"
+    tier_claim: str | None = None
+
+
+class Mtls(_Document, frozen=True, kw_only=True):
+    """Client certificates: the tenant is what follows `uri_san_prefix` in the URI SAN that Envoy verified."""
+
+    uri_san_prefix: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9+.-]*://.*/$", description="ends with /")]
+
+
+class Identity(_Document, frozen=True, kw_only=True):
+    """Which credentials make a tenant. A credential of a kind that is off is ignored, and still stripped."""
+
+    api_keys: bool = True
+    jwt: Jwt | None = None
+    mtls: Mtls | None = None
+
+
+class Quota(_Document, frozen=True, kw_only=True):
+    """What a tier may spend."""
+
+    compute_units_per_minute: PositiveInt
+
+
+class Tier(_Document, frozen=True, kw_only=True):
+    """An SLA tier. `priority` is vLLM's: the lower, the earlier; `weight` is its share under contention."""
+
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+    max_in_flight: PositiveInt | None = None
+    max_queue_seconds: Annotated[float, Meta(gt=0)] | None = None
+    quota: Quota | None = None
+
+
+class Version(_Document, frozen=True, kw_only=True):
+    """One version of a model: where it runs and by which name its engine knows it.
+
+    `served_name` defaults to the model's name. `scheduling: priority` declares that the pool runs
+    vLLM with `--scheduling-policy priority`; elsewhere vLLM refuses any priority but 0.
+    """
+
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1, max_length=1024)]
+    image: str = ""
+    served_name: ModelName | None = None
+    scheduling: Literal["fcfs", "priority"] = "fcfs"
+
+
+class Guard(_Document, frozen=True, kw_only=True):
+    """When a candidate is taken back: the false-alarm probability over the whole rollout."""
+
+    alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.01
+
+
+class Rollout(_Document, frozen=True, kw_only=True):
+    """A candidate version: `percent` of each tenant's own units, `mirror_percent` copied."""
+
+    candidate: VersionName
+    percent: Percent = 0.0
+    mirror_percent: Percent = 0.0
+    guard: Guard = Guard()
+
+
+class Model(_Document, frozen=True, kw_only=True):
+    """A model that clients can name."""
+
+    stable: VersionName
+    versions: Annotated[dict[VersionName, Version], Meta(min_length=1)]
+    rollout: Rollout | None = None
+
+
+class Key(_Document, frozen=True, kw_only=True):
+    """One API key, as its digest. `not_after` lets a rotation overlap."""
+
+    digest: KeyDigest
+    not_after: datetime | None = None
+    name: str = ""
+
+
+class TenantRules(_Document, frozen=True, kw_only=True):
+    """What is special about a tenant.
+
+    `models` limits it to these (absent: all). `pins` fix versions, `beta` asks for candidates,
+    `adapters` name the LoRA adapter that answers for it.
+    """
+
+    tier: TierName | None = None
+    keys: tuple[KeyDigest | Key, ...] = ()
+    models: tuple[ModelName, ...] | None = None
+    pins: dict[ModelName, VersionName] = {}
+    beta: bool = False
+    adapters: dict[ModelName, ModelName] = {}
+
+
+class Collection(_Document, frozen=True, kw_only=True):
+    """A collection that tenants share, and the field that says whose a row is."""
+
+    tenant_field: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] = "tenant_id"
+
+
+class Store(_Document, frozen=True, kw_only=True):
+    """A vector store and how tenants are kept apart in it."""
+
+    kind: Literal["milvus", "pinecone"]
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
+    isolation: Literal["database", "collection", "partition", "keyprefix", "namespace"]
+    collections: dict[str, Collection] = {}
+
+
+class Limits(_Document, frozen=True, kw_only=True):
+    """Bounds. Bytes and seconds are in the names; `forward_headers` adds to what an upstream may see."""
+
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 10 * 1024 * 1024
+    stream_idle_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    max_open_exchanges: PositiveInt = 20_000
+    forward_headers: tuple[HeaderName, ...] = ()
+
+
+class Metrics(_Document, frozen=True, kw_only=True):
+    """How many tenants get a label of their own; the others count together as `other`."""
+
+    max_tenants: Annotated[int, Meta(ge=0, le=10_000)] = 200
+
+
+class Rules(_Document, frozen=True, kw_only=True):
+    """The whole document, version 1."""
+
+    version: Literal[1]
+    models: dict[ModelName, Model]
+    tiers: Annotated[dict[TierName, Tier], Meta(min_length=1)]
+    identity: Identity = Identity()
+    default_tier: TierName | None = None
+    tenants: dict[TenantName, TenantRules] = {}
+    stores: dict[str, Store] = {}
+    limits: Limits = Limits()
+    metrics: Metrics = Metrics()
+
+
+def parse(document: object) -> Rules:
+    """Validate a document of plain data (dict, list, str, ...) and return it as Rules.
+
+    Raises RulesError with each problem's path, what is wrong, and the nearest valid name.
+    """
+    rules = parse_schema(document, Rules)
+    problems = list(_dangling(rules))
+    if problems:
+        raise RulesError(problems)
+    return rules
+
+
+def key_of(entry: str | Key) -> Key:
+    """Return a key entry in its long form."""
+    return Key(digest=entry) if isinstance(entry, str) else entry
+
+
+def _dangling(rules: Rules) -> Iterator[Problem]:
+    yield from _dangling_tiers(rules)
+    for name, model in rules.models.items():
+        yield from _dangling_versions(name, model)
+    for name, tenant in rules.tenants.items():
+        yield from _dangling_tenant(rules, name, tenant)
+    yield from _credentials(rules)
+    for name, store in rules.stores.items():
+        fits = (store.isolation == "namespace") == (store.kind == "pinecone")
+        if not fits:
+            right = "namespace" if store.kind == "pinecone" else "database, collection, partition or keyprefix"
+            yield Problem(
+                path=f"stores.{name}.isolation",
+                message=f"{store.kind} has no isolation by {store.isolation}",
+                hint=f"use {right}",
+            )
+
+
+def _dangling_tiers(rules: Rules) -> Iterator[Problem]:
+    if rules.default_tier is not None and rules.default_tier not in rules.tiers:
+        yield _no_such("defaultTier", "tier", rules.default_tier, rules.tiers)
+    verified_elsewhere = rules.identity.jwt or rules.identity.mtls
+    for name, tenant in rules.tenants.items():
+        if tenant.tier is not None and tenant.tier not in rules.tiers:
+            yield _no_such(join(join("tenants", name), "tier"), "tier", tenant.tier, rules.tiers)
+        elif tenant.tier is None and rules.default_tier is None and not verified_elsewhere:
+            yield Problem(
+                path=join(join("tenants", name), "tier"),
+                message="the tenant has no tier",
+                hint="name one here, or a defaultTier for all",
+            )
+
+
+def _dangling_versions(name: str, model: Model) -> Iterator[Problem]:
+    path = join("models", name)
+    if model.stable not in model.versions:
+        yield _no_such(join(path, "stable"), "version", model.stable, model.versions)
+    rollout = model.rollout
+    if rollout is None:
+        return
+    if rollout.candidate not in model.versions:
+        yield _no_such(join(path, "rollout.candidate"), "version", rollout.candidate, model.versions)
+    elif rollout.candidate == model.stable:
+        yield Problem(
+            path=f"{path}.rollout.candidate",
+            message=f'"{rollout.candidate}" is the stable version already',
+            hint="name another version, or remove the rollout",
+        )
+
+
+def _dangling_tenant(rules: Rules, name: str, tenant: TenantRules) -> Iterator[Problem]:
+    path = join("tenants", name)
+    for index, model in enumerate(tenant.models or ()):
+        if model not in rules.models:
+            yield _no_such(f"{path}.models[{index}]", "model", model, rules.models)
+    for model in tenant.adapters:
+        if model not in rules.models:
+            yield _no_such(join(f"{path}.adapters", model), "model", model, rules.models)
+    for model, version in tenant.pins.items():
+        where = join(f"{path}.pins", model)
+        if model not in rules.models:
+            yield _no_such(where, "model", model, rules.models)
+        elif version not in rules.models[model].versions:
+            yield _no_such(where, "version", version, rules.models[model].versions)
+
+
+def _credentials(rules: Rules) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for name, tenant in rules.tenants.items():
+        for index, entry in enumerate(tenant.keys):
+            path = f"{join('tenants', name)}.keys[{index}]"
+            key = key_of(entry)
+            if key.not_after is not None and key.not_after.tzinfo is None:
+                yield Problem(path=path, message="notAfter has no time zone", hint='end it with "Z" for UTC')
+            first = seen.setdefault(key.digest, path)
+            if first is not path:
+                yield Problem(path=path, message=f"the same key stands at {first}", hint="a key names one tenant, once")
+
+
+def _no_such(path: str, kind: str, name: str, known: Iterable[str]) -> Problem:
+    return Problem(path=path, message=f'no {kind} is called "{name}"', hint=nearest(name, known))
+
+
+def not_acted_on(rules: Rules) -> list[str]:
+    """Name the parts of a valid document that this release validates but does not act on yet.
+
+    Empty for a document that is served whole. `tenantry check` and the log at start print it.
+    """
+    found = []
+    for name, tier in rules.tiers.items():
+        set_keys = [
+            key
+            for key, value in (
+                ("weight", tier.weight != 1.0),
+                ("maxInFlight", tier.max_in_flight),
+                ("maxQueueSeconds", tier.max_queue_seconds),
+                ("quota", tier.quota),
+            )
+            if value
+        ]
+        if set_keys:
+            found.append(f"tiers.{name}: {', '.join(set_keys)} (admission control)")
+    for name, model in rules.models.items():
+        rollout = model.rollout
+        if rollout and (rollout.percent or rollout.mirror_percent):
+            found.append(
+                f"models.{name}.rollout: percent, mirrorPercent and guard (only beta tenants get the candidate)"
+            )
+    found.extend(f"stores.{name}: every request to a vector store is refused" for name in rules.stores)
+    return found

@@ -1,0 +1,132 @@
+"""Says what is wrong with a document, where, and which name was probably meant.
+
+msgspec validates a document in one fast pass but stops at the first error and abbreviates the
+path of anything inside a mapping to `[...]`. A person with 2,000 tenants needs the name. So the
+fast pass runs first; only when it fails does this slower walk follow the same annotations,
+collect every problem and give each its full path.
+"""
+
+import difflib
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import msgspec
+
+from tenantry.core.errors import Problem, RulesError
+
+T = TypeVar("T")
+
+MAX_PROBLEMS = 50
+"""A reader mends a few at a time; a document of another kind altogether has thousands."""
+
+
+def parse(document: object, schema: type[T]) -> T:
+    """Convert plain JSON/YAML data to `schema`, or raise RulesError with every problem (at most 50)."""
+    try:
+        return msgspec.convert(document, schema)
+    except msgspec.ValidationError as error:
+        found = list(_first(walk(document, schema, ""), MAX_PROBLEMS))
+        # The walk follows msgspec's own annotations; should it ever see less than msgspec did,
+        # the document stays refused.
+        raise RulesError(found or [Problem(path="", message=str(error))]) from None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names the likeliest valid spelling and lists the valid names (at most 8)."""
+    names = sorted(known)
+    lowered = {candidate.lower(): candidate for candidate in names}
+    close = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
+    guess = f'did you mean "{lowered[close[0]]}"? ' if close else ""
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return guess + (f"(known: {listed})" if names else "(none is defined)")
+
+
+def walk(value: object, annotation: Any, path: str) -> Iterator[Problem]:
+    """Yield the problems of `value` against a msgspec annotation; structs, mappings, lists, unions, leaves."""
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    origin = get_origin(bare)
+    if origin in (Union, types.UnionType):
+        yield from _walk_union(value, annotation, get_args(bare), path)
+    elif _is_struct(bare):
+        yield from _walk_struct(value, bare, path)
+    elif origin is dict:
+        yield from _walk_mapping(value, get_args(bare), path)
+    elif origin in (tuple, list) and isinstance(value, list | tuple):
+        item = get_args(bare)[0]
+        for index, element in enumerate(value):
+            yield from walk(element, item, f"{path}[{index}]")
+        yield from _leaf([], annotation, path) if not value else ()
+    else:
+        yield from _leaf(value, annotation, path)
+
+
+def _walk_union(value: object, annotation: Any, members: tuple[Any, ...], path: str) -> Iterator[Problem]:
+    structured = [m for m in members if get_origin(m) is dict or _is_struct(m)]
+    if isinstance(value, Mapping) and structured:
+        yield from walk(value, structured[0], path)
+    else:
+        yield from _leaf(value, annotation, path)
+
+
+def _is_struct(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
+
+
+def _walk_struct(value: object, struct: type[msgspec.Struct], path: str) -> Iterator[Problem]:
+    if not isinstance(value, Mapping):
+        yield Problem(path=path, message=f"expected a mapping, got {_kind(value)}")
+        return
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    for key in value:
+        if key not in fields:
+            yield Problem(path=join(path, key), message="unknown key", hint=nearest(str(key), fields))
+    for name, field in fields.items():
+        if name in value:
+            yield from walk(value[name], field.type, join(path, name))
+        elif field.required:
+            yield Problem(path=join(path, name), message="missing; it has no default")
+
+
+def _walk_mapping(value: object, arguments: tuple[Any, ...], path: str) -> Iterator[Problem]:
+    if not isinstance(value, Mapping):
+        yield Problem(path=path, message=f"expected a mapping, got {_kind(value)}")
+        return
+    key_type, value_type = arguments
+    for key, element in value.items():
+        yield from _leaf(key, key_type, join(path, key))
+        yield from walk(element, value_type, join(path, key))
+
+
+def _leaf(value: object, annotation: Any, path: str) -> Iterator[Problem]:
+    try:
+        msgspec.convert(value, annotation)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        hint = ""
+        if "Expected `str" in text and isinstance(value, int | float | bool):
+            hint = f'YAML reads {value!r} as a {_kind(value)}: write it in quotes, "{value}"'
+        yield Problem(path=path, message=text[:1].lower() + text[1:], hint=hint)
+
+
+def join(path: str, key: object) -> str:
+    """Return `path.key`, with the key in brackets where it holds a dot itself."""
+    text = str(key)
+    if "." in text or not text:
+        return f'{path}["{text}"]'
+    return f"{path}.{text}" if path else text
+
+
+def _kind(value: object) -> str:
+    if value is None:
+        return "nothing"
+    names = {bool: "boolean", int: "number", float: "number", str: "string", list: "list", dict: "mapping"}
+    return names.get(type(value), type(value).__name__)
+
+
+def _first(problems: Iterator[Problem], limit: int) -> Iterator[Problem]:
+    for index, problem in enumerate(problems):
+        if index >= limit:
+            yield Problem(path="", message=f"and more: only the first {limit} problems are listed")
+            return
+        yield problem

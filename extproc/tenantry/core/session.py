@@ -1,0 +1,235 @@
+"""One HTTP exchange as Envoy tells it over ext_proc: a state machine without I/O.
+
+Theory of operation. Envoy opens one gRPC stream per exchange and waits for one answer to each
+message. Two properties matter more than all others: an event is never left unanswered (Envoy
+would hang until its timeout), and nothing that was not decided is let through (invariant 1).
+So `on_event` returns exactly one reply or raises ConversationError, and after that only ever
+raises again; the transport ends the stream with an error status, never with a clean end, which
+Envoy takes for consent (measured: 200, reached the upstream).
+
+The request is decided with its *last* request-phase event. With BUFFERED mode there is one body
+event, and it is the last whatever its `end_stream` says: HTTP/2 trailers leave it false. Only
+that reply writes `enforced: yes`, so a stream that ends earlier leaves the RBAC backstop without
+its mark, and the request is refused there.
+
+`TRANSITIONS` is the table that runs. Two rows look odd and are meant: a second, empty body is
+answered, since Envoy may send one after large bodies (envoyproxy/envoy#46237) and it can add
+nothing; a second body with content is an error, since it would pass unread. Response events
+arrive only under a processing mode other than the generated one, and change nothing.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+
+from msgspec import Struct
+
+from tenantry.core import chat, model_api
+from tenantry.core.errors import BadRequestError, ConversationError, NotFoundError, RequestRefusedError
+from tenantry.core.events import (
+    Answer,
+    Continue,
+    Event,
+    Forward,
+    Header,
+    Reply,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseEvent,
+)
+from tenantry.core.identity import Presented, authenticate
+from tenantry.core.keyring import Keyring
+from tenantry.core.routing import Decision, decide
+from tenantry.core.rulebook import RuleBook
+from tenantry.core.tenant import Tenant
+
+
+class State(Enum):
+    """Where a conversation stands."""
+
+    AWAIT_HEADERS = "await headers"
+    AWAIT_BODY = "await body"
+    PASSED = "passed on"
+    ANSWERED = "answered here"
+    FAILED = "failed"
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """The rules and secrets of one moment. An exchange keeps the one it began with."""
+
+    book: RuleBook
+    keyring: Keyring
+
+
+class Session:
+    """One exchange.
+
+    `new_request_id` returns a fresh id of 32 hexadecimal digits; ids are never the client's, since
+    usage is billed by them. After the last event `tenant`, `decision` and `refusal` say what
+    happened, for metrics; `events` counts the messages of the conversation.
+    """
+
+    __slots__ = (
+        "_headers",
+        "_snapshot",
+        "api",
+        "decision",
+        "events",
+        "grpc",
+        "refusal",
+        "request_id",
+        "state",
+        "tenant",
+    )
+
+    def __init__(self, snapshot: Snapshot, new_request_id: Callable[[], str]) -> None:
+        self._snapshot = snapshot
+        self._headers: tuple[Header, ...] = ()
+        self.state = State.AWAIT_HEADERS
+        self.api: chat.Api | None = None
+        self.grpc = False
+        self.request_id = new_request_id()
+        self.tenant: Tenant | None = None
+        self.decision: Decision | None = None
+        self.refusal: RequestRefusedError | None = None
+        self.events = 0
+
+    def on_event(self, event: Event, now: float) -> Reply:
+        """Return the one reply to `event`, or raise ConversationError; `now` is Unix seconds."""
+        self.events += 1
+        step = TRANSITIONS.get((self.state, type(event)))
+        if step is None:
+            before, self.state = self.state, State.FAILED
+            raise ConversationError(f"{type(event).__name__} is not expected in state {before.value!r}")
+        try:
+            reply = step.run(self, event, now)
+        except RequestRefusedError as refusal:
+            self.refusal = refusal
+            reply = _refusal_answer(refusal, grpc=self.grpc)
+        except BaseException:
+            self.state = State.FAILED
+            raise
+        self.state = step.after(reply)
+        return reply
+
+    def _on_headers(self, event: RequestHeaders, now: float) -> Reply:
+        headers = event.headers
+        values: dict[str, list[bytes]] = {}
+        for name, value in headers:
+            values.setdefault(name, []).append(value)
+        self.grpc = values.get("content-type", [b""])[0].startswith(b"application/grpc")
+        self.tenant = authenticate(self._snapshot.book, _presented(event, values), now)
+        method, path = _one(values, ":method"), _one(values, ":path")
+        self.api = model_api.match(method, path)
+        if self.api is None:
+            return model_api.models_answer(self._snapshot.book, self.tenant.profile)
+        model_api.check_body_headers(headers, self._snapshot.book.rules.limits.max_body_bytes)
+        if event.end_stream:
+            raise BadRequestError("missing_body", f"{path} needs a JSON body.")
+        self._headers = headers
+        return Continue()
+
+    def _on_body(self, event: RequestBody, _now: float) -> Reply:
+        book, keyring = self._snapshot.book, self._snapshot.keyring
+        tenant, api = self.tenant, self.api
+        if tenant is None or api is None:  # the table makes this unreachable; a bug must not pass a request
+            raise ConversationError("a body without a verified tenant")
+        body = chat.read(event.body)
+        model = book.model(body.model)
+        if model is None or not tenant.profile.may_use(body.model):
+            raise NotFoundError(
+                "model_not_found", "The model does not exist, or you do not have access to it.", param="model"
+            )
+        decision = self.decision = decide(tenant.profile, body.model, model)
+        stamped = chat.stamp(
+            body, api=api, tenant=tenant, decision=decision, keyring=keyring, request_id=self.request_id
+        )
+        secret = keyring.engine_secret(decision.model)
+        identity = {
+            "tenant": tenant.profile.name,
+            "tier": tenant.profile.tier,
+            "model": decision.model,
+            "version": decision.version,
+        }
+        set_headers = [(f"x-tenantry-{name}", value) for name, value in identity.items()]
+        set_headers += [
+            ("x-tenantry-request-id", self.request_id),
+            ("x-tenantry-cluster", decision.cluster),
+            ("x-request-id", chat.engine_request_id(tenant, self.request_id)),
+            ("content-length", str(len(stamped))),
+        ]
+        if secret is not None:
+            set_headers.append(("authorization", f"Bearer {secret}"))
+        names = {name for name, _ in set_headers}
+        forwarded = frozenset(book.rules.limits.forward_headers)
+        removed = model_api.removed_headers(self._headers, forwarded)
+        return Forward(
+            set_headers=tuple(set_headers),
+            remove_headers=tuple(name for name in removed if name not in names),
+            body=stamped,
+            metadata=identity | {"request_id": self.request_id, "reason": decision.reason, "enforced": "yes"},
+        )
+
+    def _on_second_body(self, event: RequestBody, _now: float) -> Reply:
+        if event.body:
+            raise ConversationError("a second body with content after the request was passed on")
+        return Continue()
+
+    def _on_idle_event(self, _event: Event, _now: float) -> Reply:
+        return Continue()
+
+
+class Step(Struct, frozen=True, kw_only=True):
+    """What runs for an event in a state, and the state after each kind of reply."""
+
+    run: Callable[..., Reply]
+    next: dict[type, State]
+
+    def after(self, reply: Reply) -> State:
+        """Return the state that follows this reply."""
+        return self.next[type(reply)]
+
+
+TRANSITIONS: dict[tuple[State, type], Step] = {
+    (State.AWAIT_HEADERS, RequestHeaders): Step(
+        run=Session._on_headers,  # noqa: SLF001  # the table is part of the class's own module
+        next={Continue: State.AWAIT_BODY, Answer: State.ANSWERED},
+    ),
+    (State.AWAIT_BODY, RequestBody): Step(
+        run=Session._on_body,  # noqa: SLF001
+        next={Forward: State.PASSED, Answer: State.ANSWERED},
+    ),
+    (State.PASSED, RequestBody): Step(run=Session._on_second_body, next={Continue: State.PASSED}),  # noqa: SLF001
+    (State.PASSED, RequestTrailers): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
+    (State.PASSED, ResponseEvent): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
+}
+"""Every (state, event) that is allowed. Whatever is not here leads to FAILED."""
+
+
+def _presented(event: RequestHeaders, values: dict[str, list[bytes]]) -> Presented:
+    return Presented(
+        authorization=tuple(values.get("authorization", ())),
+        api_key=tuple(values.get("api-key", ())),
+        jwt_claims=event.jwt_claims,
+        uri_sans=event.uri_sans,
+    )
+
+
+def _one(values: dict[str, list[bytes]], name: str) -> str:
+    found = values.get(name, [])
+    if len(found) != 1:
+        raise ConversationError(f"{len(found)} {name} pseudo-headers, expected one")
+    return found[0].decode("latin-1")
+
+
+def _refusal_answer(refusal: RequestRefusedError, *, grpc: bool) -> Answer:
+    headers = [("content-type", "application/json")]
+    if refusal.http_status == 401:
+        headers.append(("www-authenticate", "Bearer"))
+    return Answer(
+        status=refusal.http_status,
+        headers=tuple(headers),
+        body=refusal.message.encode() if grpc else refusal.openai_body(),
+        details=f"tenantry_{refusal.code}",
+        grpc_status=int(refusal.grpc_status) if grpc else None,
+    )

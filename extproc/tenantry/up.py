@@ -1,0 +1,161 @@
+"""`tenantry up`: Envoy and the sidecar together on this machine, for any rules file."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import tenantry_envoy
+from msgspec import Struct
+from rich.console import Console
+from tenantry_envoy.binary import find_envoy
+
+from tenantry.adapters import envoy_process
+from tenantry.adapters.bind import Address, require_safe
+from tenantry.adapters.process import Running, ServeOptions, serving, stop_signal
+from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.adapters.secrets_folder import write_missing
+from tenantry.core.errors import TenantryError
+from tenantry.core.rules import Rules
+
+render_clusters = tenantry_envoy.clusters
+
+
+class UpOptions(Struct, frozen=True, kw_only=True):
+    """The arguments of `tenantry up`."""
+
+    rules: Path
+    listen: Address = Address(host="127.0.0.1", port=10000)
+    admin: Address = Address(host="127.0.0.1", port=9300)
+    envoy_admin: Address = Address(host="127.0.0.1", port=9901)
+    envoy: str | None = None
+    state: Path = Path(".tenantry")
+    secrets: Path | None = None
+    outcomes: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    client_ca: Path | None = None
+    concurrency: int = 1
+
+
+class Up(Struct, frozen=True, kw_only=True):
+    """A running pair: where clients connect, both admin addresses, and the processes behind them."""
+
+    base_url: str
+    sidecar: Running
+    envoy: envoy_process.EnvoyProcess
+
+
+@contextlib.asynccontextmanager
+async def running(options: UpOptions) -> AsyncIterator[Up]:
+    """Run the sidecar and Envoy inside the `async with` block."""
+    require_safe(options.envoy_admin, None, "Envoy's admin listener")
+    binary = find_envoy(options.envoy)
+    rules = read_rules(read_file(options.rules))
+    state = options.state.resolve()
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secrets = options.secrets or state / "secrets"
+    if options.secrets is None:
+        write_missing(secrets)
+    # A folder of its own with a short name: a socket's path holds 107 bytes at most.
+    sockets = Path(tempfile.mkdtemp(prefix="tenantry-"))
+    cds = state / "clusters" / "cds.json"
+    cds.parent.mkdir(exist_ok=True)
+    # The admin address is known only once Envoy has bound it, and the sidecar comes first: port 0
+    # is settled here.
+    envoy_admin = _settled(options.envoy_admin)
+    try:
+        serve = ServeOptions(
+            rules=options.rules,
+            secrets=secrets,
+            listen=Address(path=str(sockets / "sidecar.sock")),
+            admin=options.admin,
+            cds=cds,
+            envoy_admins=(f"http://{envoy_admin}",),
+            outcomes=options.outcomes,
+            grace_seconds=5.0,
+        )
+        async with serving(serve, render_clusters) as sidecar:
+            bootstrap = tenantry_envoy.bootstrap(rules, _envoy_options(options, sidecar.listen, envoy_admin, cds))
+            async with envoy_process.running(binary, bootstrap, state, options.concurrency) as envoy:
+                scheme = "https" if options.tls_cert else "http"
+                yield Up(base_url=f"{scheme}://{await envoy.listener()}", sidecar=sidecar, envoy=envoy)
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+
+
+async def run(options: UpOptions, out: Console) -> None:
+    """Run until SIGTERM or SIGINT; raise EnvoyError when Envoy ends by itself."""
+    stopped = asyncio.create_task(stop_signal())
+    try:
+        async with running(options) as up:
+            _tell(options, up, out)
+            ended = asyncio.create_task(up.envoy.ended())
+            await asyncio.wait((stopped, ended), return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise ended.result()
+            ended.cancel()
+    finally:
+        stopped.cancel()
+
+
+def render_bootstrap(rules: Rules, *, listen: Address, admin: Address, sidecar: Address, cds: Path) -> str:
+    """Return the bootstrap for a sidecar that runs elsewhere, as JSON text."""
+    options = tenantry_envoy.EnvoyOptions(
+        listen_host=listen.host,
+        listen_port=listen.port,
+        admin_host=admin.host,
+        admin_port=admin.port,
+        sidecars=(str(sidecar),),
+        cds_path=str(cds),
+    )
+    return json.dumps(tenantry_envoy.bootstrap(rules, options), indent=1) + "\n"
+
+
+def _envoy_options(options: UpOptions, sidecar: Address, admin: Address, cds: Path) -> tenantry_envoy.EnvoyOptions:
+    tls = None
+    if options.tls_cert is not None or options.tls_key is not None or options.client_ca is not None:
+        if options.tls_cert is None or options.tls_key is None:
+            raise TenantryError("TLS needs both --tls-cert and --tls-key")
+        tls = tenantry_envoy.ListenerTls(
+            certificate=str(options.tls_cert.resolve()),
+            key=str(options.tls_key.resolve()),
+            client_ca=str(options.client_ca.resolve()) if options.client_ca else None,
+        )
+    return tenantry_envoy.EnvoyOptions(
+        listen_host=options.listen.host,
+        listen_port=options.listen.port,
+        admin_host=admin.host,
+        admin_port=admin.port,
+        sidecars=(str(sidecar),),
+        cds_path=str(cds),
+        listener_tls=tls,
+    )
+
+
+def _settled(address: Address) -> Address:
+    if address.port != 0:
+        return address
+    with socket.socket() as probe:
+        probe.bind((address.host, 0))
+        return Address(host=address.host, port=probe.getsockname()[1])
+
+
+def _tell(options: UpOptions, up: Up, out: Console) -> None:
+    rules = up.sidecar.sidecar.snapshot.book.rules
+    model = next(iter(rules.models), "MODEL")
+    out.print(f"tenantry is up for {options.rules} (saving it reloads it). Ctrl-C stops everything.\n")
+    out.print(f"  clients       {up.base_url}/v1")
+    out.print(f"  models        {', '.join(rules.models) or 'none yet'}")
+    out.print(f"  tenants       {', '.join(list(rules.tenants)[:8]) or 'those that a token or certificate names'}")
+    out.print(f"  sidecar       http://{up.sidecar.admin}/metrics  (also /readyz, /rules)")
+    out.print(f"  Envoy         {up.envoy.admin}, log {up.envoy.log}\n")
+    out.print("Try it (a key: tenantry key new --tenant NAME --rules FILE):\n")
+    insecure = " --insecure" if options.tls_cert else ""
+    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], "stream": True})
+    out.print(f"  curl -N{insecure} {up.base_url}/v1/chat/completions -H 'Authorization: Bearer '$KEY \\")
+    out.print(f"       -H 'content-type: application/json' -d '{body}'", markup=False)

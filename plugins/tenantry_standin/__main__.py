@@ -1,0 +1,109 @@
+"""Run one stand-in engine: `python -m tenantry_standin --model chat-8b --version 1.4.0 --listen 127.0.0.1:8001`."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from tenantry_standin.batching import Finished, Limits
+from tenantry_standin.behaviour import Behaviour
+from tenantry_standin.engine import EngineConfig
+from tenantry_standin.server import Log, start
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve until SIGINT or SIGTERM."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        config = _config(options)
+        host, port = _address(options.listen)
+    except (OSError, ValueError) as error:  # msgspec.ValidationError is a ValueError
+        parser.error(str(error))
+    asyncio.run(_serve(config, host, port, json_lines(sys.stderr, config)))
+
+
+def json_lines(stream: TextIO, config: EngineConfig) -> Log:
+    """Return a log that writes one JSON object a line, each saying that it is a stand-in's."""
+
+    def log(event: str, /, **fields: object) -> None:
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        head = {"time": time, "stand_in": True, "model": config.model, "version": config.version, "event": event}
+        stream.write(msgspec.json.encode({**head, **fields}).decode() + "\n")
+        stream.flush()
+
+    return log
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tenantry_standin", description=__doc__)
+    limits = Limits()
+    parser.add_argument("--model", required=True, help="the model name that requests carry")
+    parser.add_argument("--version", required=True, help="the version that this engine stands for")
+    parser.add_argument("--served-name", action="append", default=[], help="another name to answer to; repeatable")
+    parser.add_argument("--listen", default="127.0.0.1:8001", help="HOST:PORT, port 0 takes a free one (%(default)s)")
+    parser.add_argument("--api-key-file", type=Path, help="a file with the key that requests to /v1 must carry")
+    parser.add_argument("--speed", type=float, help="short for --behaviour '{\"speed\": ...}'")
+    parser.add_argument("--behaviour", default="{}", help="JSON object, see behaviour.py")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw who fails (%(default)s)")
+    parser.add_argument("--max-running", type=int, default=limits.max_running, help="sequences in a step (%(default)s)")
+    parser.add_argument(
+        "--max-step-tokens", type=int, default=limits.max_step_tokens, help="tokens in a step (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-waiting", type=int, default=limits.max_waiting, help="sequences in the queue (%(default)s)"
+    )
+    parser.add_argument("--drain-s", type=float, default=5.0, help="grace for open requests at the end (%(default)s)")
+    return parser
+
+
+def _config(options: argparse.Namespace) -> EngineConfig:
+    behaviour = msgspec.json.decode(options.behaviour, type=Behaviour)
+    if options.speed is not None:
+        behaviour = behaviour.changed(speed=options.speed)
+    key = options.api_key_file.read_text().strip() if options.api_key_file else ""
+    if options.api_key_file and not key:
+        raise ValueError(f"{options.api_key_file} is empty: it must hold the engine's API key")
+    return EngineConfig(
+        model=options.model,
+        version=options.version,
+        served_names=tuple(options.served_name),
+        api_key=key,
+        behaviour=behaviour,
+        seed=options.seed,
+        drain_s=options.drain_s,
+        limits=Limits(
+            max_running=options.max_running, max_step_tokens=options.max_step_tokens, max_waiting=options.max_waiting
+        ),
+    )
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"--listen takes HOST:PORT, such as 127.0.0.1:8001, not '{listen}'")
+    return host.strip("[]"), int(port)
+
+
+async def _serve(config: EngineConfig, host: str, port: int, log: Log) -> None:
+    def log_finished(finished: Finished) -> None:
+        log("finished", **msgspec.structs.asdict(finished))
+
+    running = await start(config, host, port, log=log, on_finished=log_finished)
+    log("listening", url=running.url, note="stand-in engine: no model runs here")
+    ended = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    await ended.wait()
+    await running.stop()
+    log("stopped")
+
+
+if __name__ == "__main__":
+    main()

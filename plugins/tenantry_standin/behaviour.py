@@ -1,0 +1,76 @@
+"""What a version of the stand-in does well or badly: settable, and changeable while it runs."""
+
+import random
+from enum import Enum
+from math import isfinite
+from typing import Annotated
+
+from msgspec import Meta, Struct, convert, to_builtins
+
+Rate = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Fate(Enum):
+    """What happens to one request."""
+
+    SERVED = "served"
+    ERROR = "error"
+    HANG = "hang"
+    STREAM_ERROR = "stream_error"
+    DIE_AFTER_FIRST_BYTE = "die_after_first_byte"
+
+
+class Behaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One version's manners. The four failure rates are shares of all requests and exclude each other.
+
+    speed                      steps take `1 / speed` of the time measured on vLLM
+    ttft_factor                the first token takes so many times as long, the others do not
+    error_rate                 answered 500, before the first byte
+    hang_rate                  never answered: the connection stays open until the client leaves
+    stream_error_rate          200, then an error event half-way through the SSE stream (only streams)
+    die_after_first_byte_rate  the connection is cut once the answer has begun
+    length_factor              answers are so many times as long (never beyond the client's max_tokens)
+    repetition                 share of words that repeat the word before
+    """
+
+    speed: Annotated[float, Meta(gt=0)] = 1.0
+    ttft_factor: Annotated[float, Meta(ge=1)] = 1.0
+    error_rate: Rate = 0.0
+    hang_rate: Rate = 0.0
+    stream_error_rate: Rate = 0.0
+    die_after_first_byte_rate: Rate = 0.0
+    length_factor: Annotated[float, Meta(gt=0, le=64)] = 1.0
+    repetition: Rate = 0.0
+
+    def __post_init__(self) -> None:
+        # The ranges above hold for decoded values only; a call from Python comes past here.
+        if not (self.speed > 0 and isfinite(self.speed) and self.ttft_factor >= 1 and isfinite(self.ttft_factor)):
+            raise ValueError("speed must be a finite number above 0, ttft_factor one of at least 1")
+        if not 0 <= (total := sum(rate for _, rate in self._failure_rates())) <= 1:
+            raise ValueError(f"the failure rates exclude each other, so their sum must not exceed 1, and it is {total}")
+
+    def changed(self, **changes: object) -> "Behaviour":
+        """Return a copy with some fields replaced; raise msgspec.ValidationError naming what is wrong."""
+        return convert({**to_builtins(self), **changes}, Behaviour)
+
+    def draw_fate(self, rng: random.Random) -> Fate:
+        """Draw what happens to the next request: one number per request, so that a seed replays a run."""
+        drawn = rng.random()
+        for fate, rate in self._failure_rates():
+            if drawn < rate:
+                return fate
+            drawn -= rate
+        return Fate.SERVED
+
+    def output_tokens(self, wanted: int | None, default: int) -> int:
+        """Return the length of an answer: what was asked for or the default, times `length_factor`, within the ask."""
+        tokens = max(1, round((wanted or default) * self.length_factor))
+        return tokens if wanted is None else min(wanted, tokens)
+
+    def _failure_rates(self) -> tuple[tuple[Fate, float], ...]:
+        return (
+            (Fate.ERROR, self.error_rate),
+            (Fate.HANG, self.hang_rate),
+            (Fate.STREAM_ERROR, self.stream_error_rate),
+            (Fate.DIE_AFTER_FIRST_BYTE, self.die_after_first_byte_rate),
+        )

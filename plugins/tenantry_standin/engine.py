@@ -1,0 +1,155 @@
+"""The engine: plays the batcher's simulated steps in real time and hands each sequence its tokens."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+
+from msgspec import Struct
+
+from tenantry_standin.batching import Batcher, Finished, Job, Limits, StepCost
+from tenantry_standin.behaviour import Behaviour
+
+
+class EngineConfig(Struct, frozen=True, kw_only=True):
+    """One engine: a model in one version. `api_key` empty: none is asked for. Times in seconds."""
+
+    model: str
+    version: str
+    served_names: tuple[str, ...] = ()
+    api_key: str = ""
+    behaviour: Behaviour = Behaviour()
+    seed: int = 0
+    default_output_tokens: int = 64
+    max_model_tokens: int = 131_072
+    max_body_bytes: int = 8 << 20
+    drain_s: float = 0.0
+    limits: Limits = Limits()
+    cost: StepCost = StepCost()
+
+
+class TokenStream:
+    """How far one sequence has come: tokens that wait to be taken, and its end."""
+
+    def __init__(self) -> None:
+        self._ready = 0
+        self._closed = False
+        self._changed = asyncio.Event()
+        self.finished: Finished | None = None
+
+    def add_token(self) -> None:
+        """Make one more token ready."""
+        self._ready += 1
+        self._changed.set()
+
+    def close(self, finished: Finished | None) -> None:
+        """End the stream: with the sequence's result, or with None when the engine stopped under it."""
+        self.finished = finished
+        self._closed = True
+        self._changed.set()
+
+    async def take(self) -> int:
+        """Wait for tokens and return how many came since the last call; 0 at the end."""
+        while not (self._ready or self._closed):
+            self._changed.clear()
+            await self._changed.wait()
+        taken, self._ready = self._ready, 0
+        return taken
+
+
+class Totals:
+    """Counters since the start, for /metrics."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.busy_seconds = 0.0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self.output_tokens = 0
+        self.finished = 0
+        self.aborted = 0
+
+
+class Engine:
+    """Runs sequences. `on_finished` sees each once, aborted ones too: the seam for usage records."""
+
+    def __init__(self, config: EngineConfig, on_finished: Callable[[Finished], None]) -> None:
+        self.behaviour = config.behaviour
+        self.totals = Totals()
+        self._batcher = Batcher(config.limits, config.cost)
+        self._on_finished = on_finished
+        self._streams: dict[int, TokenStream] = {}
+        self._ids = count()
+        self._work = asyncio.Event()
+        self._stopped = False
+
+    @property
+    def waiting(self) -> int:
+        """Sequences in the queue."""
+        return self._batcher.waiting
+
+    @property
+    def running(self) -> int:
+        """Sequences in a slot of the batch."""
+        return self._batcher.running
+
+    def next_id(self) -> int:
+        """Return an id for a `Job`, to be submitted before the next is drawn."""
+        return next(self._ids)
+
+    @contextmanager
+    def sequence(self, job: Job) -> Iterator[TokenStream]:
+        """Submit a job and follow it; leaving early, however it happens, aborts it and frees its slot."""
+        self._batcher.submit(job, _now_ms())
+        stream = self._streams[job.id] = TokenStream()
+        if self._stopped:
+            stream.close(None)
+        self._work.set()
+        try:
+            yield stream
+        finally:
+            self._streams.pop(job.id, None)
+            if (aborted := self._batcher.abort(job.id, _now_ms())) is not None:
+                self._report(aborted)
+
+    async def run(self) -> None:
+        """Step until cancelled."""
+        ends_ms = 0.0
+        try:
+            while True:
+                # A sleep may end a clock tick early; simulated time never runs back.
+                now_ms = max(_now_ms(), ends_ms)
+                step = self._batcher.schedule(now_ms, speed=self.behaviour.speed)
+                if step is None:
+                    self._work.clear()
+                    await self._work.wait()
+                    continue
+                await asyncio.sleep((step.ends_ms - now_ms) / 1000)
+                ends_ms = max(_now_ms(), step.ends_ms)
+                self._complete(ends_ms, ends_ms - now_ms)
+        finally:
+            self._stopped = True
+            for stream in self._streams.values():
+                stream.close(None)
+
+    def _complete(self, now_ms: float, busy_ms: float) -> None:
+        progress = self._batcher.complete(now_ms)
+        self.totals.steps += 1
+        self.totals.busy_seconds += busy_ms / 1000
+        for job_id in progress.tokens:
+            self._streams[job_id].add_token()
+        for finished in progress.finished:
+            self._streams.pop(finished.id).close(finished)
+            self._report(finished)
+
+    def _report(self, finished: Finished) -> None:
+        self.totals.finished += 1
+        self.totals.aborted += finished.aborted
+        self.totals.prompt_tokens += finished.prompt_tokens
+        self.totals.cached_tokens += finished.cached_tokens
+        self.totals.output_tokens += finished.output_tokens
+        self._on_finished(finished)
+
+
+def _now_ms() -> float:
+    return asyncio.get_running_loop().time() * 1000
