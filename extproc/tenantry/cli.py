@@ -11,14 +11,13 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.table import Table
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import Tls, parse_address
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
 from tenantry.core.errors import Problem, RulesError, TenantryError
-from tenantry.core.routing import Decision, decide
+from tenantry.core.routing import decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
@@ -185,31 +184,18 @@ def explain(rules: Path, /, *, tenant: str, model: str | None = None, tier_claim
     book = RuleBook(document)
     profile = book.profile(tenant, tier_claim)
     if profile is None:
+        path, hint = f"tenants.{tenant}", nearest(tenant, document.tenants)
         raise RulesError(
             [
-                Problem(
-                    path=f"tenants.{tenant}",
-                    message="no tier is known for this tenant",
-                    hint="give --tier-claim, or set defaultTier",
-                )
+                Problem(path=path, message="no such tenant, and no tier for it", hint=hint),
+                Problem(path=path, message="a tenant that a token names", hint="give --tier-claim, or set defaultTier"),
             ]
         )
-    if model is not None and model not in book.models_of(profile):
-        raise RulesError(
-            [
-                Problem(
-                    path=f"models.{model}",
-                    message=f"{tenant} would get 404 for it",
-                    hint=nearest(model, book.models_of(profile)),
-                )
-            ]
-        )
-    names = [model] if model else book.models_of(profile)
-    out.print(
-        _explained(
-            tenant in document.tenants, profile, [decide(profile, name, document.models[name]) for name in names]
-        )
-    )
+    usable = book.models_of(profile)
+    if model is not None and model not in usable:
+        problem = Problem(path=f"models.{model}", message=f"{tenant} would get 404 for it", hint=nearest(model, usable))
+        raise RulesError([problem])
+    out.print(_explained(book, profile, [model] if model else usable), markup=False)
 
 
 @app.command
@@ -330,7 +316,7 @@ def main() -> None:
         app()
     except RulesError as error:
         for problem in error.problems:
-            err.print(f"[bold red]error[/] {problem}", markup=True)
+            err.print(f"error: {problem}", markup=False)
         sys.exit(1)
     except TenantryError as error:
         err.print(f"error: {error}", markup=False)
@@ -353,20 +339,16 @@ def _show_key(tenant: str, key: str, digest: str, rules: Path | None) -> None:
     out.print(f"written to {rules}" if rules else f'add to the rules document: tenants.{tenant}.keys: ["{digest}"]')
 
 
-def _explained(known: bool, profile: Profile, decisions: list[Decision]) -> Table:  # noqa: FBT001
-    table = Table("model", "version", "because", "engine is asked for", "Envoy cluster", title=_title(known, profile))
-    for decision in decisions:
-        priority = f", priority {profile.priority}" if decision.priority_scheduling else ""
-        table.add_row(
-            decision.model,
-            decision.version,
-            f"{decision.reason}: {decision.why}",
-            decision.served_name + priority,
-            decision.cluster,
-        )
-    return table
-
-
-def _title(known: bool, profile: Profile) -> str:  # noqa: FBT001
-    origin = "in the rules" if known else "not in the rules: known by a verified token or certificate"
-    return f"tenant {profile.name} ({origin}), tier {profile.tier}"
+def _explained(book: RuleBook, profile: Profile, names: list[str]) -> str:
+    known = "in the rules" if profile.name in book.rules.tenants else "known by a verified token or certificate"
+    lines = [f"tenant {profile.name} ({known}), tier {profile.tier}"]
+    for name in names:
+        decision = decide(profile, name, book.rules.models[name])
+        lines += [
+            f"  {name} -> {decision.version}",
+            f"      because  {decision.reason}: {decision.why}",
+            f"      engine   asked for {decision.served_name!r}"
+            + (f" at priority {profile.priority}" if decision.priority_scheduling else ""),
+            f"      cluster  {decision.cluster}",
+        ]
+    return "\n".join(lines)

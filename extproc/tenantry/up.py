@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import tenantry_envoy
 from msgspec import Struct
 from rich.console import Console
 from tenantry_envoy.binary import find_envoy
+from tenantry_envoy.bootstrap import bootstrap
+from tenantry_envoy.clusters import clusters as render_clusters
+from tenantry_envoy.options import EnvoyOptions, ListenerTls
 
 from tenantry.adapters import envoy_process
 from tenantry.adapters.bind import Address, require_safe
@@ -22,7 +24,7 @@ from tenantry.adapters.secrets_folder import write_missing
 from tenantry.core.errors import TenantryError
 from tenantry.core.rules import Rules
 
-render_clusters = tenantry_envoy.clusters
+__all__ = ["Up", "UpOptions", "render_bootstrap", "render_clusters", "run", "running"]
 
 
 class UpOptions(Struct, frozen=True, kw_only=True):
@@ -80,8 +82,8 @@ async def running(options: UpOptions) -> AsyncIterator[Up]:
             grace_seconds=5.0,
         )
         async with serving(serve, render_clusters) as sidecar:
-            bootstrap = tenantry_envoy.bootstrap(rules, _envoy_options(options, sidecar.listen, envoy_admin, cds))
-            async with envoy_process.running(binary, bootstrap, state, options.concurrency) as envoy:
+            config = bootstrap(rules, _envoy_options(options, sidecar.listen, envoy_admin, cds))
+            async with envoy_process.running(binary, config, state, options.concurrency) as envoy:
                 scheme = "https" if options.tls_cert else "http"
                 yield Up(base_url=f"{scheme}://{await envoy.listener()}", sidecar=sidecar, envoy=envoy)
     finally:
@@ -105,33 +107,33 @@ async def run(options: UpOptions, out: Console) -> None:
 
 def render_bootstrap(rules: Rules, *, listen: Address, admin: Address, sidecar: Address, cds: Path) -> str:
     """Return the bootstrap for a sidecar that runs elsewhere, as JSON text."""
-    options = tenantry_envoy.EnvoyOptions(
+    options = EnvoyOptions(
         listen_host=listen.host,
         listen_port=listen.port,
         admin_host=admin.host,
         admin_port=admin.port,
-        sidecars=(str(sidecar),),
+        sidecars=(sidecar.path or str(sidecar),),
         cds_path=str(cds),
     )
-    return json.dumps(tenantry_envoy.bootstrap(rules, options), indent=1) + "\n"
+    return json.dumps(bootstrap(rules, options), indent=1) + "\n"
 
 
-def _envoy_options(options: UpOptions, sidecar: Address, admin: Address, cds: Path) -> tenantry_envoy.EnvoyOptions:
+def _envoy_options(options: UpOptions, sidecar: Address, admin: Address, cds: Path) -> EnvoyOptions:
     tls = None
     if options.tls_cert is not None or options.tls_key is not None or options.client_ca is not None:
         if options.tls_cert is None or options.tls_key is None:
             raise TenantryError("TLS needs both --tls-cert and --tls-key")
-        tls = tenantry_envoy.ListenerTls(
-            certificate=str(options.tls_cert.resolve()),
-            key=str(options.tls_key.resolve()),
-            client_ca=str(options.client_ca.resolve()) if options.client_ca else None,
+        tls = ListenerTls(
+            cert_file=str(options.tls_cert.resolve()),
+            key_file=str(options.tls_key.resolve()),
+            client_ca_file=str(options.client_ca.resolve()) if options.client_ca else None,
         )
-    return tenantry_envoy.EnvoyOptions(
+    return EnvoyOptions(
         listen_host=options.listen.host,
         listen_port=options.listen.port,
         admin_host=admin.host,
         admin_port=admin.port,
-        sidecars=(str(sidecar),),
+        sidecars=(sidecar.path or str(sidecar),),
         cds_path=str(cds),
         listener_tls=tls,
     )

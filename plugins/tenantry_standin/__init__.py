@@ -1,7 +1,7 @@
 """The stand-in engine: an OpenAI-compatible server without a model, to try tenantry without a GPU.
 
 Pure and without a clock: `batching` (continuous batching), `prefix_cache`, `behaviour` (what a
-version does well or badly), `text` (filler words), `openai_api` (bodies in, answers out).
-With I/O: `engine` plays the batching in real time, `server` speaks HTTP (aiohttp), `seen` remembers
-what arrived, `__main__` is the command. It names itself a stand-in on every page, log line and answer.
+version does well or badly), `text` (filler words), `bodies` and `answers` (OpenAI's shapes), `seen`
+(what arrived). With I/O: `engine` plays the batching in real time, `server` and `pages` speak HTTP,
+`__main__` is the command. It names itself a stand-in on every page, log line and answer.
 """

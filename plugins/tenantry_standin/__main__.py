@@ -13,8 +13,8 @@ import msgspec
 
 from tenantry_standin.batching import Finished, Limits
 from tenantry_standin.behaviour import Behaviour
-from tenantry_standin.engine import EngineConfig
-from tenantry_standin.server import Log, start
+from tenantry_standin.engine import EngineConfig, Log
+from tenantry_standin.server import start
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
 def _config(options: argparse.Namespace) -> EngineConfig:
     behaviour = msgspec.json.decode(options.behaviour, type=Behaviour)
     if options.speed is not None:
-        behaviour = behaviour.changed(speed=options.speed)
+        behaviour = behaviour.changed({"speed": options.speed})
     key = options.api_key_file.read_text().strip() if options.api_key_file else ""
     if options.api_key_file and not key:
         raise ValueError(f"{options.api_key_file} is empty: it must hold the engine's API key")

@@ -16,6 +16,7 @@ Times are in milliseconds, on any clock that does not run backwards.
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
 
 from msgspec import Struct
@@ -111,31 +112,19 @@ class QueueFullError(Exception):
     """More than `max_waiting` sequences would wait."""
 
 
+@dataclass(slots=True, kw_only=True)
 class _Sequence:
     """A job on its way; what is None has not happened yet."""
 
-    __slots__ = (
-        "admitted_ms",
-        "arrived_ms",
-        "cached_tokens",
-        "first_token_due_ms",
-        "first_token_ms",
-        "job",
-        "last_token_ms",
-        "output_tokens",
-        "unprefilled_tokens",
-    )
-
-    def __init__(self, job: Job, arrived_ms: float) -> None:
-        self.job = job
-        self.arrived_ms = arrived_ms
-        self.admitted_ms: float | None = None
-        self.cached_tokens = 0
-        self.unprefilled_tokens = job.prompt.tokens
-        self.output_tokens = 0
-        self.first_token_due_ms: float | None = None
-        self.first_token_ms: float | None = None
-        self.last_token_ms: float | None = None
+    job: Job
+    arrived_ms: float
+    unprefilled_tokens: int
+    admitted_ms: float | None = None
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    first_token_due_ms: float | None = None
+    first_token_ms: float | None = None
+    last_token_ms: float | None = None
 
     def add_token(self, now_ms: float) -> None:
         self.output_tokens += 1
@@ -197,7 +186,7 @@ class Batcher:
         if len(self._queue) >= self._limits.max_waiting:
             raise QueueFullError(f"{self._limits.max_waiting} requests are waiting already")
         self._last_id = job.id
-        self._sequences[job.id] = _Sequence(job, now_ms)
+        self._sequences[job.id] = _Sequence(job=job, arrived_ms=now_ms, unprefilled_tokens=job.prompt.tokens)
         insort(self._queue, (job.priority, job.id))
 
     def abort(self, job_id: int, now_ms: float) -> Finished | None:
@@ -226,7 +215,7 @@ class Batcher:
         return Step(ends_ms=ends_ms, prefill_tokens=prefill_tokens, decode_sequences=len(self._decodes))
 
     def complete(self, now_ms: float) -> Progress:
-        """End the step under way: `now_ms` is when its tokens exist, `Step.ends_ms` or later."""
+        """End the step under way; `now_ms` is when its tokens exist, about `Step.ends_ms`."""
         if not self._in_step:
             raise RuntimeError("complete() without a step: call schedule() first")
         self._in_step = False

@@ -1,13 +1,14 @@
 """What a version of the stand-in does well or badly: settable, and changeable while it runs."""
 
 import random
+from collections.abc import Mapping
 from enum import Enum
-from math import isfinite
-from typing import Annotated
 
-from msgspec import Meta, Struct, convert, to_builtins
+from msgspec import Struct, convert, to_builtins
+from msgspec.structs import asdict
 
-Rate = Annotated[float, Meta(ge=0, le=1)]
+_RANGES = {"speed": (0.001, 1e6), "ttft_factor": (1.0, 1000.0), "length_factor": (0.01, 64.0)}
+_SHARE = (0.0, 1.0)
 
 
 class Fate(Enum):
@@ -33,23 +34,24 @@ class Behaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     repetition                 share of words that repeat the word before
     """
 
-    speed: Annotated[float, Meta(gt=0)] = 1.0
-    ttft_factor: Annotated[float, Meta(ge=1)] = 1.0
-    error_rate: Rate = 0.0
-    hang_rate: Rate = 0.0
-    stream_error_rate: Rate = 0.0
-    die_after_first_byte_rate: Rate = 0.0
-    length_factor: Annotated[float, Meta(gt=0, le=64)] = 1.0
-    repetition: Rate = 0.0
+    speed: float = 1.0
+    ttft_factor: float = 1.0
+    error_rate: float = 0.0
+    hang_rate: float = 0.0
+    stream_error_rate: float = 0.0
+    die_after_first_byte_rate: float = 0.0
+    length_factor: float = 1.0
+    repetition: float = 0.0
 
     def __post_init__(self) -> None:
-        # The ranges above hold for decoded values only; a call from Python comes past here.
-        if not (self.speed > 0 and isfinite(self.speed) and self.ttft_factor >= 1 and isfinite(self.ttft_factor)):
-            raise ValueError("speed must be a finite number above 0, ttft_factor one of at least 1")
-        if not 0 <= (total := sum(rate for _, rate in self._failure_rates())) <= 1:
-            raise ValueError(f"the failure rates exclude each other, so their sum must not exceed 1, and it is {total}")
+        for name, value in asdict(self).items():
+            low, high = _RANGES.get(name, _SHARE)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be from {low:g} to {high:g}, not {value}")
+        if (total := sum(rate for _, rate in self._failure_rates())) > 1 + 1e-9:
+            raise ValueError(f"the failure rates exclude each other: their sum must not exceed 1, but it is {total:g}")
 
-    def changed(self, **changes: object) -> "Behaviour":
+    def changed(self, changes: Mapping[str, object]) -> "Behaviour":
         """Return a copy with some fields replaced; raise msgspec.ValidationError naming what is wrong."""
         return convert({**to_builtins(self), **changes}, Behaviour)
 

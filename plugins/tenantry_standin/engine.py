@@ -1,14 +1,20 @@
 """The engine: plays the batcher's simulated steps in real time and hands each sequence its tokens."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
+from typing import Protocol
 
 from msgspec import Struct
 
 from tenantry_standin.batching import Batcher, Finished, Job, Limits, StepCost
 from tenantry_standin.behaviour import Behaviour
+from tenantry_standin.bodies import ApiError
+
+_MAX_LATE_MS = 20.0
+"""Beyond this, a starved event loop makes the engine slow instead of making it rush afterwards."""
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
@@ -26,6 +32,17 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     drain_s: float = 0.0
     limits: Limits = Limits()
     cost: StepCost = StepCost()
+
+    def names(self) -> tuple[str, ...]:
+        """Return every model name it answers to, its own first."""
+        return tuple(dict.fromkeys((self.model, *self.served_names)))
+
+
+class Log(Protocol):
+    """Writes one line: an event and its fields, never a prompt or a key."""
+
+    def __call__(self, event: str, /, **fields: object) -> None:
+        """Write it."""
 
 
 class TokenStream:
@@ -56,26 +73,23 @@ class TokenStream:
         taken, self._ready = self._ready, 0
         return taken
 
-
-class Totals:
-    """Counters since the start, for /metrics."""
-
-    def __init__(self) -> None:
-        self.steps = 0
-        self.busy_seconds = 0.0
-        self.prompt_tokens = 0
-        self.cached_tokens = 0
-        self.output_tokens = 0
-        self.finished = 0
-        self.aborted = 0
+    def result(self) -> Finished:
+        """Return what the sequence came to, once `take` has returned 0; raise ApiError 503 if the engine stopped."""
+        if self.finished is None:
+            raise ApiError(503, "The stand-in engine stopped.")
+        return self.finished
 
 
 class Engine:
-    """Runs sequences. `on_finished` sees each once, aborted ones too: the seam for usage records."""
+    """Runs sequences. `on_finished` sees each once, aborted ones too: the seam for usage records.
+
+    `totals` counts what has finished, `busy_seconds` the time in steps, both since the start.
+    """
 
     def __init__(self, config: EngineConfig, on_finished: Callable[[Finished], None]) -> None:
         self.behaviour = config.behaviour
-        self.totals = Totals()
+        self.totals: Counter[str] = Counter()
+        self.busy_seconds = 0.0
         self._batcher = Batcher(config.limits, config.cost)
         self._on_finished = on_finished
         self._streams: dict[int, TokenStream] = {}
@@ -114,28 +128,30 @@ class Engine:
 
     async def run(self) -> None:
         """Step until cancelled."""
-        ends_ms = 0.0
+        late_ms = 0.0
         try:
             while True:
-                # A sleep may end a clock tick early; simulated time never runs back.
-                now_ms = max(_now_ms(), ends_ms)
-                step = self._batcher.schedule(now_ms, speed=self.behaviour.speed)
+                started_ms = _now_ms()
+                step = self._batcher.schedule(started_ms, speed=self.behaviour.speed)
                 if step is None:
                     self._work.clear()
                     await self._work.wait()
+                    late_ms = 0.0
                     continue
-                await asyncio.sleep((step.ends_ms - now_ms) / 1000)
-                ends_ms = max(_now_ms(), step.ends_ms)
-                self._complete(ends_ms, ends_ms - now_ms)
+                # Event loops sleep in whole milliseconds: what one sleep took too long, the next gives back.
+                wake_ms = step.ends_ms - late_ms
+                await asyncio.sleep((wake_ms - started_ms) / 1000)
+                now_ms = _now_ms()
+                late_ms = min(max(now_ms - wake_ms, 0.0), _MAX_LATE_MS)
+                self.busy_seconds += (now_ms - started_ms) / 1000
+                self._complete(now_ms)
         finally:
             self._stopped = True
             for stream in self._streams.values():
                 stream.close(None)
 
-    def _complete(self, now_ms: float, busy_ms: float) -> None:
+    def _complete(self, now_ms: float) -> None:
         progress = self._batcher.complete(now_ms)
-        self.totals.steps += 1
-        self.totals.busy_seconds += busy_ms / 1000
         for job_id in progress.tokens:
             self._streams[job_id].add_token()
         for finished in progress.finished:
@@ -143,11 +159,13 @@ class Engine:
             self._report(finished)
 
     def _report(self, finished: Finished) -> None:
-        self.totals.finished += 1
-        self.totals.aborted += finished.aborted
-        self.totals.prompt_tokens += finished.prompt_tokens
-        self.totals.cached_tokens += finished.cached_tokens
-        self.totals.output_tokens += finished.output_tokens
+        self.totals.update(
+            finished=1,
+            aborted=finished.aborted,
+            prompt_tokens=finished.prompt_tokens,
+            cached_tokens=finished.cached_tokens,
+            output_tokens=finished.output_tokens,
+        )
         self._on_finished(finished)
 
 

@@ -12,13 +12,14 @@ from struct import unpack
 
 FIRST_WORD = "[stand-in]"
 
-WORDS = tuple(
-    "amber anchor autumn basin beacon birch bridge canyon cedar chalk cloud clover copper coral creek delta ember "
-    "falcon fern field flint forest garden glacier granite harbor hazel heron hollow island ivory juniper lagoon "
-    "lantern lichen maple marble meadow mineral mirror mist moss mountain nectar north oak ocean olive orchard "
-    "pebble pine prairie quartz raven reef ridge river saffron sage sand shore silver slate spring stone summit "
-    "thistle timber tundra valley velvet violet walnut willow winter yarrow".split()
-)
+_WORD_LIST = """
+amber anchor autumn basin beacon birch bridge canyon cedar chalk cloud clover copper coral creek delta ember
+falcon fern field flint forest garden glacier granite harbor hazel heron hollow island ivory juniper lagoon
+lantern lichen maple marble meadow mineral mirror mist moss mountain nectar north oak ocean olive orchard
+pebble pine prairie quartz raven reef ridge river saffron sage sand shore silver slate spring stone summit
+thistle timber tundra valley velvet violet walnut willow winter yarrow
+"""
+WORDS = tuple(_WORD_LIST.split())
 
 
 def words(prompt: bytes, repetition: float) -> Iterator[str]:

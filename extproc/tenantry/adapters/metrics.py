@@ -7,12 +7,14 @@ of the process, so counters never jump; the bound holds over any number of reloa
 
 from collections.abc import Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
 from tenantry.core.outcome import Outcome
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.session import Session, State
+
+disable_created_metrics()  # a second series beside each counter, which nobody reads
 
 OTHER = "other"
 MAX_VERSIONS = 500
@@ -55,7 +57,7 @@ class Metrics:
         self._duration = self._histogram("request_duration_seconds", "To the last byte", of_tenant[1:])
         self._refusals = self._counter("refusals", "Requests answered here instead of forwarded", ("tenant", "code"))
         self._unattributed = self._counter("access_log_unattributed", "Log entries the sidecar never decided", ())
-        self._messages = self._counter("ext_proc_messages", "ext_proc messages of ended exchanges", ("tenant",))
+        self._messages = self._counter("ext_proc_messages", "ext_proc messages of ended exchanges", ("tenant", "state"))
         self._exchanges = self._counter(
             "ext_proc_exchanges", "Ended exchanges by their last state", ("tenant", "state")
         )
@@ -101,7 +103,7 @@ class Metrics:
         tenant = self._tenant(session)
         self._open.dec()
         self._decision.observe(own_seconds)
-        self._messages.labels(tenant).inc(session.events)
+        self._messages.labels(tenant, session.state.value).inc(session.events)
         self._exchanges.labels(tenant, session.state.value).inc()
         if session.state is State.ANSWERED and session.refusal is not None:
             self._refusals.labels(tenant, session.refusal.code).inc()

@@ -110,12 +110,13 @@ def stamp(body: ChatBody, *, api: Api, tenant: Tenant, decision: Decision, keyri
 
 
 def engine_request_id(tenant: Tenant, request_id: str) -> str:
-    """Return the id under which the engine's scheduler knows a request: `REQUEST_ID.TENANT`.
+    """Return the id under which the engine's scheduler knows a request: `TENANT:REQUEST_ID`.
 
-    Sent as `x-request-id`, in place of the client's own, which could collide with another
-    tenant's request in flight. The request id is hexadecimal, so the first dot ends it.
+    Sent as `x-request-id`, in place of the client's own, which could collide with another tenant's
+    request in flight. A tenant's name has no colon and the id is 32 hexadecimal digits, so both
+    can be read back from whatever an engine puts around them (tenantry_vllm.stamp).
     """
-    return f"{request_id}.{tenant.profile.name}"
+    return f"{tenant.profile.name}:{request_id}"
 
 
 def _engine_arguments(tenant: Tenant, decision: Decision, request_id: str) -> dict[str, str]:

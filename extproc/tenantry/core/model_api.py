@@ -27,7 +27,7 @@ from tenantry.core.tenant import Profile
 
 MODELS_PATH = "/v1/models"
 
-_METHODS = {api.value: "POST" for api in Api} | {MODELS_PATH: "GET"}
+ROUTES = {api.value: "POST" for api in Api} | {MODELS_PATH: "GET"}
 
 FORWARDED_HEADERS = frozenset(
     {
@@ -56,9 +56,9 @@ NEVER_FORWARDED = frozenset({"authorization", "api-key", "x-api-key", "proxy-aut
 def match(method: str, path: str) -> Api | None:
     """Return the model route of a request, None for `GET /v1/models`; raise for everything else."""
     bare = path.partition("?")[0]
-    wanted = _METHODS.get(bare)
+    wanted = ROUTES.get(bare)
     if wanted is None:
-        routes = ", ".join(f"{verb} {route}" for route, verb in sorted(_METHODS.items()))
+        routes = ", ".join(f"{verb} {route}" for route, verb in sorted(ROUTES.items()))
         raise NotFoundError("unknown_route", f"There is no such route here. Known: {routes}.")
     if method != wanted:
         raise MethodNotAllowedError("method_not_allowed", f"{bare} takes {wanted} only.")

@@ -1,0 +1,71 @@
+# Every target sets up what it needs by itself. CI runs the same targets (.ci/run).
+SHELL := /bin/bash
+PY := .venv/bin/python
+RULES ?= demo/rules.yaml
+ENGINE ?= stand-in
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  ENGINE=vllm  make demo with real vLLM on CPU instead of the stand-in engine"
+	@echo "  DEEP=1       make test with more examples and longer runs"
+
+.PHONY: demo
+demo: env ## play a minute of four tenants through a real Envoy; report in out/demo/
+	@$(if $(filter vllm,$(ENGINE)),python3 tools/env.py vllm >/dev/null &&) $(PY) -m demo --engine $(ENGINE)
+
+.PHONY: up
+up: env ## leave the demo's stack running (Envoy, sidecar, stand-in engines) until Ctrl-C
+	@$(PY) -m demo --engine $(ENGINE) --stay
+
+.PHONY: test
+test: check test-fast test-dataplane test-engines ## all checks and tests; ends with what did not run and why
+	@$(PY) tools/not_run.py out/test
+
+.PHONY: check
+check: env ## formatting, lint, types, import rule, stubs
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	$(PY) -m mypy extproc/tenantry plugins/tenantry_vllm plugins/tenantry_standin envoy/tenantry_envoy demo tools tests
+	.venv/bin/lint-imports
+	$(PY) tools/make_stubs.py --check
+	$(PY) tools/pages.py --check
+
+.PHONY: test-fast
+test-fast: env ## tests without any other process: unit, property, contract
+	$(PY) -m pytest -q tests/unit tests/property tests/contract --not-run out/test/fast.json
+
+.PHONY: test-dataplane
+test-dataplane: env ## tests through a real Envoy
+	$(PY) -m pytest -q tests/dataplane --not-run out/test/dataplane.json
+
+.PHONY: test-engines
+test-engines: env ## tests through a real Envoy against real vLLM on CPU (installs it, 2.5 GB, once)
+	@python3 tools/env.py vllm >/dev/null || echo "no vLLM here: its tests will be listed as not run"
+	$(PY) -m pytest -q tests/engines --not-run out/test/engines.json
+
+.PHONY: format
+format: env ## format and mend what ruff can
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+.PHONY: stubs
+stubs: env ## compile wire.proto, and write Envoy's generated configuration and the generated pages anew
+	$(PY) tools/make_stubs.py
+	$(PY) -m tenantry_envoy
+	$(PY) tools/pages.py
+
+.PHONY: pins
+pins: ## resolve the development environment anew and write constraints/dev.txt
+	python3 tools/pin.py
+
+.PHONY: clean
+clean: ## remove what the targets made in this tree (the cached environments stay)
+	rm -rf .venv .tenantry out dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+.PHONY: env
+env:
+	@python3 tools/env.py dev >/dev/null

@@ -1,0 +1,220 @@
+"""Clusters: one for each model version, from a file that Envoy watches, and one for the sidecar.
+
+While rules are being reloaded, requests decided by the old and by the new document are both on
+their way, so the file holds the versions of both until the old document's last exchange is over.
+"""
+
+import hashlib
+import ipaddress
+import json
+from collections.abc import Sequence
+from typing import Any as Json
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    Cluster,
+    ClusterCustomClusterType,
+    ClusterDiscoveryType,
+    ClusterLbPolicy,
+    UpstreamConnectionOptions,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    Http1ProtocolOptions,
+    Http2ProtocolOptions,
+    KeepaliveSettings,
+    TcpKeepalive,
+    TransportSocket,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    HttpProtocolOptions as CommonHttpOptions,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
+from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster
+from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
+    CertificateValidationContext,
+    CommonTlsContext,
+    SubjectAltNameMatcher,
+    SubjectAltNameMatcherSanType,
+    TlsCertificate,
+    TlsParameters,
+    TlsParametersTlsProtocol,
+    UpstreamTlsContext,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from tenantry.core.errors import Problem, RulesError
+from tenantry.core.routing import cluster_name
+from tenantry.core.rules import Rules, Version
+from tenantry.core.schema import join
+from tenantry_envoy import addresses, packing
+from tenantry_envoy.names import SIDECAR_CLUSTER
+from tenantry_envoy.options import EnvoyOptions, OptionsError, SidecarTls
+
+BREAKER = 100_000
+"""Above every bound that the rules set elsewhere: with the default of 1,024 the 1,025th open stream got 500."""
+
+CONNECT_TIMEOUT_SECONDS = 1.0
+
+UPSTREAM_IDLE_SECONDS = 3.0
+"""Below the 5 s after which uvicorn, and so vLLM, closes an idle connection: the first to close
+must be Envoy, or a request is sent into a connection that is being closed and there is no retry."""
+
+UPSTREAM_BUFFER_BYTES = 1024 * 1024
+SIDECAR_STREAM_WINDOW_BYTES = 1024 * 1024
+SIDECAR_CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
+
+
+def clusters(*documents: Rules) -> dict[str, Json]:
+    """Return the cluster discovery response for the versions of all documents together.
+
+    Plain data for the file at `EnvoyOptions.cds_path`. Where documents disagree on a version's
+    endpoints the last one counts. Clusters are in the order of their names, and `version_info` is
+    a digest of them: Envoy's stat `cluster_manager.cds.version_text` shows it once it has them.
+
+    Raises RulesError for an endpoint that Envoy would refuse.
+    """
+    found: dict[str, Cluster] = {}
+    for rules in documents:
+        for model_name, model in rules.models.items():
+            for version_name, version in model.versions.items():
+                name = cluster_name(model_name, version_name)
+                path = join(join(f"{join('models', model_name)}.versions", version_name), "endpoints")
+                found[name] = _model_cluster(name, version, path)
+    resources = [packing.plain(Any.pack(found[name])) for name in sorted(found)]
+    canonical = json.dumps(resources, sort_keys=True, separators=(",", ":")).encode()
+    return {"version_info": hashlib.sha256(canonical).hexdigest()[:16], "resources": resources}
+
+
+def sidecar_cluster(options: EnvoyOptions) -> Cluster:
+    """Return the cluster of the ext_proc and access-log services; raise OptionsError for a bad endpoint."""
+    try:
+        endpoints = [addresses.endpoint(text) for text in options.sidecars]
+    except ValueError as error:
+        raise OptionsError(f"sidecars: {error}") from None
+    cluster = _cluster(SIDECAR_CLUSTER, endpoints)
+    cluster.typed_extension_protocol_options = _http(
+        HttpProtocolOptionsExplicitHttpConfig(
+            http2_protocol_options=Http2ProtocolOptions(
+                initial_stream_window_size=SIDECAR_STREAM_WINDOW_BYTES,
+                initial_connection_window_size=SIDECAR_CONNECTION_WINDOW_BYTES,
+                # A ping only before a new stream on a connection that was silent: grpcio takes
+                # regular pings on a silent connection for abuse and closes it (GOAWAY, too_many_pings).
+                connection_keepalive=KeepaliveSettings(
+                    connection_idle_interval=packing.seconds(10), timeout=packing.seconds(2)
+                ),
+            )
+        )
+    )
+    if options.sidecar_tls is not None:
+        cluster.transport_socket = _sidecar_tls(options.sidecar_tls)
+    return cluster
+
+
+def _model_cluster(name: str, version: Version, path: str) -> Cluster:
+    endpoints: list[Address] = []
+    problems: list[Problem] = []
+    for index, text in enumerate(version.endpoints):
+        try:
+            endpoints.append(addresses.endpoint(text))
+        except ValueError as error:
+            problems.append(Problem(path=f"{path}[{index}]", message=str(error)))
+    if problems:
+        raise RulesError(problems)
+    cluster = _cluster(name, endpoints)
+    cluster.typed_extension_protocol_options = _http(
+        HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions()),
+        CommonHttpOptions(idle_timeout=packing.seconds(UPSTREAM_IDLE_SECONDS)),
+    )
+    return cluster
+
+
+def _cluster(name: str, endpoints: Sequence[Address]) -> Cluster:
+    cluster = Cluster(
+        name=name,
+        connect_timeout=packing.seconds(CONNECT_TIMEOUT_SECONDS),
+        per_connection_buffer_limit_bytes=UPSTREAM_BUFFER_BYTES,
+        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=name,
+            endpoints=[
+                LocalityLbEndpoints(
+                    lb_endpoints=[LbEndpoint(endpoint=Endpoint(address=address)) for address in endpoints]
+                )
+            ],
+        ),
+        circuit_breakers=CircuitBreakers(
+            thresholds=[
+                CircuitBreakersThresholds(
+                    max_connections=BREAKER,
+                    max_pending_requests=BREAKER,
+                    max_requests=BREAKER,
+                    max_retries=BREAKER,
+                )
+            ]
+        ),
+        upstream_connection_options=UpstreamConnectionOptions(
+            tcp_keepalive=TcpKeepalive(keepalive_time=30, keepalive_interval=10, keepalive_probes=3)
+        ),
+    )
+    if any(addresses.needs_dns(address) for address in endpoints):
+        # Strict DNS, in the form that replaces the deprecated fields of Cluster. IPv4 first:
+        # hosts files give `localhost` as ::1 too, where engines do not listen.
+        cluster.cluster_type = ClusterCustomClusterType(
+            name="envoy.cluster.dns",
+            typed_config=Any.pack(DnsCluster(dns_lookup_family=DnsLookupFamily.V4_PREFERRED)),
+        )
+    else:
+        cluster.type = ClusterDiscoveryType.STATIC
+    return cluster
+
+
+def _http(
+    explicit: HttpProtocolOptionsExplicitHttpConfig, common: CommonHttpOptions | None = None
+) -> dict[str, Any]:
+    options = HttpProtocolOptions(explicit_http_config=explicit, common_http_protocol_options=common)
+    return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": Any.pack(options)}
+
+
+def _sidecar_tls(tls: SidecarTls) -> TransportSocket:
+    context = UpstreamTlsContext(
+        sni=tls.server_san if _san_type(tls.server_san) is SubjectAltNameMatcherSanType.DNS else "",
+        common_tls_context=CommonTlsContext(
+            tls_params=TlsParameters(tls_minimum_protocol_version=TlsParametersTlsProtocol.TLSv1_2),
+            alpn_protocols=["h2"],
+            tls_certificates=[
+                TlsCertificate(certificate_chain=packing.file(tls.cert_file), private_key=packing.file(tls.key_file))
+            ],
+            validation_context=CertificateValidationContext(
+                trusted_ca=packing.file(tls.ca_file),
+                match_typed_subject_alt_names=[
+                    SubjectAltNameMatcher(
+                        san_type=_san_type(tls.server_san), matcher=StringMatcher(exact=tls.server_san)
+                    )
+                ],
+            ),
+        ),
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
+
+
+def _san_type(san: str) -> SubjectAltNameMatcherSanType:
+    if "://" in san:
+        return SubjectAltNameMatcherSanType.URI
+    try:
+        ipaddress.ip_address(san)
+    except ValueError:
+        return SubjectAltNameMatcherSanType.DNS
+    return SubjectAltNameMatcherSanType.IP_ADDRESS

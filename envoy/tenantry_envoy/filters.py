@@ -1,0 +1,144 @@
+"""The HTTP filters, in order: [jwt_authn] -> ext_proc -> RBAC backstop -> router.
+
+ext_proc decides. The backstop is there because ext_proc lets a request pass when its stream ends
+cleanly without an answer, `failure_mode_allow: false` or not (measured on 1.40).
+"""
+
+from collections.abc import Iterator
+
+from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
+from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc
+from envoy_data_plane.envoy.config.rbac.v3 import Permission, Policy, Principal, RbacAction
+from envoy_data_plane.envoy.config.rbac.v3 import Rbac as RbacRules
+from envoy_data_plane.envoy.config.route.v3 import RouteMatch
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
+    ExternalProcessor,
+    MetadataOptions,
+    MetadataOptionsMetadataNamespaces,
+    ProcessingMode,
+    ProcessingModeBodySendMode,
+    ProcessingModeHeaderSendMode,
+)
+from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import (
+    JwtAuthentication,
+    JwtHeader,
+    JwtProvider,
+    JwtRequirement,
+    JwtRequirementOrList,
+    RequirementRule,
+)
+from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
+from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.type.matcher.v3 import (
+    MetadataMatcher,
+    MetadataMatcherPathSegment,
+    StringMatcher,
+    ValueMatcher,
+)
+from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
+from envoy_data_plane.google.protobuf import Empty
+
+from tenantry.core.rules import Jwt, Rules
+from tenantry_envoy import packing
+from tenantry_envoy.names import (
+    ENFORCED_KEY,
+    ENFORCED_VALUE,
+    JWT_KEY,
+    JWT_NAMESPACE,
+    METADATA_NAMESPACE,
+    SIDECAR_CLUSTER,
+    URI_SAN_ATTRIBUTE,
+)
+from tenantry_envoy.options import EnvoyOptions
+
+REPLY_OVERHEAD_BYTES = 1024 * 1024
+"""How much longer than the body a reply of the sidecar can be: stamped members, headers, metadata."""
+
+
+def http_filters(rules: Rules, options: EnvoyOptions) -> list[HttpFilter]:
+    """Return the filter chain."""
+    return list(_http_filters(rules, options))
+
+
+def sidecar_service(max_receive_bytes: int | None = None) -> GrpcService:
+    """Return the gRPC service of the sidecar; without a timeout, since its streams last as long as answers."""
+    return GrpcService(
+        envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name=SIDECAR_CLUSTER, max_receive_message_length=max_receive_bytes)
+    )
+
+
+def _http_filters(rules: Rules, options: EnvoyOptions) -> Iterator[HttpFilter]:
+    if rules.identity.jwt is not None:
+        yield packing.http_filter("envoy.filters.http.jwt_authn", _jwt_authn(rules.identity.jwt))
+    yield packing.http_filter("envoy.filters.http.ext_proc", _ext_proc(rules, options))
+    yield packing.http_filter("envoy.filters.http.rbac", _backstop())
+    yield packing.http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True))
+
+
+def _jwt_authn(jwt: Jwt) -> JwtAuthentication:
+    provider = JwtProvider(
+        issuer=jwt.issuer,
+        audiences=[jwt.audience],
+        require_expiration=True,
+        local_jwks=packing.file(jwt.jwks_file),
+        # The one place where the protocols put it. With no location named, Envoy would also
+        # read the query parameter `access_token`.
+        from_headers=[JwtHeader(name="Authorization", value_prefix="Bearer ")],
+        forward=False,
+        payload_in_metadata=JWT_KEY,
+    )
+    # Not `allow_missing`: that answers 401 to an API key in the Authorization header. The sidecar
+    # decides what a request without a verified token is worth.
+    requirement = JwtRequirement(
+        requires_any=JwtRequirementOrList(
+            requirements=[JwtRequirement(provider_name="tenantry"), JwtRequirement(allow_missing_or_failed=Empty())]
+        )
+    )
+    return JwtAuthentication(
+        providers={"tenantry": provider},
+        rules=[RequirementRule(match=RouteMatch(prefix="/"), requires=requirement)],
+    )
+
+
+def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
+    identity = rules.identity
+    return ExternalProcessor(
+        grpc_service=sidecar_service(rules.limits.max_body_bytes + REPLY_OVERHEAD_BYTES),
+        failure_mode_allow=False,
+        status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
+        message_timeout=packing.seconds(options.message_timeout_seconds),
+        max_message_timeout=packing.seconds(0),
+        processing_mode=ProcessingMode(
+            request_header_mode=ProcessingModeHeaderSendMode.SEND,
+            request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+            request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+            response_header_mode=ProcessingModeHeaderSendMode.SKIP,
+            response_body_mode=ProcessingModeBodySendMode.NONE,
+            response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+        ),
+        allow_mode_override=False,
+        disable_immediate_response=False,
+        # Everything but pseudo-headers and `host`: the sidecar removes by default-deny, which
+        # takes in the x-envoy- headers that Envoy itself has added by then.
+        mutation_rules=HeaderMutationRules(
+            allow_all_routing=False, allow_envoy=True, disallow_system=True, disallow_is_error=True
+        ),
+        metadata_options=MetadataOptions(
+            forwarding_namespaces=(
+                MetadataOptionsMetadataNamespaces(untyped=[JWT_NAMESPACE]) if identity.jwt is not None else None
+            ),
+            receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[METADATA_NAMESPACE]),
+        ),
+        request_attributes=[URI_SAN_ATTRIBUTE] if identity.mtls is not None else [],
+    )
+
+
+def _backstop() -> Rbac:
+    enforced = MetadataMatcher(
+        filter=METADATA_NAMESPACE,
+        path=[MetadataMatcherPathSegment(key=ENFORCED_KEY)],
+        value=ValueMatcher(string_match=StringMatcher(exact=ENFORCED_VALUE)),
+    )
+    policy = Policy(permissions=[Permission(any=True)], principals=[Principal(metadata=enforced)])
+    return Rbac(rules=RbacRules(action=RbacAction.ALLOW, policies={"decided_by_sidecar": policy}))

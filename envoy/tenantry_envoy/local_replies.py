@@ -1,0 +1,100 @@
+"""Envoy's own errors in the shape that OpenAI's clients parse.
+
+Envoy passes the sidecar's answers (ext_proc ImmediateResponse) through the same mappers. They
+have their shape already, and are known by response code details that begin with `tenantry_`; the
+first mapper matches them and leaves the body as it is. So it does for gRPC, where Envoy puts the
+body into `grpc-message`.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import msgspec
+from envoy_data_plane.envoy.config.accesslog.v3 import (
+    AccessLogFilter,
+    ComparisonFilter,
+    ComparisonFilterOp,
+    ExtensionFilter,
+    StatusCodeFilter,
+)
+from envoy_data_plane.envoy.config.core.v3 import RuntimeUInt32, SubstitutionFormatString
+from envoy_data_plane.envoy.extensions.access_loggers.filters.cel.v3 import ExpressionFilter
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
+    LocalReplyConfig,
+    ResponseMapper,
+)
+from envoy_data_plane.google.protobuf import Any
+
+from tenantry.core.rules import Rules
+from tenantry_envoy import packing
+from tenantry_envoy.names import DETAILS_PREFIX
+
+JSON = "application/json"
+
+_LEAVE_ALONE = (
+    f"response.code_details.startsWith('{DETAILS_PREFIX}') || "
+    "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
+)
+
+
+class LocalReply(NamedTuple):
+    """One error of Envoy's own: status, OpenAI's `type` and `code`, and a text that is safe to show."""
+
+    status: int
+    kind: str
+    code: str
+    message: str
+
+
+def table(max_body_bytes: int) -> tuple[LocalReply, ...]:
+    """Return the errors that Envoy answers with by itself."""
+    request, server = "invalid_request_error", "server_error"
+    return (
+        LocalReply(400, request, "bad_request", "The request is not valid HTTP, or its path is not allowed here."),
+        LocalReply(403, "permission_error", "not_admitted", "The request was not admitted."),
+        LocalReply(404, request, "unknown_route", "There is no such route here."),
+        LocalReply(408, request, "request_timeout", "The request did not arrive whole in time."),
+        LocalReply(413, request, "body_too_large", f"The body is larger than {max_body_bytes} bytes."),
+        LocalReply(431, request, "headers_too_large", "The request's headers are too large or too many."),
+        LocalReply(500, server, "internal_error", "The proxy failed to handle the request."),
+        LocalReply(502, server, "bad_upstream_response", "The model server's answer was not understood."),
+        LocalReply(503, server, "service_unavailable", "The service is not available right now. Try again later."),
+        LocalReply(504, server, "upstream_timeout", "The model server did not answer in time."),
+    )
+
+
+def local_reply_config(rules: Rules) -> LocalReplyConfig:
+    """Return the mappers; a status that is not in the table gets a generic error."""
+    return LocalReplyConfig(
+        mappers=list(_mappers(rules)),
+        body_format=_body("server_error", "proxy_error", "The proxy answered %RESPONSE_CODE%."),
+    )
+
+
+def _mappers(rules: Rules) -> Iterator[ResponseMapper]:
+    untouched = ExtensionFilter(
+        name="envoy.access_loggers.extension_filters.cel",
+        typed_config=Any.pack(ExpressionFilter(expression=_LEAVE_ALONE)),
+    )
+    yield ResponseMapper(
+        filter=AccessLogFilter(extension_filter=untouched),
+        body_format_override=SubstitutionFormatString(
+            text_format_source=packing.text("%LOCAL_REPLY_BODY%"), content_type=JSON
+        ),
+    )
+    for reply in table(rules.limits.max_body_bytes):
+        status = ComparisonFilter(
+            op=ComparisonFilterOp.EQ,
+            value=RuntimeUInt32(default_value=reply.status, runtime_key=f"tenantry.local_reply.{reply.status}"),
+        )
+        yield ResponseMapper(
+            filter=AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=status)),
+            body_format_override=_body(reply.kind, reply.code, reply.message),
+        )
+
+
+def _body(kind: str, code: str, message: str) -> SubstitutionFormatString:
+    error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+    return SubstitutionFormatString(
+        text_format_source=packing.text(msgspec.json.encode(error).decode()), content_type=JSON
+    )

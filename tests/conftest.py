@@ -1,0 +1,36 @@
+"""Shared by all tiers: hypothesis profiles, and the list of what did not run."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+DEEP = os.environ.get("DEEP") == "1"
+
+hypothesis.settings.register_profile(
+    "fast", deadline=None, max_examples=100, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
+)
+hypothesis.settings.register_profile("deep", parent=hypothesis.settings.get_profile("fast"), max_examples=5_000, derandomize=False)
+hypothesis.settings.load_profile("deep" if DEEP else "fast")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--not-run", metavar="FILE", help="write a JSON report of what did not run and why")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    path = config.getoption("--not-run")
+    if path is None:
+        return
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] += 1
+    if not DEEP:
+        reasons["deeper runs are behind DEEP=1"] += 0
+    passed = len(terminalreporter.stats.get("passed", []))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(json.dumps({"passed": passed, "not_run": {k: v for k, v in reasons.items() if v}}, indent=1))
