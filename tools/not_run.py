@@ -23,7 +23,9 @@ def main(folder: Path) -> int:
             return 1
         report = json.loads(path.read_text())
         passed += report["passed"]
-        reasons += [f"{tier}: {reason} ({count} test{'s' if count > 1 else ''})" for reason, count in report["not_run"].items()]
+        reasons += [
+            f"{tier}: {reason} ({count} test{'s' if count > 1 else ''})" for reason, count in report["not_run"].items()
+        ]
     print("\nDid not run:" if reasons else "\nDid not run: nothing, every test ran.")
     for reason in reasons:
         print(f"  - {reason}")

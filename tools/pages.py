@@ -74,7 +74,14 @@ def _struct_section(struct: type[Struct], title: str, seen: set[type[Struct]]) -
 
 
 def _text(struct: type[Struct]) -> str:
-    return re.sub(r"\s+", " ", (struct.__doc__ or "").replace("_", "\\_")).strip()
+    """Return a struct's docstring on one line, field names as the document spells them."""
+    text = re.sub(r"`([a-z]+(?:_[a-z]+)+)`", lambda found: f"`{_camel(found[1])}`", struct.__doc__ or "")
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
 
 
 def _structs(annotation: Any) -> Iterator[type[Struct]]:

@@ -18,7 +18,6 @@ from envoy_data_plane.envoy.extensions.access_loggers.grpc.v3 import CommonGrpcA
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
     HttpConnectionManagerForwardClientCertDetails,
-    HttpConnectionManagerInternalAddressConfig,
     HttpConnectionManagerPathWithEscapedSlashesAction,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
@@ -64,8 +63,6 @@ def connection_manager(rules: Rules, options: EnvoyOptions) -> HttpConnectionMan
             packing.extension("envoy.http.early_header_mutation.header_mutation", _stripping())
         ],
         use_remote_address=True,
-        # Nobody is internal: an internal address may send x-envoy- headers and keep its x-request-id.
-        internal_address_config=HttpConnectionManagerInternalAddressConfig(),
         forward_client_cert_details=HttpConnectionManagerForwardClientCertDetails.SANITIZE,
         generate_request_id=False,
         normalize_path=True,

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
 from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc
-from envoy_data_plane.envoy.config.rbac.v3 import Permission, Policy, Principal, RbacAction
+from envoy_data_plane.envoy.config.rbac.v3 import (
+    MetadataSource,
+    Permission,
+    Policy,
+    Principal,
+    RbacAction,
+    SourcedMetadata,
+)
 from envoy_data_plane.envoy.config.rbac.v3 import Rbac as RbacRules
 from envoy_data_plane.envoy.config.route.v3 import RouteMatch
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
@@ -140,5 +147,8 @@ def _backstop() -> Rbac:
         path=[MetadataMatcherPathSegment(key=ENFORCED_KEY)],
         value=ValueMatcher(string_match=StringMatcher(exact=ENFORCED_VALUE)),
     )
-    policy = Policy(permissions=[Permission(any=True)], principals=[Principal(metadata=enforced)])
+    decided = Principal(
+        sourced_metadata=SourcedMetadata(metadata_matcher=enforced, metadata_source=MetadataSource.DYNAMIC)
+    )
+    policy = Policy(permissions=[Permission(any=True)], principals=[decided])
     return Rbac(rules=RbacRules(action=RbacAction.ALLOW, policies={"decided_by_sidecar": policy}))

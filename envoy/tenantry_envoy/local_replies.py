@@ -55,6 +55,7 @@ def table(max_body_bytes: int) -> tuple[LocalReply, ...]:
         LocalReply(404, request, "unknown_route", "There is no such route here."),
         LocalReply(408, request, "request_timeout", "The request did not arrive whole in time."),
         LocalReply(413, request, "body_too_large", f"The body is larger than {max_body_bytes} bytes."),
+        LocalReply(426, request, "http_version", "Use HTTP/1.1 or HTTP/2."),
         LocalReply(431, request, "headers_too_large", "The request's headers are too large or too many."),
         LocalReply(500, server, "internal_error", "The proxy failed to handle the request."),
         LocalReply(502, server, "bad_upstream_response", "The model server's answer was not understood."),

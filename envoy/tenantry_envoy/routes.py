@@ -22,6 +22,10 @@ from tenantry.core.rules import Rules
 from tenantry_envoy import packing
 from tenantry_envoy.names import CLUSTER_HEADER, METADATA_NAMESPACE, REQUEST_ID_HEADER
 
+STAMP_BYTES = 16 * 1024
+"""How much stamping may lengthen a body. Envoy holds the rebuilt body in the same buffer and answers
+413 when that is too long: without this room the longest bodies allowed were refused (measured)."""
+
 
 def route_configuration(rules: Rules) -> RouteConfiguration:
     """Return the one route table.
@@ -61,7 +65,7 @@ def _model_route(api: Api, rules: Rules) -> Route:
             timeout=packing.seconds(0),
             idle_timeout=packing.seconds(rules.limits.stream_idle_seconds),
         ),
-        request_body_buffer_limit=rules.limits.max_body_bytes,
+        request_body_buffer_limit=rules.limits.max_body_bytes + STAMP_BYTES,
     )
 
 

@@ -153,8 +153,8 @@ class _ModelRoutes:
             tokens = behaviour.output_tokens(call.max_tokens, self._config.default_output_tokens)
         if cut.tokens + tokens > (limit := self._config.max_model_tokens):
             raise ApiError(400, f"{cut.tokens} prompt tokens and {tokens} to come exceed the model's {limit}.")
-        # Embeddings have no vllm_xargs: there, tenantry writes REQUEST_ID.TENANT into x-request-id.
-        request_id, _, tenant = header_id.partition(".")
+        # Embeddings have no vllm_xargs: there, tenantry writes TENANT:REQUEST_ID into x-request-id.
+        tenant, _, request_id = header_id.rpartition(":")
         return Job(
             id=self._engine.next_id(),
             prompt=cut,

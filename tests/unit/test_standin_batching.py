@@ -5,7 +5,6 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from msgspec.structs import replace
-
 from tenantry_standin.batching import Batcher, Finished, Job, Limits, QueueFullError, Step, StepCost
 from tenantry_standin.prefix_cache import BLOCK_TOKENS, BYTES_PER_TOKEN, PrefixCache, Prompt, prompt
 
@@ -324,7 +323,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
 
 
 TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
-TestAnyOrderOfEvents.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAnyOrderOfEvents.settings = settings(stateful_step_count=30)
 
 
 def test_blocks_are_chained_from_the_salt():
