@@ -1,21 +1,43 @@
 """Endpoints as text (`host:port`, `[v6]:port`, a socket's path) -> Envoy's addresses."""
 
 import ipaddress
+from typing import Any as Json
+from typing import NamedTuple
 
 from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress
 
 MAX_PORT = 65535
 
 
-def socket(host: str, port: int) -> Address:
-    """Return a TCP address; `host` is an IP address or a name, without brackets."""
-    return Address(socket_address=SocketAddress(address=host, port_value=port))
+class Endpoint(NamedTuple):
+    """Where a connection goes: `host` (an IP address or a name, without brackets) and `port`, or `path` of a socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @property
+    def needs_dns(self) -> bool:
+        """Whether the host is a name that has to be looked up."""
+        return not self.path and not is_ip(self.host)
+
+    def address(self) -> Address:
+        """Return the address as a message."""
+        if self.path:
+            return Address(pipe=Pipe(path=self.path))
+        return Address(socket_address=SocketAddress(address=self.host, port_value=self.port))
+
+    def plain(self) -> dict[str, Json]:
+        """Return the same as plain data, a thousand times faster than by way of the message."""
+        if self.path:
+            return {"pipe": {"path": self.path}}
+        return {"socket_address": {"address": self.host, "port_value": self.port}}
 
 
-def endpoint(text: str) -> Address:
-    """Return the address of one endpoint; raise ValueError saying what is wrong with it."""
+def parse(text: str) -> Endpoint:
+    """Parse one endpoint; raise ValueError saying what is wrong with it."""
     if text.startswith("/"):
-        return Address(pipe=Pipe(path=text))
+        return Endpoint(path=text)
     host, colon, port = text.rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit():
         raise ValueError(f'"{text}" is neither host:port nor the absolute path of a socket')
@@ -25,15 +47,13 @@ def endpoint(text: str) -> Address:
         host = str(ipaddress.IPv6Address(host[1:-1]))
     elif ":" in host:
         raise ValueError(f'"{text}" is ambiguous; write an IPv6 address in brackets')
-    return socket(host, int(port))
+    return Endpoint(host=host, port=int(port))
 
 
-def needs_dns(address: Address) -> bool:
-    """Tell whether an address is a name that has to be looked up."""
-    if address.socket_address is None:
-        return False
+def is_ip(host: str) -> bool:
+    """Tell whether a host is an IP address."""
     try:
-        ipaddress.ip_address(address.socket_address.address)
+        ipaddress.ip_address(host)
     except ValueError:
-        return True
-    return False
+        return False
+    return True

@@ -21,10 +21,11 @@ from envoy_data_plane.envoy.config.overload.v3 import (
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections.v3 import DownstreamConnectionsConfig
 from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap.v3 import FixedHeapConfig
 from envoy_data_plane.google.protobuf import Any
-
 from tenantry.core.errors import Problem, RulesError
 from tenantry.core.rules import Rules
-from tenantry_envoy import addresses, packing
+
+from tenantry_envoy import packing
+from tenantry_envoy.addresses import Endpoint
 from tenantry_envoy.clusters import sidecar_cluster
 from tenantry_envoy.listener import listener
 from tenantry_envoy.options import EnvoyOptions
@@ -46,7 +47,8 @@ def bootstrap(rules: Rules, options: EnvoyOptions) -> dict[str, Json]:
         Bootstrap(
             node=Node(id="tenantry", cluster="tenantry"),
             admin=Admin(
-                address=addresses.socket(options.admin_host, options.admin_port), ignore_global_conn_limit=True
+                address=Endpoint(host=options.admin_host, port=options.admin_port).address(),
+                ignore_global_conn_limit=True,
             ),
             static_resources=BootstrapStaticResources(
                 listeners=[listener(rules, options)], clusters=[sidecar_cluster(options)]

@@ -23,8 +23,8 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
-
 from tenantry.core.rules import Rules
+
 from tenantry_envoy import packing
 from tenantry_envoy.filters import http_filters, sidecar_service
 from tenantry_envoy.local_replies import local_reply_config

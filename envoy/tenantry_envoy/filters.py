@@ -45,8 +45,8 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
 )
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Empty
-
 from tenantry.core.rules import Jwt, Rules
+
 from tenantry_envoy import packing
 from tenantry_envoy.names import (
     ENFORCED_KEY,

@@ -11,9 +11,10 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     TlsParametersTlsProtocol,
 )
 from envoy_data_plane.google.protobuf import Any
-
 from tenantry.core.rules import Rules
-from tenantry_envoy import addresses, packing
+
+from tenantry_envoy import packing
+from tenantry_envoy.addresses import Endpoint
 from tenantry_envoy.connection_manager import connection_manager
 from tenantry_envoy.options import EnvoyOptions, ListenerTls
 
@@ -35,7 +36,7 @@ def listener(rules: Rules, options: EnvoyOptions) -> Listener:
         chain.transport_socket_connect_timeout = packing.seconds(HANDSHAKE_SECONDS)
     return Listener(
         name="clients",
-        address=addresses.socket(options.listen_host, options.listen_port),
+        address=Endpoint(host=options.listen_host, port=options.listen_port).address(),
         per_connection_buffer_limit_bytes=CONNECTION_BUFFER_BYTES,
         # A second Envoy on the same port is an error then, not a silent split of the traffic.
         enable_reuse_port=False,

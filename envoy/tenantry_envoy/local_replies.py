@@ -4,6 +4,9 @@ Envoy passes the sidecar's answers (ext_proc ImmediateResponse) through the same
 have their shape already, and are known by response code details that begin with `tenantry_`; the
 first mapper matches them and leaves the body as it is. So it does for gRPC, where Envoy puts the
 body into `grpc-message`.
+
+The second mapper makes one answer of two: a sidecar that does not answer in time is 504 and one
+that fails is `status_on_error`, and neither has to do with the model server that 504 speaks of.
 """
 
 from collections.abc import Iterator
@@ -24,17 +27,19 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     ResponseMapper,
 )
 from envoy_data_plane.google.protobuf import Any
-
 from tenantry.core.rules import Rules
+
 from tenantry_envoy import packing
 from tenantry_envoy.names import DETAILS_PREFIX
 
 JSON = "application/json"
 
-_LEAVE_ALONE = (
+_SHAPED_ALREADY = (
     f"response.code_details.startsWith('{DETAILS_PREFIX}') || "
     "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
 )
+
+_SIDECAR_FAILED = "response.code_details.startsWith('ext_proc_')"
 
 
 class LocalReply(NamedTuple):
@@ -68,34 +73,45 @@ def local_reply_config(rules: Rules) -> LocalReplyConfig:
     """Return the mappers; a status that is not in the table gets a generic error."""
     return LocalReplyConfig(
         mappers=list(_mappers(rules)),
-        body_format=_body("server_error", "proxy_error", "The proxy answered %RESPONSE_CODE%."),
+        body_format=_body(LocalReply(0, "server_error", "proxy_error", "The proxy answered %RESPONSE_CODE%.")),
     )
 
 
 def _mappers(rules: Rules) -> Iterator[ResponseMapper]:
-    untouched = ExtensionFilter(
-        name="envoy.access_loggers.extension_filters.cel",
-        typed_config=Any.pack(ExpressionFilter(expression=_LEAVE_ALONE)),
-    )
+    replies = table(rules.limits.max_body_bytes)
     yield ResponseMapper(
-        filter=AccessLogFilter(extension_filter=untouched),
+        filter=_expression(_SHAPED_ALREADY),
         body_format_override=SubstitutionFormatString(
             text_format_source=packing.text("%LOCAL_REPLY_BODY%"), content_type=JSON
         ),
     )
-    for reply in table(rules.limits.max_body_bytes):
-        status = ComparisonFilter(
-            op=ComparisonFilterOp.EQ,
-            value=RuntimeUInt32(default_value=reply.status, runtime_key=f"tenantry.local_reply.{reply.status}"),
-        )
-        yield ResponseMapper(
-            filter=AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=status)),
-            body_format_override=_body(reply.kind, reply.code, reply.message),
-        )
+    unavailable = next(reply for reply in replies if reply.status == 503)
+    yield ResponseMapper(
+        filter=_expression(_SIDECAR_FAILED), status_code=unavailable.status, body_format_override=_body(unavailable)
+    )
+    for reply in replies:
+        yield ResponseMapper(filter=_status(reply.status), body_format_override=_body(reply))
 
 
-def _body(kind: str, code: str, message: str) -> SubstitutionFormatString:
-    error = {"error": {"message": message, "type": kind, "param": None, "code": code}}
+def _expression(expression: str) -> AccessLogFilter:
+    return AccessLogFilter(
+        extension_filter=ExtensionFilter(
+            name="envoy.access_loggers.extension_filters.cel",
+            typed_config=Any.pack(ExpressionFilter(expression=expression)),
+        )
+    )
+
+
+def _status(status: int) -> AccessLogFilter:
+    # Envoy wants a key under which a runtime layer could change the number; there is no such layer.
+    value = RuntimeUInt32(default_value=status, runtime_key=f"tenantry.local_reply.{status}")
+    return AccessLogFilter(
+        status_code_filter=StatusCodeFilter(comparison=ComparisonFilter(op=ComparisonFilterOp.EQ, value=value))
+    )
+
+
+def _body(reply: LocalReply) -> SubstitutionFormatString:
+    error = {"error": {"message": reply.message, "type": reply.kind, "param": None, "code": reply.code}}
     return SubstitutionFormatString(
         text_format_source=packing.text(msgspec.json.encode(error).decode()), content_type=JSON
     )

@@ -4,7 +4,6 @@ import ipaddress
 from typing import Annotated
 
 from msgspec import Meta, Struct
-
 from tenantry.core.errors import TenantryError
 
 Port = Annotated[int, Meta(ge=0, le=65535, description="0 lets the kernel choose")]
@@ -20,7 +19,7 @@ class OptionsError(TenantryError, ValueError):
 
 
 class SidecarTls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Mutual TLS to a sidecar on another machine. `server_san` is the DNS name, URI or IP that its certificate must hold."""
+    """Mutual TLS to a sidecar elsewhere. `server_san`: the DNS name, URI or IP that its certificate must hold."""
 
     ca_file: FilePath
     cert_file: FilePath

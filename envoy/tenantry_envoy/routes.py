@@ -16,9 +16,9 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-
 from tenantry.core.chat import Api
 from tenantry.core.rules import Rules
+
 from tenantry_envoy import packing
 from tenantry_envoy.names import CLUSTER_HEADER, METADATA_NAMESPACE, REQUEST_ID_HEADER
 

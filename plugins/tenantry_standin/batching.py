@@ -247,7 +247,7 @@ class Batcher:
     def _prefill_work(self, budget: int, now_ms: float) -> Iterator[tuple[_Sequence, int]]:
         """Yield (sequence, tokens) until the budget is spent, admitting from the queue on the way."""
         for sequence in self._running.values():
-            if budget and sequence.unprefilled_tokens:
+            if sequence.unprefilled_tokens:
                 tokens = min(budget, sequence.unprefilled_tokens)
                 budget -= tokens
                 yield sequence, tokens

@@ -86,7 +86,7 @@ class Pages:
         return json_response({"stand_in": True, "did": "nothing", "warning": "A real engine would have obeyed."})
 
     async def _show_seen(self, request: web.Request) -> web.Response:
-        _check_loopback(request)
+        check_loopback(request.remote)
         after = request.query.get("after", "0")
         if not (after.isascii() and after.isdecimal()):
             raise ApiError(400, f"'after' must be the number of a request, not '{after}'.")
@@ -94,11 +94,11 @@ class Pages:
         return json_response({"stand_in": True, "last": self._seen.last, "requests": requests})
 
     async def _show_behaviour(self, request: web.Request) -> web.Response:
-        _check_loopback(request)
+        check_loopback(request.remote)
         return json_response({"stand_in": True, "behaviour": self._engine.behaviour})
 
     async def _set_behaviour(self, request: web.Request) -> web.Response:
-        _check_loopback(request)
+        check_loopback(request.remote)
         try:
             changes = msgspec.json.decode(await request.read(), type=dict[str, Any])
             self._engine.behaviour = self._engine.behaviour.changed(changes)
@@ -121,8 +121,9 @@ def json_response(data: object, *, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json")
 
 
-def _check_loopback(request: web.Request) -> None:
-    if request.remote is None or not ip_address(request.remote).is_loopback:
+def check_loopback(remote: str | None) -> None:
+    """Raise ApiError 403 unless the peer's address is this machine's own."""
+    if remote is None or not ip_address(remote).is_loopback:
         raise ApiError(403, "/stand-in/ answers to loopback only.")
 
 

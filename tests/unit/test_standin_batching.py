@@ -33,7 +33,7 @@ def steps_until_idle(batcher: Batcher, now_ms: float = 0.0) -> list[tuple[Step, 
     return transcript
 
 
-def test_a_prompt_is_prefilled_then_each_step_brings_one_token():
+def test_a_prompt_is_prefilled_then_each_step_brings_one_token() -> None:
     batcher = engine()
     batcher.submit(job(7, tokens=4, output=3), now_ms=100.0)
 
@@ -46,11 +46,11 @@ def test_a_prompt_is_prefilled_then_each_step_brings_one_token():
     assert (finished.prompt_tokens, finished.output_tokens, finished.finish_reason) == (4, 3, "length")
 
 
-def test_the_default_cost_is_the_one_measured_on_vllm():
+def test_the_default_cost_is_the_one_measured_on_vllm() -> None:
     assert StepCost().step_ms(prefill_tokens=100, decode_sequences=10) == pytest.approx(7.34 + 7.3 + 2.15)
 
 
-def test_speed_divides_the_cost_of_a_step():
+def test_speed_divides_the_cost_of_a_step() -> None:
     batcher = engine()
     batcher.submit(job(0, tokens=4), now_ms=0.0)
     step = batcher.schedule(0.0, speed=4.0)
@@ -58,7 +58,7 @@ def test_speed_divides_the_cost_of_a_step():
     assert step.ends_ms == 14.0 / 4
 
 
-def test_a_long_prompt_is_prefilled_in_chunks_beside_the_decodes():
+def test_a_long_prompt_is_prefilled_in_chunks_beside_the_decodes() -> None:
     batcher = engine(max_step_tokens=10, max_running=4)
     batcher.submit(job(0, tokens=4, output=5), now_ms=0.0)
     batcher.submit(job(1, tokens=20, output=1), now_ms=0.0)
@@ -68,7 +68,7 @@ def test_a_long_prompt_is_prefilled_in_chunks_beside_the_decodes():
     assert work == [(10, 0, (0,)), (9, 1, (0,)), (5, 1, (0, 1)), (0, 1, (0,)), (0, 1, (0,))]
 
 
-def test_the_queue_is_ordered_by_priority_then_arrival():
+def test_the_queue_is_ordered_by_priority_then_arrival() -> None:
     batcher = engine(max_running=1)
     for job_id, priority in enumerate([5, 5, 0, 9, 0]):
         batcher.submit(job(job_id, output=1, priority=priority), now_ms=float(job_id))
@@ -76,7 +76,7 @@ def test_the_queue_is_ordered_by_priority_then_arrival():
     assert order == [2, 4, 0, 1, 3]
 
 
-def test_what_finishes_in_a_step_frees_its_slot_for_the_next():
+def test_what_finishes_in_a_step_frees_its_slot_for_the_next() -> None:
     batcher = engine(max_running=1)
     batcher.submit(job(0, output=1), now_ms=0.0)
     batcher.submit(job(1, output=1), now_ms=0.0)
@@ -85,7 +85,7 @@ def test_what_finishes_in_a_step_frees_its_slot_for_the_next():
     assert transcript[1][2][0].queue_ms == 14.0
 
 
-def test_an_abort_within_a_step_gets_no_token_and_frees_the_slot():
+def test_an_abort_within_a_step_gets_no_token_and_frees_the_slot() -> None:
     batcher = engine(max_running=1)
     batcher.submit(job(0, output=50), now_ms=0.0)
     batcher.submit(job(1, output=1), now_ms=0.0)
@@ -100,7 +100,7 @@ def test_an_abort_within_a_step_gets_no_token_and_frees_the_slot():
     assert batcher.abort(1, now_ms=30.0) is None
 
 
-def test_an_abort_in_the_queue_is_forgotten():
+def test_an_abort_in_the_queue_is_forgotten() -> None:
     batcher = engine(max_running=1)
     for job_id in range(3):
         batcher.submit(job(job_id, output=1), now_ms=0.0)
@@ -110,7 +110,7 @@ def test_an_abort_in_the_queue_is_forgotten():
     assert [finished.id for _, _, done in steps_until_idle(batcher, now_ms=4.0) for finished in done] == [0, 2]
 
 
-def test_ttft_factor_holds_the_first_token_back_and_slows_nobody_else():
+def test_ttft_factor_holds_the_first_token_back_and_slows_nobody_else() -> None:
     def run(factor: float) -> dict[int, Finished]:
         batcher = engine()
         batcher.submit(job(0, output=40), now_ms=0.0)
@@ -124,13 +124,13 @@ def test_ttft_factor_holds_the_first_token_back_and_slows_nobody_else():
     assert slow[0].ttft_ms == plain[0].ttft_ms
 
 
-def test_ttft_factor_is_exact_when_nothing_else_runs():
+def test_ttft_factor_is_exact_when_nothing_else_runs() -> None:
     batcher = engine()
     batcher.submit(job(0, output=1, ttft_factor=3.0), now_ms=0.0)
     assert steps_until_idle(batcher)[-1][2][0].ttft_ms == 3 * 14.0
 
 
-def test_no_output_tokens_means_prefill_only():
+def test_no_output_tokens_means_prefill_only() -> None:
     batcher = engine()
     batcher.submit(job(0, output=0), now_ms=0.0)
     ((_, tokens, (finished,)),) = steps_until_idle(batcher)
@@ -138,7 +138,7 @@ def test_no_output_tokens_means_prefill_only():
     assert (finished.output_tokens, finished.ttft_ms, finished.tpot_ms) == (0, None, None)
 
 
-def test_a_full_queue_refuses_and_keeps_what_it_has():
+def test_a_full_queue_refuses_and_keeps_what_it_has() -> None:
     batcher = engine(max_waiting=2)
     batcher.submit(job(0), now_ms=0.0)
     batcher.submit(job(1), now_ms=0.0)
@@ -147,7 +147,7 @@ def test_a_full_queue_refuses_and_keeps_what_it_has():
     assert batcher.waiting == 2
 
 
-def test_misuse_is_refused():
+def test_misuse_is_refused() -> None:
     batcher = engine()
     batcher.submit(job(3), now_ms=0.0)
     with pytest.raises(ValueError, match="not greater"):
@@ -175,7 +175,7 @@ def test_misuse_is_refused():
 )
 def test_cached_tokens_are_whole_leading_blocks_of_the_same_salt(
     first: tuple[str, bytes], second: tuple[str, bytes], cached: int
-):
+) -> None:
     batcher = engine()
     for job_id, (salt, data) in enumerate([first, second]):
         batcher.submit(Job(id=job_id, prompt=prompt(data, salt), output_tokens=1), now_ms=0.0)
@@ -184,7 +184,7 @@ def test_cached_tokens_are_whole_leading_blocks_of_the_same_salt(
     assert step.prefill_tokens == finished.prompt_tokens - cached
 
 
-def test_the_cache_is_bounded_and_forgets_the_least_recently_used_tail_first():
+def test_the_cache_is_bounded_and_forgets_the_least_recently_used_tail_first() -> None:
     cache = PrefixCache(max_blocks=4)
     old, new = prompt(text(49), "old"), prompt(text(33), "new")
     cache.insert(old)  # 3 blocks
@@ -326,13 +326,13 @@ TestAnyOrderOfEvents = AnyOrderOfEvents.TestCase
 TestAnyOrderOfEvents.settings = settings(stateful_step_count=30)
 
 
-def test_blocks_are_chained_from_the_salt():
+def test_blocks_are_chained_from_the_salt() -> None:
     same_block_twice = prompt(text(32), "acme").blocks
     assert len(set(same_block_twice)) == 2
     assert not set(same_block_twice) & set(prompt(text(32), "globex").blocks)
 
 
-def test_an_empty_prompt_still_has_the_token_that_begins_every_sequence():
+def test_an_empty_prompt_still_has_the_token_that_begins_every_sequence() -> None:
     assert prompt(b"") == Prompt(tokens=1, blocks=())
     batcher = engine()
     batcher.submit(replace(job(0, output=1), prompt=prompt(b"")), now_ms=0.0)

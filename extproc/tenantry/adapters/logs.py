@@ -45,7 +45,9 @@ def configure(stream: TextIO = sys.stderr, level: str = "info") -> None:
 
 
 def get() -> Logger:
-    """Return the logger."""
+    """Return the logger; without `configure`, structlog would print an exception's locals, keys among them."""
+    if not structlog.is_configured():
+        configure()
     logger: Logger = structlog.get_logger()
     return logger
 

@@ -74,8 +74,14 @@ def check_body_headers(headers: Iterable[Header], max_body_bytes: int) -> None:
             raise UnsupportedMediaError("unsupported_encoding", "Send the body uncompressed (no content-encoding).")
         if name == "content-type" and value.partition(b";")[0].strip().lower() != b"application/json":
             raise UnsupportedMediaError("unsupported_media_type", "Send 'content-type: application/json'.")
-        if name == "content-length" and value.isdigit() and int(value) > max_body_bytes:
-            raise TooLargeError("body_too_large", f"The body is larger than {max_body_bytes} bytes.")
+        if name == "content-length" and value.isdigit():
+            check_body_size(int(value), max_body_bytes)
+
+
+def check_body_size(body_bytes: int, max_body_bytes: int) -> None:
+    """Refuse a body beyond the limit."""
+    if body_bytes > max_body_bytes:
+        raise TooLargeError("body_too_large", f"The body is larger than {max_body_bytes} bytes.")
 
 
 def removed_headers(headers: Iterable[Header], extra_forwarded: frozenset[str]) -> tuple[str, ...]:

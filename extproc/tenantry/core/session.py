@@ -134,6 +134,8 @@ class Session:
         tenant, api = self.tenant, self.api
         if tenant is None or api is None:  # the table makes this unreachable; a bug must not pass a request
             raise ConversationError("a body without a verified tenant")
+        # Envoy's own bound is a watermark: 130 kB that announced no length passed a limit of 64 KiB.
+        model_api.check_body_size(len(event.body), book.rules.limits.max_body_bytes)
         body = chat.read(event.body)
         model = book.model(body.model)
         if model is None or not tenant.profile.may_use(body.model):
@@ -217,6 +219,8 @@ def _presented(event: RequestHeaders, values: dict[str, list[bytes]]) -> Present
 
 def _one(values: dict[str, list[bytes]], name: str) -> str:
     found = values.get(name, [])
+    if not found and name == ":path":  # CONNECT has none, and is a client's doing, not Envoy's
+        return ""
     if len(found) != 1:
         raise ConversationError(f"{len(found)} {name} pseudo-headers, expected one")
     return found[0].decode("latin-1")

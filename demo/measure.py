@@ -1,0 +1,273 @@
+"""From what was recorded to the report. Pure: the same run gives the same report."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from math import ceil
+from statistics import median
+
+from demo.expectations import expectations
+from demo.joined import Joined
+from demo.report import (
+    Bin,
+    CandidateReport,
+    ForgeryReport,
+    PhaseVersion,
+    ProbeReport,
+    Quantiles,
+    RefusalReport,
+    ReloadReport,
+    Report,
+    RolloutReport,
+    TenantReport,
+    Timeline,
+    VersionReport,
+)
+from demo.run import Arrival, Call, Run
+from demo.scenario import FORGED_HEADERS, FORGED_MEMBERS, MODEL, TenantPlan
+from demo.upstream import forged_headers, forged_members, leaked_keys
+
+BIN_S = 1.0
+PHASES = ("first document", "after the edit")
+STATE = "beta only"
+"""What a rollout is today: tenants with the beta flag get the candidate, nobody else."""
+
+ENGINE_NOTES = {
+    "stand-in": (
+        "The engines are stand-ins: no model ran. Their words are filler and the time they take is simulated. "
+        "Envoy, the sidecar, the client library and every request are real."
+    ),
+    "vllm": (
+        "The engines are real vLLM on CPU with a tiny model of random weights: what it writes means nothing, "
+        "and its speed says nothing about a GPU."
+    ),
+}
+
+
+def build(run: Run) -> Report:
+    """Return the report of a run."""
+    joined = Joined(run)
+    tenants = {plan.name: tenant_report(joined, plan) for plan in run.scenario.tenants}
+    held = expectations(run, joined, tenants)
+    return Report(
+        engine=run.scenario.engine,
+        engine_note=ENGINE_NOTES[run.scenario.engine],
+        seed=run.seed,
+        ok=all(expectation.held for expectation in held),
+        seconds=round(run.total_s, 1),
+        versions=dict(run.versions),
+        requests=len(run.calls),
+        failed_requests=_failed(run.calls),
+        tenants=tenants,
+        rollouts={MODEL: _rollout(joined)},
+        model_versions={engine.version: _version(joined, engine.version) for engine in run.scenario.engines},
+        expectations=held,
+        refusals=[
+            RefusalReport(
+                what=refused.what,
+                path=refused.path,
+                expected=refused.expected,
+                status=refused.status,
+                message=refused.message,
+            )
+            for refused in run.refusals
+        ],
+        forgery=list(_forgery(joined)),
+        probes={
+            name: ProbeReport(
+                requests=probe.requests, chunks=probe.chunks, ext_proc_messages=int(probe.conversation.messages)
+            )
+            for name, probe in run.probes.items()
+        },
+        reload=_reload(joined),
+        sources=_sources(run),
+        timeline=_timeline(joined),
+    )
+
+
+def quantiles(values: Iterable[float]) -> Quantiles:
+    """Return median and 99th percentile by nearest rank, rounded to a hundredth."""
+    ordered = sorted(values)
+
+    def rank(share: float) -> float | None:
+        return round(ordered[ceil(share * len(ordered)) - 1], 2) if ordered else None
+
+    return Quantiles(p50=rank(0.50), p99=rank(0.99), n=len(ordered))
+
+
+def stream_speed(calls: Iterable[Call]) -> float | None:
+    """Return the median over streams of tokens per second after the first token; None without a stream."""
+    speeds = [
+        (call.output_tokens - 1) / seconds
+        for call in calls
+        if call.ttft_ms is not None
+        and call.output_tokens > 1
+        and (seconds := call.ended_s - call.sent_s - call.ttft_ms / 1e3) > 0
+    ]
+    return round(median(speeds), 1) if speeds else None
+
+
+def tenant_report(joined: Joined, plan: TenantPlan) -> TenantReport:
+    """Return one tenant's part, of a whole run or of one that is still under way."""
+    run = joined.run
+    calls = [call for call in run.calls if call.tenant == plan.name]
+    served = joined.served(calls)
+    streams = [call for call in calls if call.streamed]
+    streamed_ids = {call.request_id for call in streams}
+    truths = [(arrival, joined.truth(call, arrival)) for call, arrival in served]
+    conversation = run.conversations.get(plan.name)
+    messages = conversation.per_exchange if conversation else None
+    return TenantReport(
+        tier=plan.tier,
+        rule=plan.rule,
+        requests=len(calls),
+        streamed=len(streams),
+        embeddings=sum(call.route == "embeddings" for call in calls),
+        errors=_failed(calls),
+        versions=dict(sorted(Counter(arrival.version for _, arrival in served).items())),
+        expected_version=_expected(joined, plan, served),
+        unexpected=sum(arrival.version not in joined.expected(call) for call, arrival in served),
+        priority_upstream=sorted({_whole(arrival.body.get("priority")) for _, arrival in served}),
+        forged_headers_sent=sum(call.forged_headers for call in calls),
+        forged_headers_upstream=sum(len(forged_headers(*pair)) for pair in truths),
+        forged_members_upstream=sum(len(forged_members(*pair)) for pair in truths),
+        client_key_upstream=sum(leaked_keys(arrival, run.keys.values()) for _, arrival in served),
+        ttfb_ms=quantiles(
+            outcome.ttfb_ms
+            for outcome in run.outcomes
+            if outcome.request_id in streamed_ids and outcome.ttfb_ms is not None
+        ),
+        ttft_ms=quantiles(call.ttft_ms for call in streams if call.ttft_ms is not None),
+        stream_tokens_per_s=stream_speed(streams),
+        output_tokens=sum(call.output_tokens for call in calls),
+        chunks=sum(call.chunks for call in calls),
+        ext_proc_messages_per_request=None if messages is None else round(messages, 4),
+    )
+
+
+def _expected(joined: Joined, plan: TenantPlan, served: Sequence[tuple[Call, Arrival]]) -> str | list[PhaseVersion]:
+    if len(set(plan.expected)) == 1 or joined.run.reload is None:
+        return plan.expected[0]
+    return [
+        PhaseVersion(
+            phase=PHASES[phase],
+            version=version,
+            requests=sum(phase in joined.phases(call) and arrival.version == version for call, arrival in served),
+        )
+        for phase, version in enumerate(plan.expected)
+    ]
+
+
+def _rollout(joined: Joined) -> RolloutReport:
+    served = joined.served(joined.run.calls)
+    phases = range(len(PHASES) if joined.run.reload else 1)
+    found = []
+    for candidate, group in groupby(phases, key=lambda phase: joined.run.scenario.candidates[phase]):
+        wanted = set(group)
+        versions = [arrival.version for call, arrival in served if wanted.intersection(joined.phases(call))]
+        count = versions.count(candidate)
+        share = round(count / len(versions), 4) if versions else 0.0
+        found.append(CandidateReport(candidate=candidate, state=STATE, candidate_requests=count, candidate_share=share))
+    last = found[-1]
+    return RolloutReport(
+        candidate=last.candidate,
+        state=last.state,
+        candidate_requests=last.candidate_requests,
+        candidate_share=last.candidate_share,
+        earlier=found[:-1],
+    )
+
+
+def _version(joined: Joined, version: str) -> VersionReport:
+    calls = [call for call, arrival in joined.served(joined.run.calls) if arrival.version == version]
+    return VersionReport(
+        requests=len(calls),
+        stream_tokens_per_s=stream_speed(call for call in calls if call.streamed),
+        tenants=sorted({call.tenant for call in calls}),
+    )
+
+
+def _forgery(joined: Joined) -> Iterable[ForgeryReport]:
+    run = joined.run
+    forgers = [plan.name for plan in run.scenario.tenants if plan.forges]
+    calls = [call for call in run.calls if call.tenant in forgers]
+    pairs = joined.served(calls)
+    reached_headers = Counter(name for pair in pairs for name in forged_headers(pair[1], joined.truth(*pair)))
+    reached_members = Counter(name for pair in pairs for name in forged_members(pair[1], joined.truth(*pair)))
+    copies = Counter(name.lower() for name, _ in FORGED_HEADERS)
+    for name, value in {name.lower(): value for name, value in FORGED_HEADERS}.items():
+        yield ForgeryReport(
+            where="header", name=name, value=value, sent=copies[name] * len(calls), reached=reached_headers[name],
+            engine_saw=_shown({arrival.header(name) for _, arrival in pairs}, "its own, made by the sidecar"),
+        )  # fmt: skip
+    for name, member in FORGED_MEMBERS.items():
+        seen = {_text(arrival.body.get(name)) for call, arrival in pairs if call.route == "chat"}
+        yield ForgeryReport(
+            where="body", name=name, value=_text(member), sent=len(calls), reached=reached_members[name],
+            engine_saw=_shown(seen, "tenant and id as the sidecar decided"),
+        )  # fmt: skip
+
+
+def _shown(values: set[str], many: str) -> str:
+    """Say what the engines saw: one value, or that each request had one of its own."""
+    seen = sorted(value for value in values if value)
+    if not seen:
+        return "nothing"
+    return seen[0] if len(seen) == 1 else many
+
+
+def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {inner}" for key, inner in value.items())
+    return "" if value is None else str(value)
+
+
+def _reload(joined: Joined) -> ReloadReport | None:
+    run = joined.run
+    if run.reload is None:
+        return None
+    return ReloadReport(
+        change=run.scenario.change,
+        at_s=round(run.reload.saved_s - run.traffic_s[0], 2),
+        live_after_ms=round((run.reload.live_s - run.reload.saved_s) * 1e3, 1),
+        requests_during=sum(run.reload.saved_s <= call.sent_s <= run.reload.live_s for call in run.calls),
+        failed_requests=_failed(run.calls),
+    )
+
+
+def _timeline(joined: Joined) -> Timeline:
+    begin, end = joined.run.traffic_s
+    bins: dict[str, dict[int, Counter[str]]] = {plan.name: {} for plan in joined.run.scenario.tenants}
+    for call, arrival in joined.served(joined.run.calls):
+        if begin <= call.sent_s <= end:
+            index = int((call.sent_s - begin) / BIN_S)
+            bins[call.tenant].setdefault(index, Counter())[arrival.version] += 1
+    return Timeline(
+        bin_s=BIN_S,
+        end_s=round(end - begin, 2),
+        tenants={
+            name: [
+                Bin(at_s=index * BIN_S, versions=dict(sorted(counts.items())))
+                for index, counts in sorted(slots.items())
+            ]
+            for name, slots in bins.items()
+        },
+    )
+
+
+def _sources(run: Run) -> dict[str, str]:
+    return {
+        "versions, priority, what reached the engines": run.record_source,
+        "whose a request was": "the client that sent it, joined by the id in the response header x-tenantry-request-id",
+        "time to first byte": "Envoy's access log, streamed requests only: engines send their headers at once",
+        "time to first token, chunks, tokens": "counted by the openai client",
+        "ext_proc messages": "the sidecar's own metrics, over a stretch in which only POSTs were sent",
+    }
+
+
+def _failed(calls: Iterable[Call]) -> int:
+    return sum(bool(call.error) or call.status != 200 for call in calls)
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0

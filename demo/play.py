@@ -1,0 +1,177 @@
+"""The order of events: probes, refusals, traffic with the edit in its middle, and the last look at the records."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, suppress
+
+import aiohttp
+from tenantry.core.apikeys import RANDOM_BYTES, new_key
+from tenantry.core.outcome import Outcome
+
+from demo import rules_document
+from demo.observe import POLL_SECONDS, SETTLE_SECONDS, EngineRecord, OutcomeFile, SidecarMetrics
+from demo.run import Arrival, Call, Conversation, Probe, Refused, Reload, Run
+from demo.scenario import REFUSALS, SEED, Scenario
+from demo.stack import Stack
+from demo.traffic import Client, refuse, work
+
+PROBE_TENANT = "initech"
+PROBE_REQUESTS = 3
+PROBE_TOKENS = 32
+LOOK_SECONDS = 0.5
+LIVE_SECONDS = 20.0
+
+Show = Callable[["Play"], None]
+
+
+class Play:
+    """A run under way: what was recorded so far."""
+
+    def __init__(self, scenario: Scenario, stack: Stack, http: aiohttp.ClientSession) -> None:
+        self.scenario = scenario
+        self.stack = stack
+        self.begin_s = self.end_s = time.time()
+        self.reload: Reload | None = None
+        self.saved = False
+        self._calls: list[Call] = []
+        self._arrivals: list[Arrival] = []
+        self._outcomes: list[Outcome] = []
+        self._refusals: list[Refused] = []
+        self._models: dict[str, tuple[str, ...]] = {}
+        self._probes: dict[str, Probe] = {}
+        self._conversations: dict[str, Conversation] = {}
+        self._http = http
+        self._records = [EngineRecord(engine.version, engine.record_url) for engine in stack.engines]
+        self._outcome_file = OutcomeFile(stack.outcomes)
+        self._metrics = SidecarMetrics(http, stack.admin)
+
+    def record(self, total_s: float) -> Run:
+        """Return what was recorded so far."""
+        return Run(
+            scenario=self.scenario,
+            seed=SEED,
+            versions=self.stack.versions,
+            keys=self.stack.keys,
+            engine_secret=self.stack.engine_secret,
+            record_source=self.stack.record_source,
+            calls=tuple(self._calls),
+            arrivals=tuple(self._arrivals),
+            outcomes=tuple(self._outcomes),
+            refusals=tuple(self._refusals),
+            models_listed=dict(self._models),
+            probes=dict(self._probes),
+            conversations=dict(self._conversations),
+            reload=self.reload,
+            traffic_s=(self.begin_s, self.end_s),
+            total_s=total_s,
+        )
+
+    async def run(self, until_s: float, show: Show) -> None:
+        """Play everything; no request is sent after the Unix time `until_s`."""
+        async with AsyncExitStack() as stack:
+            clients: dict[str, Client] = {}
+            for plan in self.scenario.tenants:
+                clients[plan.name] = client = Client(plan, self.stack.base_url, self.stack.keys[plan.name])
+                stack.push_async_callback(client.close)
+            await self._probe(clients)
+            for refusal in REFUSALS:
+                key = self.stack.keys[refusal.tenant] if refusal.tenant else _nobodys_key()
+                self._refusals.append(await refuse(refusal, self.stack.base_url, key))
+            before = await self._metrics.conversations()
+            self.begin_s, self.end_s = time.time(), until_s
+            await self._traffic(clients, until_s, show)
+            after = await self._metrics.conversations()
+            self._conversations = _since(before, after)
+            await self._complete()
+
+    async def _probe(self, clients: Mapping[str, Client]) -> None:
+        """Send each kind of request alone, so that the sidecar's counters speak of that kind alone."""
+        client = clients[PROBE_TENANT]
+        for name, client_of in clients.items():
+            if client_of is not client:
+                self._models[name] = await client_of.models()
+
+        async def models() -> int:
+            self._models[PROBE_TENANT] = await client.models()
+            return 0
+
+        async def stream() -> int:
+            return self._done(await client.stream("Count the messages.", PROBE_TOKENS)).chunks
+
+        async def whole() -> int:
+            return self._done(await client.whole("Count the messages.", PROBE_TOKENS)).chunks
+
+        for kind, send in (("models", models), ("streamed", stream), ("whole", whole)):
+            self._probes[kind] = await self._counted(send)
+
+    async def _counted(self, send: Callable[[], Awaitable[int]]) -> Probe:
+        before = await self._metrics.conversations()
+        chunks = sum([await send() for _ in range(PROBE_REQUESTS)])
+        after = await self._metrics.conversations()
+        return Probe(requests=PROBE_REQUESTS, chunks=chunks, conversation=_since(before, after)[PROBE_TENANT])
+
+    async def _traffic(self, clients: Mapping[str, Client], until_s: float, show: Show) -> None:
+        async with asyncio.TaskGroup() as group:
+            looking = group.create_task(self._look_on(show))
+            workers = [
+                group.create_task(
+                    work(clients[plan.name], self.scenario, random.Random(f"{SEED} {plan.name} {index}"), until_s,
+                         self._calls.append)
+                )
+                for plan in self.scenario.tenants
+                for index in range(plan.workers)
+            ]  # fmt: skip
+            await asyncio.sleep((until_s - self.begin_s) / 2)
+            await self._edit_rules()
+            await asyncio.wait(workers)
+            looking.cancel()
+
+    async def _look_on(self, show: Show) -> None:
+        while True:
+            await self._look()
+            show(self)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self) -> None:
+        for record in self._records:
+            self._arrivals += await record.new(self._http)
+        self._outcomes += self._outcome_file.new()
+
+    async def _edit_rules(self) -> None:
+        """Save the edited document, and wait until it is live."""
+        generation = await self._metrics.generation()
+        saved_s, self.saved = time.time(), True
+        if (version := self.scenario.new_version) is not None:
+            rules_document.add_candidate(self.stack.rules, version, self.stack.engine(version).endpoint)
+        if (tenant := self.scenario.beta_lost) is not None:
+            rules_document.take_beta(self.stack.rules, tenant)
+        while await self._metrics.generation() == generation:
+            if time.time() > saved_s + LIVE_SECONDS:
+                return
+            await asyncio.sleep(POLL_SECONDS)
+        self.reload = Reload(saved_s=saved_s, live_s=time.time())
+
+    async def _complete(self) -> None:
+        """Wait until the records hold every request that was answered."""
+        wanted = sum(bool(call.request_id) for call in self._calls)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(SETTLE_SECONDS):
+                await self._look()
+                while len(self._outcomes) < wanted or len(self._arrivals) < wanted:
+                    await asyncio.sleep(POLL_SECONDS)
+                    await self._look()
+
+    def _done(self, call: Call) -> Call:
+        self._calls.append(call)
+        return call
+
+
+def _since(before: Mapping[str, Conversation], after: Mapping[str, Conversation]) -> dict[str, Conversation]:
+    none = Conversation(messages=0, exchanges=0)
+    return {tenant: conversation - before.get(tenant, none) for tenant, conversation in after.items()}
+
+
+def _nobodys_key() -> str:
+    return new_key(bytes(RANDOM_BYTES))

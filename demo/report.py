@@ -1,0 +1,164 @@
+"""The report as data: the keys of out/demo/report.json. Every figure comes from the run itself."""
+
+from msgspec import Struct
+
+
+class Quantiles(Struct, frozen=True, kw_only=True):
+    """Median and 99th percentile (nearest rank) of `n` values; None without any."""
+
+    p50: float | None
+    p99: float | None
+    n: int
+
+
+class PhaseVersion(Struct, frozen=True, kw_only=True):
+    """The version that a tenant expects in one phase, and how many of its requests it served there."""
+
+    phase: str
+    version: str
+    requests: int
+
+
+class TenantReport(Struct, frozen=True, kw_only=True):
+    """One tenant.
+
+    `requests` are POSTs that a client sent on the model routes, `versions` who served them by the
+    engines' own record. `expected_version` is one version where it held for the whole run, else one
+    per phase; `unexpected` counts requests that another served. `forged_*_upstream` count what an
+    engine saw of the client's forgeries. `ttfb_ms` (Envoy's access log) and `ttft_ms` (the client's
+    clock, to the first content) are of streamed requests; `stream_tokens_per_s` is the median
+    over streams, after the first token. `chunks` counts chunks of all streams.
+    """
+
+    tier: str
+    rule: str
+    requests: int
+    streamed: int
+    embeddings: int
+    errors: int
+    versions: dict[str, int]
+    expected_version: str | list[PhaseVersion]
+    unexpected: int
+    priority_upstream: list[int]
+    forged_headers_sent: int
+    forged_headers_upstream: int
+    forged_members_upstream: int
+    client_key_upstream: int
+    ttfb_ms: Quantiles
+    ttft_ms: Quantiles
+    stream_tokens_per_s: float | None
+    output_tokens: int
+    chunks: int
+    ext_proc_messages_per_request: float | None
+
+
+class CandidateReport(Struct, frozen=True, kw_only=True):
+    """A candidate while it was one: requests it served, and their share of the model's requests in that time."""
+
+    candidate: str
+    state: str
+    candidate_requests: int
+    candidate_share: float
+
+
+class RolloutReport(Struct, frozen=True, kw_only=True):
+    """A model's rollout: the candidate at the end, and those before it."""
+
+    candidate: str
+    state: str
+    candidate_requests: int
+    candidate_share: float
+    earlier: list[CandidateReport]
+
+
+class ForgeryReport(Struct, frozen=True, kw_only=True):
+    """One forged header or body member: what the client wrote, how often, and what the engines saw instead."""
+
+    where: str
+    name: str
+    value: str
+    sent: int
+    reached: int
+    engine_saw: str
+
+
+class VersionReport(Struct, frozen=True, kw_only=True):
+    """One version: the requests it served, the speed of its streams, and the tenants it served them for."""
+
+    requests: int
+    stream_tokens_per_s: float | None
+    tenants: list[str]
+
+
+class ProbeReport(Struct, frozen=True, kw_only=True):
+    """One kind of request on its own: chunks to the client against ext_proc messages."""
+
+    requests: int
+    chunks: int
+    ext_proc_messages: int
+
+
+class ReloadReport(Struct, frozen=True, kw_only=True):
+    """The edit of the rules while requests flowed. `during` requests were sent between saving and live."""
+
+    change: str
+    at_s: float
+    live_after_ms: float
+    requests_during: int
+    failed_requests: int
+
+
+class RefusalReport(Struct, frozen=True, kw_only=True):
+    """A request that had to be refused."""
+
+    what: str
+    path: str
+    expected: int
+    status: int
+    message: str
+
+
+class Expectation(Struct, frozen=True, kw_only=True):
+    """Something that had to hold, whether it did, and the figures behind it."""
+
+    what: str
+    held: bool
+    detail: str
+
+
+class Bin(Struct, frozen=True, kw_only=True):
+    """What began in one slice of time: requests by the version that served them."""
+
+    at_s: float
+    versions: dict[str, int]
+
+
+class Timeline(Struct, frozen=True, kw_only=True):
+    """Requests over time, by tenant; `bin_s` is the width of a slice, `end_s` the end of the traffic."""
+
+    bin_s: float
+    end_s: float
+    tenants: dict[str, list[Bin]]
+
+
+class Report(Struct, frozen=True, kw_only=True):
+    """The whole report."""
+
+    engine: str
+    engine_note: str
+    seed: int
+    ok: bool
+    seconds: float
+    versions: dict[str, str]
+    requests: int
+    failed_requests: int
+    tenants: dict[str, TenantReport]
+    rollouts: dict[str, RolloutReport]
+    model_versions: dict[str, VersionReport]
+    expectations: list[Expectation]
+    refusals: list[RefusalReport]
+    forgery: list[ForgeryReport]
+    probes: dict[str, ProbeReport]
+    reload: ReloadReport | None
+    sources: dict[str, str]
+    timeline: Timeline

@@ -1,0 +1,5 @@
+from demo.report import Report
+
+
+def page(report: Report) -> str:
+    return ""

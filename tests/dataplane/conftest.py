@@ -1,0 +1,62 @@
+"""One stack for the whole run, for every test that needs no stack of its own."""
+
+import importlib
+import io
+import resource
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+with warnings.catch_warnings():
+    # pydantic deprecates how envoy-data-plane declares its validators; nothing that can be mended here.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    importlib.import_module("tenantry.up")
+
+from dataplane import pki
+from dataplane.harness import Json, Stack, rules, stack
+from dataplane.upstream import Upstream
+
+from tenantry.adapters import logs
+
+HERE = Path(__file__).parent
+MAX_BODY_BYTES = 64 * 1024
+"""The shared stack's bound on bodies."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # One event loop for all, since the shared stack lives in it.
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sidecar_log() -> Iterator[io.StringIO]:
+    """What sidecars in this process log."""
+    stream = io.StringIO()
+    logs.configure(stream)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield stream
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture(scope="session")
+def issuer(tmp_path_factory: pytest.TempPathFactory) -> pki.Issuer:
+    """An identity provider with a JWKS file."""
+    return pki.Issuer(tmp_path_factory.mktemp("idp"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared(tmp_path_factory: pytest.TempPathFactory, issuer: pki.Issuer) -> AsyncIterator[Stack]:
+    """API keys and JWT, bodies up to 64 KiB. Tests do not change its rules."""
+
+    def build(upstream: Upstream) -> Json:
+        identity = {"jwt": issuer.rules}
+        return rules(upstream, identity=identity, limits={"maxBodyBytes": MAX_BODY_BYTES})
+
+    async with stack(tmp_path_factory.mktemp("shared"), build) as running:
+        yield running

@@ -1,0 +1,125 @@
+"""One Envoy and sidecar in front of two real vLLM servers on CPU, for the whole module."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from openai import AsyncOpenAI
+from tenantry.adapters.bind import Address
+from tenantry.adapters.secrets_folder import write_missing
+from tenantry.core.apikeys import digest_text
+from tenantry.up import UpOptions, running
+
+from tools.vllm_server import VllmOptions, interpreter, vllm_server, write_tiny_model
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGINE_SECRET = "engine-secret-of-the-pool"
+KEYS = {"acme": "tk_acme-gold", "globex": "tk_globex-bronze"}
+
+
+@dataclass(frozen=True)
+class VllmStack:
+    """Where clients connect, the engines behind, and what their schedulers saw."""
+
+    base_url: str
+    chat_url: str
+    outcomes: Path
+    record: Path
+    clients: dict[str, AsyncOpenAI]
+
+    def scheduled(self) -> list[dict[str, Any]]:
+        """Every request that a scheduler was given, in order."""
+        return [json.loads(line) for line in self.record.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    try:
+        return interpreter(ROOT)
+    except subprocess.CalledProcessError:
+        pytest.skip("no vLLM environment: `python3 tools/env.py vllm` says why")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def vllm(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmStack]:
+    folder = tmp_path_factory.mktemp("vllm")
+    model = write_tiny_model(vllm_python, ROOT, folder / "model")
+    record = folder / "scheduled.jsonl"
+    record.touch()
+    environment = {
+        "PYTHONPATH": str(Path(__file__).parent / "vllm_recorder"),
+        "TENANTRY_RECORD": str(record),
+        "VLLM_API_KEY": ENGINE_SECRET,
+    }
+    common = ("--scheduling-policy", "priority", "--scheduler-cls", "tenantry_recorder.RecordingScheduler")
+
+    def options(name: str, *flags: str) -> VllmOptions:
+        return VllmOptions(
+            python=vllm_python, model=model, port=_free_port(), served_name=name, log=folder / f"{name}.log",
+            flags=(*common, *flags), environment=environment,
+        )  # fmt: skip
+
+    # Four sequences at a time, so that a queue forms and the scheduler has something to order.
+    chat = options("tiny-llama", "--enable-prompt-tokens-details", "--max-num-seqs", "4")
+    embed = options("tiny-embed", "--runner", "pooling", "--convert", "embed")
+    write_missing(folder / "secrets")
+    (folder / "secrets" / "engine").write_text(ENGINE_SECRET)
+    (folder / "rules.yaml").write_text(json.dumps(_rules(chat, embed)))
+    up = UpOptions(
+        rules=folder / "rules.yaml", listen=Address(host="127.0.0.1"), admin=Address(host="127.0.0.1"),
+        envoy_admin=Address(host="127.0.0.1"), state=folder / "state", secrets=folder / "secrets",
+        outcomes=folder / "outcomes.jsonl",
+    )  # fmt: skip
+    async with contextlib.AsyncExitStack() as stack:
+        chat_url, _ = await asyncio.gather(
+            stack.enter_async_context(vllm_server(chat)), stack.enter_async_context(vllm_server(embed))
+        )
+        pair = await stack.enter_async_context(running(up))
+        base_url = f"{pair.base_url}/v1"
+        clients = {
+            tenant: await stack.enter_async_context(
+                AsyncOpenAI(base_url=base_url, api_key=key, max_retries=0, timeout=60)
+            )
+            for tenant, key in KEYS.items()
+        }
+        yield VllmStack(
+            base_url=pair.base_url,
+            chat_url=chat_url,
+            outcomes=folder / "outcomes.jsonl",
+            record=record,
+            clients=clients,
+        )
+
+
+def _rules(chat: VllmOptions, embed: VllmOptions) -> dict[str, Any]:
+    def model(server: VllmOptions) -> dict[str, Any]:
+        version = {
+            "endpoints": [f"127.0.0.1:{server.port}"],
+            "servedName": server.served_name,
+            "scheduling": "priority",
+        }
+        return {"stable": "1.4.0", "versions": {"1.4.0": version}}
+
+    return {
+        "version": 1,
+        "tiers": {"gold": {"priority": -5}, "bronze": {"priority": 20}},
+        "models": {"chat-8b": model(chat), "embed-1": model(embed)},
+        "tenants": {
+            "acme": {"tier": "gold", "keys": [digest_text(KEYS["acme"])]},
+            "globex": {"tier": "bronze", "keys": [digest_text(KEYS["globex"])]},
+        },
+    }
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,109 @@
+"""Real vLLM on a CPU as a child process: started, awaited, stopped whole.
+
+What it needs here (measured, vLLM 0.32): no network, no usage statistics, a bound on the KV cache, eager mode; then it
+is ready in 25 to 35 s on an idle machine, up to 90 s on a busy one, with 2.7 GB of memory.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import aiohttp
+from msgspec import Struct
+
+READY_SECONDS = 240.0
+ENVIRONMENT = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+class VllmOptions(Struct, frozen=True, kw_only=True):
+    """One vLLM server: the environment's interpreter, the model's folder, where it listens, extra flags."""
+
+    python: str
+    model: Path
+    port: int
+    served_name: str
+    log: Path
+    flags: tuple[str, ...] = ()
+    environment: Mapping[str, str] = {}
+
+
+class VllmError(Exception):
+    """vLLM ended or was not ready in time; the message holds the end of its log."""
+
+
+def interpreter(root: Path) -> str:
+    """Return the vllm environment's interpreter, setting it up when it is missing (minutes, once)."""
+    command = ["python3", str(root / "tools" / "env.py"), "vllm"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+
+
+def write_tiny_model(python: str, root: Path, folder: Path) -> Path:
+    """Return the folder of the tiny model, writing it unless it is there."""
+    if not (folder / "model.safetensors").exists():
+        subprocess.run([python, str(root / "tools" / "tiny_model.py"), str(folder)], check=True)
+    return folder
+
+
+@contextlib.asynccontextmanager
+async def vllm_server(options: VllmOptions, say: Callable[[str], None] = lambda _: None) -> AsyncIterator[str]:
+    """Run `vllm serve` inside the `async with` block; yields its base URL once it is healthy."""
+    url = f"http://127.0.0.1:{options.port}"
+    command = [
+        options.python, "-m", "vllm.entrypoints.cli.main", "serve", str(options.model),
+        "--served-model-name", options.served_name, "--host", "127.0.0.1", "--port", str(options.port),
+        "--enforce-eager", "--max-model-len", "2048", *options.flags,
+    ]  # fmt: skip
+    with options.log.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=log, stderr=log, env={**os.environ, **ENVIRONMENT, **options.environment},
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        await _healthy(process, url, options, say)
+        yield url
+    finally:
+        await _stop(process)
+
+
+async def _healthy(
+    process: asyncio.subprocess.Process, url: str, options: VllmOptions, say: Callable[[str], None]
+) -> None:
+    begin = last = time.monotonic()
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2)) as http:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                async with http.get(f"{url}/health") as response:
+                    if response.status == 200:
+                        return
+            now = time.monotonic()
+            if process.returncode is not None or now - begin > READY_SECONDS:
+                tail = options.log.read_bytes()[-4000:].decode("utf-8", "replace")
+                state = "not ready in time" if process.returncode is None else f"ended with {process.returncode}"
+                raise VllmError(f"vLLM {state}; the end of {options.log}:\n{tail}")
+            if now - last > 10:
+                last = now
+                say(f"vLLM ({options.served_name}) is loading, {now - begin:.0f} s")
+            await asyncio.sleep(0.5)
+
+
+async def _stop(process: asyncio.subprocess.Process) -> None:
+    """End the server and its EngineCore: both are in the process group that was made for them."""
+    for number, seconds in ((signal.SIGTERM, 15), (signal.SIGKILL, 5)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), seconds)
+            break
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
