@@ -30,7 +30,7 @@ check: env ## formatting, lint, types, import rule, stubs
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	$(PY) -m mypy extproc/tenantry plugins/tenantry_vllm plugins/tenantry_standin envoy/tenantry_envoy demo tools tests
-	.venv/bin/lint-imports
+	PYTHONPATH=extproc:plugins:envoy .venv/bin/lint-imports
 	$(PY) tools/make_stubs.py --check
 	$(PY) tools/pages.py --check
 

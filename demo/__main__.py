@@ -10,13 +10,14 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
+import psutil
 from rich.console import Console
 from tenantry.core.errors import TenantryError
 
 from demo import scenario as scenarios
 from demo.live import Progress, showing
 from demo.measure import build
-from demo.observe import NotSettledError
+from demo.observe import NotSettledError, RecordLostError
 from demo.play import Play
 from demo.report import Report
 from demo.report_html import page
@@ -29,8 +30,10 @@ CLOSING_SECONDS = 3.5
 """What the last answers, the records and stopping everything take."""
 
 MIN_TRAFFIC_SECONDS = 6.0
-PLAIN_WIDTH = 150
+PLAIN_WIDTH = 120
 INTERRUPTED = 130
+EXPLAINED = (StackError, TenantryError, NotSettledError, RecordLostError)
+"""Errors that say what a person can act on; others are shown with their type."""
 
 
 def main() -> int:
@@ -42,7 +45,7 @@ def main() -> int:
     parser.add_argument("--stay", action="store_true", help="start everything, say what to curl, and wait for Ctrl-C")
     options = parser.parse_args()
     scenario = scenarios.vllm() if options.engine == "vllm" else scenarios.stand_in()
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=PLAIN_WIDTH)
     work = _stay(scenario, options.out, console) if options.stay else _demo(scenario, options, console)
@@ -51,17 +54,14 @@ def main() -> int:
     except asyncio.CancelledError:
         console.print("\nstopped; nothing is left running")
         return 0 if options.stay else INTERRUPTED
-    except (StackError, TenantryError, NotSettledError) as error:
-        console.print(f"error: {error}", markup=False)
-        return 1
-    except ExceptionGroup as errors:  # something died under the traffic
-        for cause in _causes(errors):
-            console.print(f"error: {cause}", markup=False)
+    except (*EXPLAINED, ExceptionGroup) as error:
+        for cause in _causes(error):
+            console.print(f"error: {cause}\nlogs are in {options.out / 'state'}", markup=False)
         return 1
 
 
 async def _stoppable(work: Coroutine[None, None, int]) -> int:
-    """Run `work`; the first Ctrl-C or SIGTERM cancels it, so that it stops what it started. Later ones change nothing."""
+    """Run `work`; the first Ctrl-C or SIGTERM cancels it, and it stops what it started. Later ones change nothing."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     stopping = False
@@ -78,7 +78,7 @@ async def _stoppable(work: Coroutine[None, None, int]) -> int:
 
 
 async def _demo(scenario: Scenario, options: argparse.Namespace, console: Console) -> int:
-    begin_s = time.time()
+    begin_s = psutil.Process().create_time()  # imports count, too
     progress = Progress(console)
     async with running(scenario, options.out, progress.say) as stack, aiohttp.ClientSession() as http:
         started_s = time.time()
@@ -118,7 +118,7 @@ def _causes(error: BaseException) -> Iterator[str]:
         for inner in error.exceptions:
             yield from _causes(inner)
     else:
-        yield f"{type(error).__name__}: {error}"
+        yield str(error) if isinstance(error, EXPLAINED) else f"{type(error).__name__}: {error}"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
@@ -63,43 +64,47 @@ def _screen(play: Play) -> RenderableType:
     now_s = time.time()
     run = play.record(0.0)
     joined = Joined(run)
-    table = Table(title=_title(play, now_s), title_justify="left", expand=False)
-    for header in ("tenant", "tier", "rule", "served by, now"):
-        table.add_column(header)
-    for header in ("requests", "TTFB p50", "TTFT p50", "tokens/s", "priority", "forged: sent", "reached"):
-        table.add_column(header, justify="right")
     recent: dict[str, set[str]] = {}
     for call, arrival in joined.served(run.calls):
         if arrival.time_s > now_s - RECENT_S:
             recent.setdefault(call.tenant, set()).add(arrival.version)
+    table = narrow_table("tenant", "tier", "rule", "now by", "#reqs", "#TTFB", "#TTFT", "#tok/s", "#prio", "#forged")
     for plan in run.scenario.tenants:
-        report = tenant_report(joined, plan)
-        table.add_row(*_row(plan.name, report, recent.get(plan.name, set())))
+        table.add_row(*_row(plan.name, tenant_report(joined, plan), recent.get(plan.name, set())))
     failed = sum(bool(call.error) for call in run.calls)
-    return Group(table, Text(f"{len(run.calls)} requests, {failed} failed", style="red" if failed else "green"))
+    total = Text(f" {len(run.calls)} requests, {failed} failed", style="red" if failed else "green")
+    legend = Text(" medians; forged: headers sent > reached an engine", style="dim")
+    return Group(Text(_state(play, now_s), style="bold"), table, total, legend)
 
 
-def _title(play: Play, now_s: float) -> str:
-    at_s = f"{max(0.0, now_s - play.begin_s):.0f} s of {play.end_s - play.begin_s:.0f} s"
+def _state(play: Play, now_s: float) -> str:
+    at_s = f" {max(0.0, now_s - play.begin_s):2.0f} of {play.end_s - play.begin_s:.0f} s"
     if play.reload is not None:
-        return f"{at_s}  rules edited, live after {(play.reload.live_s - play.reload.saved_s) * 1e3:.0f} ms"
-    return f"{at_s}  rules: {'being edited' if play.saved else 'first document'}"
+        return f"{at_s}   rules edited, live after {(play.reload.live_s - play.reload.saved_s) * 1e3:.0f} ms"
+    return f"{at_s}   rules: {'being edited' if play.saved else 'first document'}"
 
 
 def _row(name: str, report: TenantReport, recent: set[str]) -> Iterator[str]:
     yield name
     yield report.tier
     yield report.rule
-    yield " and ".join(sorted(recent)) or "-"
+    yield " ".join(sorted(recent)) or "-"
     yield str(report.requests)
-    yield milliseconds(report.ttfb_ms.p50)
-    yield milliseconds(report.ttft_ms.p50)
+    yield _milliseconds(report.ttfb_ms.p50)
+    yield _milliseconds(report.ttft_ms.p50)
     yield "-" if report.stream_tokens_per_s is None else f"{report.stream_tokens_per_s:.0f}"
     yield " ".join(map(str, report.priority_upstream)) or "-"
-    yield str(report.forged_headers_sent)
-    yield str(report.forged_headers_upstream)
+    yield f"{report.forged_headers_sent} > {report.forged_headers_upstream}"
 
 
-def milliseconds(value: float | None) -> str:
-    """Write a time for a table."""
+def narrow_table(*columns: str) -> Table:
+    """Return a table that fits 80 columns; the titles that begin with # stand over numbers."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in columns:
+        numbers = column.startswith("#")
+        table.add_column(column.lstrip("#"), justify="right" if numbers else "left", no_wrap=numbers)
+    return table
+
+
+def _milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f} ms"

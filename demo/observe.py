@@ -23,6 +23,10 @@ class NotSettledError(Exception):
     """Something that had to end did not, in time."""
 
 
+class RecordLostError(Exception):
+    """An engine's record cannot be read any more; the message says whose."""
+
+
 class EngineRecord:
     """One engine's record of the requests that reached it, read bit by bit."""
 
@@ -33,9 +37,14 @@ class EngineRecord:
 
     async def new(self, http: aiohttp.ClientSession) -> list[Arrival]:
         """Return what arrived since the last look. Engines keep 1,000 requests: look often enough."""
-        async with http.get(self._url, params={"after": str(self._last)}) as response:
-            response.raise_for_status()
-            document = await response.json()
+        try:
+            async with http.get(self._url, params={"after": str(self._last)}) as response:
+                response.raise_for_status()
+                document = await response.json()
+        except aiohttp.ClientError as error:
+            raise RecordLostError(
+                f"the engine of version {self._version} is gone, and its record with it: {error}"
+            ) from None
         self._last = document["last"]
         return [self._arrival(seen) for seen in document["requests"]]
 

@@ -142,12 +142,13 @@ class Timeline(Struct, frozen=True, kw_only=True):
 
 
 class Report(Struct, frozen=True, kw_only=True):
-    """The whole report."""
+    """The whole report. `started` is when the traffic began (UTC, ISO 8601)."""
 
     engine: str
     engine_note: str
     seed: int
     ok: bool
+    started: str
     seconds: float
     versions: dict[str, str]
     requests: int

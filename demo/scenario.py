@@ -83,7 +83,6 @@ class Scenario(Struct, frozen=True, kw_only=True):
     streamed_share: float = 0.75
     embeddings_share: float = 0.08
     answer_tokens: tuple[int, int] = (24, 96)
-    warm_up: bool = False
 
     def tenant(self, name: str) -> TenantPlan:
         """Return a tenant's plan."""
@@ -130,7 +129,7 @@ def stand_in() -> Scenario:
     """
     return Scenario(
         engine="stand-in",
-        tenants=_tenants(globex=("1.5.0", "1.6.0"), workers=(2, 2, 2, 4)),
+        tenants=_tenants(globex=("1.5.0", "1.6.0"), workers=(2, 2, 3, 4)),
         engines=(
             EnginePlan(version="1.4.0", speed=0.6, max_running=4),
             EnginePlan(version="1.5.0", speed=1.0),
@@ -152,7 +151,6 @@ def vllm() -> Scenario:
         change="globex loses the beta flag and goes back to the stable version",
         beta_lost="globex",
         embeddings_share=0.0,  # the tiny model generates only
-        warm_up=True,
     )
 
 
@@ -164,15 +162,15 @@ def _tenants(*, globex: tuple[str, str], workers: tuple[int, int, int, int]) -> 
             expected=stable, workers=workers[0], pause_s=0.35,
         ),
         TenantPlan(
-            name="globex", tier="silver", priority=10, rule="beta flag: the candidate",
+            name="globex", tier="silver", priority=10, rule="beta: candidate",
             expected=globex, workers=workers[1], pause_s=0.35,
         ),
         TenantPlan(
-            name="initech", tier="silver", priority=10, rule="none: the stable version",
-            expected=stable, workers=workers[2], pause_s=0.35,
+            name="initech", tier="silver", priority=10, rule="no rule: stable",
+            expected=stable, workers=workers[2], pause_s=0.25,
         ),
         TenantPlan(
-            name="hooli", tier="bronze", priority=20, rule="none: the stable version; its client forges",
+            name="hooli", tier="bronze", priority=20, rule="no rule: stable",
             expected=stable, workers=workers[3], pause_s=0.1, forges=True,
         ),
     )  # fmt: skip

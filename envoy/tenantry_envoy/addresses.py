@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from envoy_data_plane.envoy.config.core.v3 import Address, Pipe, SocketAddress
 
+from tenantry_envoy.options import is_ip
+
 MAX_PORT = 65535
 
 
@@ -20,6 +22,11 @@ class Endpoint(NamedTuple):
     def needs_dns(self) -> bool:
         """Whether the host is a name that has to be looked up."""
         return not self.path and not is_ip(self.host)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is on this machine for certain."""
+        return bool(self.path) or (is_ip(self.host) and ipaddress.ip_address(self.host).is_loopback)
 
     def address(self) -> Address:
         """Return the address as a message."""
@@ -48,12 +55,3 @@ def parse(text: str) -> Endpoint:
     elif ":" in host:
         raise ValueError(f'"{text}" is ambiguous; write an IPv6 address in brackets')
     return Endpoint(host=host, port=int(port))
-
-
-def is_ip(host: str) -> bool:
-    """Tell whether a host is an IP address."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

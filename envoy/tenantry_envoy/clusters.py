@@ -116,19 +116,21 @@ def sidecar_cluster(options: EnvoyOptions) -> Cluster:
         endpoints = [addresses.parse(text) for text in options.sidecars]
     except ValueError as error:
         raise OptionsError(f"sidecars: {error}") from None
+    http2 = Http2ProtocolOptions(
+        initial_stream_window_size=SIDECAR_STREAM_WINDOW_BYTES,
+        initial_connection_window_size=SIDECAR_CONNECTION_WINDOW_BYTES,
+    )
+    if not all(endpoint.is_local for endpoint in endpoints):
+        # Finds out about a host that went silent; for a process on this host the kernel does.
+        # A ping only before a new stream on a connection that was silent, since grpcio takes
+        # regular pings for abuse (GOAWAY, too_many_pings); and with patience, since giving up a
+        # connection cuts every answer whose exchange it holds.
+        http2.connection_keepalive = KeepaliveSettings(
+            connection_idle_interval=packing.seconds(5), timeout=packing.seconds(10)
+        )
     cluster = _cluster(SIDECAR_CLUSTER, endpoints)
     cluster.typed_extension_protocol_options = _http(
-        HttpProtocolOptionsExplicitHttpConfig(
-            http2_protocol_options=Http2ProtocolOptions(
-                initial_stream_window_size=SIDECAR_STREAM_WINDOW_BYTES,
-                initial_connection_window_size=SIDECAR_CONNECTION_WINDOW_BYTES,
-                # A ping only before a new stream on a connection that was silent: grpcio takes
-                # regular pings on a silent connection for abuse and closes it (GOAWAY, too_many_pings).
-                connection_keepalive=KeepaliveSettings(
-                    connection_idle_interval=packing.seconds(5), timeout=packing.seconds(2)
-                ),
-            )
-        )
+        HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
     )
     if options.sidecar_tls is not None:
         cluster.transport_socket = _sidecar_tls(options.sidecar_tls)

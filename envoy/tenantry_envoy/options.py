@@ -60,7 +60,7 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def __post_init__(self) -> None:
         for name, host in (("listenHost", self.listen_host), ("adminHost", self.admin_host)):
-            if not _is_ip(host):
+            if not is_ip(host):
                 raise OptionsError(f'{name}: "{host}" is not an IP address; Envoy binds to addresses, not names')
         if not ipaddress.ip_address(self.admin_host).is_loopback:
             raise OptionsError(
@@ -68,7 +68,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             )
 
 
-def _is_ip(host: str) -> bool:
+def is_ip(host: str) -> bool:
+    """Tell whether a host is an IP address, without brackets."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from msgspec import Struct
+from msgspec.structs import replace
 from rich.console import Console
 from tenantry_envoy.binary import find_envoy
 from tenantry_envoy.bootstrap import bootstrap
@@ -21,7 +22,7 @@ from tenantry.adapters.bind import Address, require_safe
 from tenantry.adapters.process import Running, ServeOptions, serving, stop_signal
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.adapters.secrets_folder import write_missing
-from tenantry.core.errors import TenantryError
+from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rules import Rules
 
 __all__ = ["Up", "UpOptions", "render_bootstrap", "render_clusters", "run", "running"]
@@ -57,7 +58,7 @@ async def running(options: UpOptions) -> AsyncIterator[Up]:
     """Run the sidecar and Envoy inside the `async with` block."""
     require_safe(options.envoy_admin, None, "Envoy's admin listener")
     binary = find_envoy(options.envoy)
-    rules = read_rules(read_file(options.rules))
+    rules = _on_this_disk(read_rules(read_file(options.rules)), options)
     state = options.state.resolve()
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets = options.secrets or state / "secrets"
@@ -116,6 +117,22 @@ def render_bootstrap(rules: Rules, *, listen: Address, admin: Address, sidecar: 
         cds_path=str(cds),
     )
     return json.dumps(bootstrap(rules, options), indent=1) + "\n"
+
+
+def _on_this_disk(rules: Rules, options: UpOptions) -> Rules:
+    """Return the rules with files made absolute (from the document's folder); raise RulesError for what `up` lacks."""
+    identity, problems = rules.identity, []
+    if identity.mtls is not None and options.client_ca is None:
+        hint = "give --tls-cert, --tls-key and --client-ca, or remove it"
+        problems.append(Problem(path="identity.mtls", message="no client certificate can be verified", hint=hint))
+    if identity.jwt is not None:
+        jwks = options.rules.parent.resolve() / identity.jwt.jwks_file
+        if not jwks.is_file():
+            problems.append(Problem(path="identity.jwt.jwksFile", message=f"no file at {jwks}"))
+        identity = replace(identity, jwt=replace(identity.jwt, jwks_file=str(jwks)))
+    if problems:
+        raise RulesError(problems)
+    return replace(rules, identity=identity)
 
 
 def _envoy_options(options: UpOptions, sidecar: Address, admin: Address, cds: Path) -> EnvoyOptions:

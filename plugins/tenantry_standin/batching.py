@@ -14,6 +14,7 @@ Left out, because nothing here needs it: KV memory beyond the prefix cache, and 
 Times are in milliseconds, on any clock that does not run backwards.
 """
 
+import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,8 +58,9 @@ class Limits(Struct, frozen=True, kw_only=True):
 class Job(Struct, frozen=True, kw_only=True):
     """One sequence to generate. `id` is unique in the engine; `request_id` and `tenant` are only carried along.
 
-    `output_tokens` may be 0 (embeddings: prefill only). The first token is held back until `ttft_factor`
-    times its honest TTFT (at least 1), without slowing anybody else.
+    `output_tokens` may be 0 (embeddings: prefill only). The first token is held back until the
+    prefill has taken `ttft_factor` times as long (at least 1), without slowing other sequences. Queueing
+    is not multiplied: holding slots for the time spent waiting for slots would feed on itself.
     """
 
     id: int
@@ -114,12 +116,12 @@ class QueueFullError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class _Sequence:
-    """A job on its way; what is None has not happened yet."""
+    """A job on its way; what is None or infinite has not happened yet."""
 
     job: Job
     arrived_ms: float
     unprefilled_tokens: int
-    admitted_ms: float | None = None
+    admitted_ms: float = math.inf
     cached_tokens: int = 0
     output_tokens: int = 0
     first_token_due_ms: float | None = None
@@ -146,7 +148,7 @@ class _Sequence:
             prompt_tokens=self.job.prompt.tokens,
             cached_tokens=self.cached_tokens,
             output_tokens=self.output_tokens,
-            queue_ms=(now_ms if self.admitted_ms is None else self.admitted_ms) - self.arrived_ms,
+            queue_ms=min(now_ms, self.admitted_ms) - self.arrived_ms,
             ttft_ms=ttft_ms,
             tpot_ms=tpot_ms,
             finish_reason="abort" if aborted else self.job.finish_reason,
@@ -223,9 +225,8 @@ class Batcher:
             sequence.unprefilled_tokens -= tokens
             if not sequence.unprefilled_tokens:
                 self._cache.insert(sequence.job.prompt)
-                sequence.first_token_due_ms = (
-                    sequence.arrived_ms + (now_ms - sequence.arrived_ms) * sequence.job.ttft_factor
-                )
+                prefill_ms = now_ms - sequence.admitted_ms
+                sequence.first_token_due_ms = now_ms + (sequence.job.ttft_factor - 1) * prefill_ms
         decoded = [sequence for sequence in self._decodes if sequence.job.id in self._running]
         stepped = decoded + [sequence for sequence, due_ms in self._held() if due_ms <= now_ms]
         tokens_for, finished = [], []

@@ -25,7 +25,7 @@ class Behaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One version's manners. The four failure rates are shares of all requests and exclude each other.
 
     speed                      steps take `1 / speed` of the time measured on vLLM
-    ttft_factor                the first token takes so many times as long, the others do not
+    ttft_factor                the first token takes so many times as long (queueing apart), the others do not
     error_rate                 answered 500, before the first byte
     hang_rate                  never answered: the connection stays open until the client leaves
     stream_error_rate          200, then an error event half-way through the SSE stream (only streams)

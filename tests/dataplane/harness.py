@@ -237,6 +237,7 @@ class Process:
     """A `tenantry` command as a process of its own. `log` gets its stderr, `out` its stdout."""
 
     process: asyncio.subprocess.Process
+    arguments: tuple[str | Path, ...]
     log: Path
     out: Path
 
@@ -273,7 +274,7 @@ async def tenantry(folder: Path, *arguments: str | Path, prelude: str = "", name
             env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
         )  # fmt: skip
     try:
-        yield Process(process=process, log=log, out=out)
+        yield Process(process=process, arguments=arguments, log=log, out=out)
     finally:
         if process.returncode is None:
             process.kill()

@@ -130,6 +130,14 @@ def test_ttft_factor_is_exact_when_nothing_else_runs() -> None:
     assert steps_until_idle(batcher)[-1][2][0].ttft_ms == 3 * 14.0
 
 
+def test_ttft_factor_does_not_multiply_the_time_in_the_queue() -> None:
+    batcher = engine(max_running=1)
+    batcher.submit(job(0, output=10), now_ms=0.0)
+    batcher.submit(job(1, output=1, ttft_factor=3.0), now_ms=0.0)
+    waited = steps_until_idle(batcher)[-1][2][0]
+    assert waited.ttft_ms == waited.queue_ms + 3 * 14.0
+
+
 def test_no_output_tokens_means_prefill_only() -> None:
     batcher = engine()
     batcher.submit(job(0, output=0), now_ms=0.0)
@@ -314,7 +322,7 @@ class AnyOrderOfEvents(RuleBasedStateMachine):
             return
         if self.step is not None:
             self.complete(0.0)
-        for _ in range(2000):
+        for _ in range(3000):
             self.schedule()
             if self.step is None:
                 break

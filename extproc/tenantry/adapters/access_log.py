@@ -40,6 +40,7 @@ def _facts(entry: wire.HttpAccessLogEntry) -> ExchangeFacts:
         ttfb_ms=_milliseconds(first_byte) if common.HasField("time_to_first_upstream_rx_byte") else None,
         duration_ms=_milliseconds(common.duration),
         cluster=common.upstream_cluster,
+        details=entry.response.response_code_details,
     )
 
 

@@ -68,12 +68,13 @@ def parse_address(text: str) -> Address:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
         # sockaddr_un.sun_path holds 108 bytes on Linux, the last one NUL.
-        if not path.startswith("/") or len(path.encode()) > 107:
+        if not path.startswith("/") or "\0" in path or len(path.encode()) > 107:
             raise BindError(f"{text!r}: a unix socket needs an absolute path of at most 107 bytes")
         return Address(path=path)
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    digits = port.isascii() and port.isdigit() and len(port) <= 5
+    if not colon or not host or not digits or int(port) > 65535:
         raise BindError(f"{text!r}: expected unix:/PATH, HOST:PORT or [IPV6]:PORT")
     return Address(host=host, port=int(port))
 

@@ -50,6 +50,7 @@ class EnvoyClusters:
     async def wait_for(self, rules: Rules, timeout_seconds: float) -> None:
         """Return once every Envoy has every cluster of `rules`; raise ClustersNotReadyError otherwise."""
         wanted = {cluster_name(model, version) for model, entry in rules.models.items() for version in entry.versions}
+        missing, admin = wanted, ""
         try:
             async with asyncio.timeout(timeout_seconds), aiohttp.ClientSession(timeout=ADMIN_TIMEOUT) as http:
                 for admin in self._admins:

@@ -7,8 +7,9 @@ aborts with an error status.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -23,12 +24,19 @@ ALS = "envoy.service.accesslog.v3.AccessLogService"
 _ENVELOPE_BYTES = 1024 * 1024
 """Room for headers, attributes and metadata around a body of the greatest size."""
 
+_END_SECONDS = 5.0
+"""For ending the streams of exchanges that were decided."""
+
+_SETTLE_SECONDS = 0.25
+"""For Envoy to read the ends of the streams before their connection goes."""
+
 
 class GrpcioTransport:
     """The grpcio transport."""
 
     def __init__(self, sidecar: Sidecar) -> None:
         self._sidecar = sidecar
+        self._closing = False
         self._draining = asyncio.Event()
         self._tls: Tls | None = None
         limits = sidecar.snapshot.book.rules.limits
@@ -71,20 +79,24 @@ class GrpcioTransport:
         return Address(host=address.host, port=port, path=address.path)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Stop accepting, wait for undecided exchanges, then end the others cleanly.
+        """Refuse new exchanges, let those under way be decided, end their streams cleanly, then close.
 
         An exchange that was decided needs the sidecar no more: its response streams on without us.
+        Streams end before the server stops, since that begins with GOAWAY, and C-core then closes a
+        connection with its last stream while Envoy still reads the ends of the others: one drain in
+        five cut some of 300 answers in flight.
         """
-        stopping = asyncio.create_task(self._server.stop(grace_seconds))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_seconds):
-                while self._sidecar.undecided_exchanges:
-                    await asyncio.sleep(0.02)
+        self._closing = True
+        await _until(lambda: not self._sidecar.undecided_exchanges, grace_seconds)
         self._draining.set()
-        await stopping
+        await _until(lambda: self._sidecar.open_exchanges == self._sidecar.undecided_exchanges, _END_SECONDS)
+        await asyncio.sleep(_SETTLE_SECONDS)
+        await self._server.stop(None)
 
     async def _process(self, _requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> None:
         await self._require_allowed_client(context)
+        if self._closing:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the sidecar is draining")
         exchange = self._sidecar.open_exchange()
         try:
             while (message := await self._next(exchange, context)) is not None:
@@ -102,26 +114,26 @@ class GrpcioTransport:
 
     async def _next(self, exchange: Exchange, context: grpc.aio.ServicerContext) -> bytes | None:
         """Return the next message; None when the exchange is over, or decided and we are draining."""
-        if not exchange.decided:
-            message = await context.read()
-        else:
-            read = asyncio.ensure_future(context.read())
-            drain = asyncio.ensure_future(self._draining.wait())
-            try:
-                await asyncio.wait((read, drain), return_when=asyncio.FIRST_COMPLETED)
-                if not read.done():
-                    return None
-                message = read.result()
-            finally:
-                read.cancel()
-                drain.cancel()
-        return None if message is grpc.aio.EOF else message
+        if exchange.decided:
+            return await self._read_until_draining(context)
+        return _message(await context.read())
 
-    async def _access_log(self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
+    async def _access_log(self, _messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
         await self._require_allowed_client(context)
-        async for message in messages:
+        # Envoy never ends this stream by itself: waiting for its end would take a drain's whole grace.
+        while (message := await self._read_until_draining(context)) is not None:
             self._sidecar.access_log_message(message)
         return b""
+
+    async def _read_until_draining(self, context: grpc.aio.ServicerContext) -> bytes | None:
+        read = asyncio.ensure_future(context.read())
+        drain = asyncio.ensure_future(self._draining.wait())
+        try:
+            await asyncio.wait((read, drain), return_when=asyncio.FIRST_COMPLETED)
+            return _message(read.result()) if read.done() else None
+        finally:
+            read.cancel()
+            drain.cancel()
 
     async def _require_allowed_client(self, context: grpc.aio.ServicerContext) -> None:
         if self._tls is None:
@@ -129,6 +141,18 @@ class GrpcioTransport:
         names = context.auth_context().get("x509_subject_alternative_name", ())
         if not self._tls.admits(name.decode("utf-8", "replace") for name in names):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this client certificate may not connect")
+
+
+async def _until(condition: Callable[[], bool], seconds: float) -> None:
+    """Wait until the condition holds, or so long."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.02)
+
+
+def _message(read: Any) -> bytes | None:
+    return None if read is grpc.aio.EOF else read
 
 
 class TransportError(TenantryError):

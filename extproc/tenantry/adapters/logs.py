@@ -24,6 +24,7 @@ FIELDS = frozenset(
 """What a log line may hold."""
 
 MAX_TEXT = 2000
+MAX_ITEMS = 50
 
 Logger = structlog.typing.FilteringBoundLogger
 
@@ -53,8 +54,15 @@ def get() -> Logger:
 
 
 def reduce_exception(_logger: Any, _method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace `exc_info` by type and place: an exception's text may quote the request it choked on."""
+    """Replace `exc_info` by type and place: an exception's text may quote the request it choked on.
+
+    The fields `error` and `where` are written here alone, so nobody can log such a text under them.
+    """
+    line.pop("error", None)
+    line.pop("where", None)
     error = line.pop("exc_info", None)
+    if error is True or isinstance(error, tuple):
+        error = sys.exc_info()[1] if error is True else error[1]
     if isinstance(error, BaseException):
         frames = traceback.extract_tb(error.__traceback__)
         line["error"] = type(error).__name__
@@ -63,7 +71,15 @@ def reduce_exception(_logger: Any, _method: str, line: MutableMapping[str, Any])
 
 
 def only_known_fields(_logger: Any, _method: str, line: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Drop whatever is not on the list of fields, and cut long texts."""
-    return {
-        name: value[:MAX_TEXT] if isinstance(value, str) else value for name, value in line.items() if name in FIELDS
-    }
+    """Drop whatever is not on the list of fields; keep numbers, texts and lists of these, and cut what is long."""
+    return {name: _bounded(value) for name, value in line.items() if name in FIELDS}
+
+
+def _bounded(value: Any, items: int = MAX_ITEMS) -> Any:
+    if isinstance(value, str):
+        return value[:MAX_TEXT]
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple) and items:
+        return [_bounded(item, items=0) for item in value[:items]]
+    return type(value).__name__  # an object's repr may hold whatever it was made of

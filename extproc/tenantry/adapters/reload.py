@@ -16,8 +16,8 @@ from tenantry.adapters import logs
 from tenantry.adapters.envoy_clusters import ClustersNotReadyError, EnvoyClusters
 from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import Sidecar
-from tenantry.core.errors import RulesError, SecretsError
-from tenantry.core.rules import not_acted_on
+from tenantry.core.errors import RulesError, TenantryError
+from tenantry.core.rules import Rules, not_acted_on
 
 CLUSTER_TIMEOUT_SECONDS = 15.0
 LINGER_SECONDS = 5.0
@@ -42,6 +42,7 @@ class Reloader:
         self._sidecar = sidecar
         self._clusters = clusters
         self._retire: asyncio.Task[None] | None = None
+        self._lingering: list[tuple[float, Rules]] = []
         self.status = Status(state="live", digest=digest)
 
     async def run(self) -> None:
@@ -62,18 +63,16 @@ class Reloader:
                 return
             snapshot = await asyncio.to_thread(self._source.build, raw, files)
             old, new = self._sidecar.snapshot.book.rules, snapshot.book.rules
-            await self._stop_retiring()
-            self._clusters.publish(old, new)
-            await self._clusters.wait_for(new, CLUSTER_TIMEOUT_SECONDS)
+            await self._await_clusters(new)
         except ClustersNotReadyError as error:
             # Not the document's fault alone (an Envoy may be restarting): the next look tries again.
-            self._clusters.publish(self._sidecar.snapshot.book.rules)
             self._refuse(f"{digest} awaiting clusters", error)
             return
-        except (RulesError, SecretsError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the last good document serves on and the watch too
             self._refuse(digest, error)
             return
         self._sidecar.activate(snapshot)
+        self._lingering.append((asyncio.get_running_loop().time() + LINGER_SECONDS, old))
         self.status = Status(state="live", digest=digest)
         logs.get().info(
             "rules live", digest=digest, generation=self._sidecar.generation, models=len(new.models),
@@ -84,15 +83,32 @@ class Reloader:
     def _refuse(self, digest: str, error: Exception) -> None:
         if self.status.state == "refused" and self.status.digest == digest:
             return
-        problems = tuple(map(str, error.problems)) if isinstance(error, RulesError) else (str(error),)
+        problems: tuple[str, ...] = (f"internal error: {type(error).__name__}",)
+        if isinstance(error, RulesError):
+            problems = tuple(map(str, error.problems))
+        elif isinstance(error, TenantryError | OSError):
+            problems = (str(error),)
         self.status = Status(state="refused", digest=digest, problems=problems)
         self._sidecar.metrics.rules_refused()
         logs.get().error("rules refused; the last good document stays live", digest=digest, problems=list(problems))
 
     async def _retire_clusters(self) -> None:
         await asyncio.sleep(LINGER_SECONDS)
-        self._clusters.publish(self._sidecar.snapshot.book.rules)
+        self._publish()
 
-    async def _stop_retiring(self) -> None:
-        if self._retire is not None and not self._retire.done():
+    async def _await_clusters(self, new: Rules) -> None:
+        if self._retire is not None:
             self._retire.cancel()
+        self._publish(new)
+        try:
+            await self._clusters.wait_for(new, CLUSTER_TIMEOUT_SECONDS)
+        except ClustersNotReadyError:
+            self._publish()
+            raise
+
+    def _publish(self, *coming: Rules) -> None:
+        """Publish the live document's clusters, those of documents just replaced, and what is `coming`."""
+        now = asyncio.get_running_loop().time()
+        self._lingering = [(until, rules) for until, rules in self._lingering if until > now]
+        live = self._sidecar.snapshot.book.rules
+        self._clusters.publish(*(rules for _, rules in self._lingering), live, *coming)

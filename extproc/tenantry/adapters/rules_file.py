@@ -1,7 +1,10 @@
 """Rules and secrets from disk.
 
 Reads YAML (JSON is YAML) strictly: a key that stands twice is an error with its line, where YAML
-libraries silently keep the last; anchors that would expand beyond the file's bound are refused.
+libraries silently keep the last. Depth and aliases are bounded before anything is built of them:
+libyaml composes by C recursion, and 100,000 brackets would end the process with a segmentation
+fault. Merge keys (`<<`) are refused: nested, they multiply (nine lines held 10^9 pairs), and which
+value counts is hard to see.
 """
 
 import hashlib
@@ -19,26 +22,19 @@ from tenantry.core.session import Snapshot
 MAX_RULES_BYTES = 64 * 1024 * 1024
 MAX_SECRET_BYTES = 64 * 1024
 MAX_ALIASES = 1000
+MAX_DEPTH = 32
+"""The schema is six levels deep."""
 
 
 class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """SafeLoader (libyaml where it is built in) that refuses duplicate keys and alias bombs."""
-
-    def __init__(self, stream: bytes) -> None:
-        super().__init__(stream)
-        self._aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            self._aliases += 1
-            if self._aliases > MAX_ALIASES:
-                raise yaml.YAMLError(f"more than {MAX_ALIASES} aliases")
-        return super().compose_node(parent, index)
+    """SafeLoader (libyaml where it is built in) that refuses duplicate keys and merge keys."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # noqa: FBT001, FBT002  # PyYAML's signature
         seen: dict[str, int] = {}
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             name, line = str(key.value), key.start_mark.line + 1
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.YAMLError(f"line {line}: merge keys (<<) are not supported; write the keys out")
             if name in seen:
                 raise yaml.YAMLError(f'line {line}: key "{name}" stands at line {seen[name]} already')
             seen[name] = line
@@ -50,9 +46,32 @@ def read_document(raw: bytes) -> object:
     if len(raw) > MAX_RULES_BYTES:
         raise RulesError([Problem(path="", message=f"the document is larger than {MAX_RULES_BYTES} bytes")])
     try:
+        _check_shape(raw)
         return yaml.load(raw, _StrictLoader)  # noqa: S506  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except yaml.YAMLError as error:
         raise RulesError([Problem(path="", message=f"not valid YAML: {error}")]) from None
+    except Exception as error:  # noqa: BLE001  # an explicit tag on a value it does not fit: KeyError, TypeError, ...
+        message = f"not valid YAML: a value does not fit its tag ({type(error).__name__}: {error})"
+        raise RulesError([Problem(path="", message=message)]) from None
+
+
+def _check_shape(raw: bytes) -> None:
+    depth = aliases = 0
+    for event in yaml.parse(raw, _StrictLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise yaml.YAMLError(f"{_line(event)}: nested deeper than {MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+            if aliases > MAX_ALIASES:
+                raise yaml.YAMLError(f"{_line(event)}: more than {MAX_ALIASES} aliases")
+
+
+def _line(event: yaml.Event) -> str:
+    return f"line {event.start_mark.line + 1}" if event.start_mark else "the document"
 
 
 def read_rules(raw: bytes) -> Rules:
@@ -63,7 +82,8 @@ def read_rules(raw: bytes) -> Rules:
 def read_file(path: Path) -> bytes:
     """Return a file's bytes; raise RulesError that says why it cannot be read."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(MAX_RULES_BYTES + 1)  # one more than is allowed, for `read_document` to refuse
     except OSError as error:
         raise RulesError([Problem(path="", message=f"{path}: {error.strerror or error}")]) from None
 

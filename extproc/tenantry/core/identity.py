@@ -86,10 +86,13 @@ def _claims(book: RuleBook, presented: Presented, now: float) -> Iterator[_Claim
             if len(values) > 1:
                 raise UnauthenticatedError("conflicting_credentials", "A credential header was sent more than once.")
             for value in values:
-                yield _from_key(book, read(value[:MAX_CREDENTIAL_BYTES]), now)
+                yield _from_key(book, read(value) if len(value) <= MAX_CREDENTIAL_BYTES else b"", now)
 
 
 def _from_key(book: RuleBook, key: bytes, now: float) -> _Claim:
+    # A digest of nothing is easily written into the rules by mistake (an unset variable, hashed).
+    if not key:
+        raise UnauthenticatedError("invalid_api_key", "The API key is not known.")
     # The look-up is by digest: its timing tells about SHA-256(key), of which a stranger cannot
     # choose the bits. The comparison that decides is constant-time all the same.
     presented = digest(key)
@@ -117,7 +120,7 @@ def _from_certificate(rules: Mtls, uri_sans: tuple[str, ...]) -> _Claim:
 
 
 def _token(value: bytes) -> bytes:
-    """Return the key inside an `authorization` value; b"" (never a known key) when there is none."""
+    """Return the key inside an `authorization` value; b"" when there is none."""
     scheme, space, rest = value.strip().partition(b" ")
     if space:
         return rest.strip() if scheme.lower() == b"bearer" else b""

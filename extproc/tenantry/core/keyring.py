@@ -8,6 +8,7 @@ next reload: a new cache salt only costs cold prefix caches.
 import base64
 import hmac
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
@@ -34,6 +35,9 @@ class Keyring(Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         return "Keyring(...)"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []  # msgspec's own would show every field wherever rich prints a value
 
     def engine_secret(self, model: str) -> str | None:
         """Return the bearer token that the model's engines expect, or None when they expect none."""
@@ -65,9 +69,10 @@ def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = ()) -> Keyring
             raise SecretsError(f"secret file {name!r} holds {len(value)} bytes; at least {MIN_BYTES} are needed")
     by_model = {}
     for model in models:
-        value = content.get(f"{ENGINE}.{model.replace('/', '_').replace(':', '_')}")
+        name = f"{ENGINE}.{model.replace('/', '_').replace(':', '_')}"
+        value = content.get(name)
         if value is not None:
-            by_model[model] = _bearer(value, f"{ENGINE}.{model}")
+            by_model[model] = _bearer(value, name)
     default = content.get(ENGINE)
     return Keyring(
         cache_salt=content[CACHE_SALT],

@@ -40,7 +40,6 @@ FORWARDED_HEADERS = frozenset(
         "te",
         "traceparent",
         "tracestate",
-        "transfer-encoding",
         "user-agent",
         # Set by Envoy itself, after it has removed what the client sent.
         "x-forwarded-for",
@@ -51,6 +50,9 @@ FORWARDED_HEADERS = frozenset(
 
 NEVER_FORWARDED = frozenset({"authorization", "api-key", "x-api-key", "proxy-authorization", "cookie"})
 """Credentials: `limits.forwardHeaders` cannot bring them back (invariant 2)."""
+
+OWN_PREFIX = "x-tenantry-"
+"""Headers that only the sidecar sets; nor can it bring back a client's copy of these."""
 
 
 def match(method: str, path: str) -> Api | None:
@@ -75,7 +77,7 @@ def check_body_headers(headers: Iterable[Header], max_body_bytes: int) -> None:
         if name == "content-type" and value.partition(b";")[0].strip().lower() != b"application/json":
             raise UnsupportedMediaError("unsupported_media_type", "Send 'content-type: application/json'.")
         if name == "content-length" and value.isdigit():
-            check_body_size(int(value), max_body_bytes)
+            check_body_size(int(value[:19]), max_body_bytes)  # int() refuses thousands of digits
 
 
 def check_body_size(body_bytes: int, max_body_bytes: int) -> None:
@@ -87,7 +89,13 @@ def check_body_size(body_bytes: int, max_body_bytes: int) -> None:
 def removed_headers(headers: Iterable[Header], extra_forwarded: frozenset[str]) -> tuple[str, ...]:
     """Return the names, each once, that must not reach an upstream. Pseudo-headers stay."""
     kept = (FORWARDED_HEADERS | extra_forwarded) - NEVER_FORWARDED
-    return tuple({name: None for name, _ in headers if name not in kept and not name.startswith(":")})
+    return tuple(
+        {
+            name: None
+            for name, _ in headers
+            if name.startswith(OWN_PREFIX) or (name not in kept and not name.startswith(":"))
+        }
+    )
 
 
 def models_answer(book: RuleBook, profile: Profile) -> Answer:

@@ -39,7 +39,10 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
 
 class ExchangeFacts(Struct, frozen=True, kw_only=True):
-    """What an access-log entry says about an exchange, apart from whose it was."""
+    """What an access-log entry says about an exchange, apart from whose it was.
+
+    `details` is Envoy's response code details: `via_upstream` for an answer that came from there.
+    """
 
     code: int
     flags: tuple[str, ...]
@@ -47,10 +50,13 @@ class ExchangeFacts(Struct, frozen=True, kw_only=True):
     ttfb_ms: float | None
     duration_ms: float
     cluster: str
+    details: str = ""
 
 
 CLIENT_LEFT = frozenset({"downstream_connection_termination", "downstream_remote_reset"})
 """Response flags (envoy/data/accesslog/v3/accesslog.proto) that mean the client went away."""
+
+FROM_UPSTREAM = "via_upstream"
 
 
 def outcome(metadata: Mapping[str, str], facts: ExchangeFacts) -> Outcome | None:
@@ -77,4 +83,7 @@ def outcome(metadata: Mapping[str, str], facts: ExchangeFacts) -> Outcome | None
 def _ended(facts: ExchangeFacts) -> Ended:
     if CLIENT_LEFT.intersection(facts.flags):
         return "aborted"
-    return "failed" if facts.flags or facts.code == 0 else "completed"
+    # A sidecar that dies after its decision cuts the answer in flight, and then the log says 200
+    # without a flag; only the details (`ext_proc_error_...`) tell.
+    whole = facts.code != 0 and not facts.flags and facts.details in ("", FROM_UPSTREAM)
+    return "completed" if whole else "failed"

@@ -26,6 +26,7 @@ class RuleBook:
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
+        self.forwarded_headers = frozenset(rules.limits.forward_headers)
         self._keys = {entry.digest: entry for entry in _keys(rules)}
         self._profiles = {name: self._profile(name, tenant) for name, tenant in rules.tenants.items()}
 

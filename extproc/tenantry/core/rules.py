@@ -11,12 +11,13 @@ Keys are camelCase in the document and snake_case here. Units are in the names.
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from tenantry.core.errors import Problem, RulesError
-from tenantry.core.schema import join, nearest
+from tenantry.core.schema import at_most, join, nearest, unprintable
 from tenantry.core.schema import parse as parse_schema
 
 TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -74,9 +75,9 @@ class Tier(_Document, frozen=True, kw_only=True):
     """An SLA tier. `priority` is vLLM's: the lower, the earlier; `weight` is its share under contention."""
 
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
-    weight: Annotated[float, Meta(gt=0)] = 1.0
+    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     max_in_flight: PositiveInt | None = None
-    max_queue_seconds: Annotated[float, Meta(gt=0)] | None = None
+    max_queue_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     quota: Quota | None = None
 
 
@@ -158,7 +159,7 @@ class Limits(_Document, frozen=True, kw_only=True):
     """Bounds. Bytes and seconds are in the names; `forward_headers` adds to what an upstream may see."""
 
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 10 * 1024 * 1024
-    stream_idle_seconds: Annotated[float, Meta(gt=0)] = 300.0
+    stream_idle_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
     max_open_exchanges: PositiveInt = 20_000
     forward_headers: tuple[HeaderName, ...] = ()
 
@@ -189,7 +190,7 @@ def parse(document: object) -> Rules:
     Raises RulesError with each problem's path, what is wrong, and the nearest valid name.
     """
     rules = parse_schema(document, Rules)
-    problems = list(_dangling(rules))
+    problems = at_most(chain(unprintable(document, ""), _dangling(rules)))
     if problems:
         raise RulesError(problems)
     return rules
@@ -204,32 +205,45 @@ def _dangling(rules: Rules) -> Iterator[Problem]:
     yield from _dangling_tiers(rules)
     for name, model in rules.models.items():
         yield from _dangling_versions(name, model)
+        for version, where in model.versions.items():
+            yield from _bad_ports(join(f"{join('models', name)}.versions", version), where.endpoints)
     for name, tenant in rules.tenants.items():
         yield from _dangling_tenant(rules, name, tenant)
     yield from _credentials(rules)
     for name, store in rules.stores.items():
+        yield from _bad_ports(join("stores", name), store.endpoints)
         fits = (store.isolation == "namespace") == (store.kind == "pinecone")
         if not fits:
             right = "namespace" if store.kind == "pinecone" else "database, collection, partition or keyprefix"
             yield Problem(
-                path=f"stores.{name}.isolation",
+                path=join(join("stores", name), "isolation"),
                 message=f"{store.kind} has no isolation by {store.isolation}",
                 hint=f"use {right}",
+            )
+
+
+def _bad_ports(path: str, endpoints: Iterable[str]) -> Iterator[Problem]:
+    for index, endpoint in enumerate(endpoints):
+        port = int(endpoint.rpartition(":")[2])
+        if not 1 <= port <= 65535:
+            yield Problem(
+                path=f"{path}.endpoints[{index}]", message=f"no port has the number {port}", hint="1 to 65535"
             )
 
 
 def _dangling_tiers(rules: Rules) -> Iterator[Problem]:
     if rules.default_tier is not None and rules.default_tier not in rules.tiers:
         yield _no_such("defaultTier", "tier", rules.default_tier, rules.tiers)
-    verified_elsewhere = rules.identity.jwt or rules.identity.mtls
+    jwt = rules.identity.jwt
+    tier_from_token = jwt is not None and jwt.tier_claim is not None
     for name, tenant in rules.tenants.items():
         if tenant.tier is not None and tenant.tier not in rules.tiers:
             yield _no_such(join(join("tenants", name), "tier"), "tier", tenant.tier, rules.tiers)
-        elif tenant.tier is None and rules.default_tier is None and not verified_elsewhere:
+        elif tenant.tier is None and rules.default_tier is None and not tier_from_token:
             yield Problem(
                 path=join(join("tenants", name), "tier"),
                 message="the tenant has no tier",
-                hint="name one here, or a defaultTier for all",
+                hint="name one here, or a defaultTier for all, or a tierClaim of the tokens",
             )
 
 
@@ -241,7 +255,7 @@ def _dangling_versions(name: str, model: Model) -> Iterator[Problem]:
     if rollout is None:
         return
     if rollout.candidate not in model.versions:
-        yield _no_such(join(path, "rollout.candidate"), "version", rollout.candidate, model.versions)
+        yield _no_such(f"{path}.rollout.candidate", "version", rollout.candidate, model.versions)
     elif rollout.candidate == model.stable:
         yield Problem(
             path=f"{path}.rollout.candidate",

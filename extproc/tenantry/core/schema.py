@@ -8,7 +8,8 @@ collect every problem and give each its full path.
 
 import difflib
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -26,10 +27,27 @@ def parse(document: object, schema: type[T]) -> T:
     try:
         return msgspec.convert(document, schema)
     except msgspec.ValidationError as error:
-        found = list(_first(walk(document, schema, ""), MAX_PROBLEMS))
+        found = at_most(walk(document, schema, ""))
         # The walk follows msgspec's own annotations; should it ever see less than msgspec did,
         # the document stays refused.
         raise RulesError(found or [Problem(path="", message=str(error))]) from None
+
+
+def unprintable(value: object, path: str) -> Iterator[Problem]:
+    """Yield a problem for each text that holds a line break or another control character.
+
+    Names become header values, and a pattern's closing `$` lets a line break pass at the very end.
+    """
+    if isinstance(value, str):
+        if not value.isprintable():
+            yield Problem(path=path, message="a line break or another unprintable character", hint="remove it")
+    elif isinstance(value, Mapping):
+        for key, element in value.items():
+            yield from unprintable(key, join(path, key))
+            yield from unprintable(element, join(path, key))
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, element in enumerate(value):
+            yield from unprintable(element, f"{path}[{index}]")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -51,12 +69,9 @@ def walk(value: object, annotation: Any, path: str) -> Iterator[Problem]:
     elif _is_struct(bare):
         yield from _walk_struct(value, bare, path)
     elif origin is dict:
-        yield from _walk_mapping(value, get_args(bare), path)
+        yield from _walk_mapping(value, annotation, get_args(bare), path)
     elif origin in (tuple, list) and isinstance(value, list | tuple):
-        item = get_args(bare)[0]
-        for index, element in enumerate(value):
-            yield from walk(element, item, f"{path}[{index}]")
-        yield from _leaf([], annotation, path) if not value else ()
+        yield from _walk_list(value, annotation, get_args(bare)[0], path)
     else:
         yield from _leaf(value, annotation, path)
 
@@ -88,14 +103,28 @@ def _walk_struct(value: object, struct: type[msgspec.Struct], path: str) -> Iter
             yield Problem(path=join(path, name), message="missing; it has no default")
 
 
-def _walk_mapping(value: object, arguments: tuple[Any, ...], path: str) -> Iterator[Problem]:
+def _walk_mapping(value: object, annotation: Any, arguments: tuple[Any, ...], path: str) -> Iterator[Problem]:
     if not isinstance(value, Mapping):
         yield Problem(path=path, message=f"expected a mapping, got {_kind(value)}")
         return
     key_type, value_type = arguments
+    good = True
     for key, element in value.items():
-        yield from _leaf(key, key_type, join(path, key))
-        yield from walk(element, value_type, join(path, key))
+        for problem in (*_leaf(key, key_type, join(path, key)), *walk(element, value_type, join(path, key))):
+            good = False
+            yield problem
+    if good:  # then what is wrong, if anything, is the mapping's own bound
+        yield from _leaf(value, annotation, path)
+
+
+def _walk_list(value: Sequence[object], annotation: Any, item: Any, path: str) -> Iterator[Problem]:
+    good = True
+    for index, element in enumerate(value):
+        for problem in walk(element, item, f"{path}[{index}]"):
+            good = False
+            yield problem
+    if good:
+        yield from _leaf(value, annotation, path)
 
 
 def _leaf(value: object, annotation: Any, path: str) -> Iterator[Problem]:
@@ -104,7 +133,8 @@ def _leaf(value: object, annotation: Any, path: str) -> Iterator[Problem]:
     except msgspec.ValidationError as error:
         text = str(error)
         hint = ""
-        if "Expected `str" in text and isinstance(value, int | float | bool):
+        # str() refuses an integer of thousands of digits, and a person never meant one.
+        if "Expected `str" in text and isinstance(value, int | float | bool) and abs(value) < 10**40:
             hint = f'YAML reads {value!r} as a {_kind(value)}: write it in quotes, "{value}"'
         yield Problem(path=path, message=text[:1].lower() + text[1:], hint=hint)
 
@@ -124,9 +154,9 @@ def _kind(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
-def _first(problems: Iterator[Problem], limit: int) -> Iterator[Problem]:
-    for index, problem in enumerate(problems):
-        if index >= limit:
-            yield Problem(path="", message=f"and more: only the first {limit} problems are listed")
-            return
-        yield problem
+def at_most(problems: Iterable[Problem], limit: int = MAX_PROBLEMS) -> list[Problem]:
+    """Return the first problems, and a last one that says so when there are more."""
+    found = list(islice(problems, limit + 1))
+    if len(found) > limit:
+        found[limit:] = [Problem(path="", message=f"and more: only the first {limit} problems are listed")]
+    return found

@@ -158,13 +158,13 @@ class Session:
             ("x-tenantry-request-id", self.request_id),
             ("x-tenantry-cluster", decision.cluster),
             ("x-request-id", chat.engine_request_id(tenant, self.request_id)),
+            ("content-type", "application/json"),
             ("content-length", str(len(stamped))),
         ]
         if secret is not None:
             set_headers.append(("authorization", f"Bearer {secret}"))
         names = {name for name, _ in set_headers}
-        forwarded = frozenset(book.rules.limits.forward_headers)
-        removed = model_api.removed_headers(self._headers, forwarded)
+        removed = model_api.removed_headers(self._headers, book.forwarded_headers)
         return Forward(
             set_headers=tuple(set_headers),
             remove_headers=tuple(name for name in removed if name not in names),
