@@ -53,7 +53,7 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     admin_port: Port = 9901
     sidecar_tls: SidecarTls | None = None
     listener_tls: ListenerTls | None = None
-    message_timeout_seconds: Seconds = 2.0
+    message_timeout_seconds: Seconds = 5.0
     access_log_flush_seconds: Seconds = 0.05
     max_connections: Annotated[int, Meta(gt=0)] | None = None
     max_heap_bytes: Annotated[int, Meta(gt=0)] | None = None

@@ -295,7 +295,7 @@ def test_sidecar_streams_have_no_time_limit() -> None:
     """An ext_proc stream lasts as long as the answer; `grpc_service.timeout` would cut it."""
     ext_proc = http_filter(bootstrap(rules(), OPTIONS), "envoy.filters.http.ext_proc")
     assert ext_proc["grpc_service"].keys() == {"envoy_grpc"}
-    assert (ext_proc["message_timeout"], ext_proc["max_message_timeout"]) == ("2s", "0s")
+    assert (ext_proc["message_timeout"], ext_proc["max_message_timeout"]) == ("5s", "0s")
 
 
 def test_pings_only_to_a_sidecar_elsewhere() -> None:

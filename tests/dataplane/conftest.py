@@ -1,5 +1,7 @@
 """One stack for the whole run, for every test that needs no stack of its own."""
 
+import asyncio
+import contextlib
 import importlib
 import io
 import resource
@@ -16,8 +18,9 @@ with warnings.catch_warnings():
     importlib.import_module("tenantry.up")
 
 from dataplane import pki
-from dataplane.harness import Json, Stack, rules, stack
-from dataplane.upstream import Upstream
+from dataplane.harness import KEYS, Json, Stack, rules, stack
+from dataplane.upstream import Upstream, sse
+from dataplane.wire import Response, chat
 
 from tenantry.adapters import logs
 
@@ -60,3 +63,21 @@ async def shared(tmp_path_factory: pytest.TempPathFactory, issuer: pki.Issuer) -
 
     async with stack(tmp_path_factory.mktemp("shared"), build) as running:
         yield running
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def long_stream(shared: Stack) -> AsyncIterator[asyncio.Task[Response]]:
+    """A stream of 20 s, an event each second, that runs while other tests do."""
+    shared.upstream.scripts["20 s"] = lambda _seen: sse((b"data: %d\n\n" % number for number in range(20)), 1.0)
+    task = asyncio.create_task(shared.ask(chat(KEYS["acme"], script="20 s"), timeout=120))
+    yield task
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+@pytest.fixture(scope="session", autouse=True)
+def begin_early(request: pytest.FixtureRequest, sidecar_log: io.StringIO) -> None:
+    """Start what takes long before the first test, if a test that is to run asks for it."""
+    if any("long_stream" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("long_stream")

@@ -7,6 +7,7 @@ process of its own next to an Envoy that the test started, for tests that kill o
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplane.upstream import Upstream
-from dataplane.wire import Response, ask, request
+from dataplane.wire import Connection, Response, ask, request
 from prometheus_client.parser import text_string_to_metric_families
 from tenantry_envoy.binary import find_envoy
 from tenantry_envoy.bootstrap import bootstrap
@@ -230,6 +231,38 @@ def without_backstop(config: Json) -> None:
     kept = [entry for entry in manager["http_filters"] if entry["name"] != "envoy.filters.http.rbac"]
     assert len(kept) == len(manager["http_filters"]) - 1
     manager["http_filters"] = kept
+
+
+@contextlib.asynccontextmanager
+async def load(address: str, rate: float, data: Callable[[int], bytes]) -> AsyncIterator[list[Response]]:
+    """Send `rate` requests a second inside the block, whether answers come or not; yield the responses so far.
+
+    At the end of the block all have been answered.
+    """
+    responses: list[Response] = []
+    idle: list[Connection] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def one(number: int) -> None:
+        connection = idle.pop() if idle else await Connection.open(address)
+        responses.append(await connection.ask(data(number)))
+        idle.append(connection)
+
+    async def tick() -> None:
+        begin = time.monotonic()
+        for number in itertools.count():
+            await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
+            tasks.add(asyncio.create_task(one(number)))
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield responses
+    finally:
+        ticking.cancel()
+        await asyncio.gather(*tasks)
+        for connection in idle:
+            connection.abort()
+        await asyncio.sleep(0)
 
 
 @dataclass(kw_only=True)

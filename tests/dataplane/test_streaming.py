@@ -1,14 +1,11 @@
 """Answers stream past the sidecar: every byte as it was sent, at the moment it was sent, at no message."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 from dataplane.harness import KEYS, Stack, until
-from dataplane.upstream import CUT, LAST_CHUNK, OK, SSE_HEAD, Step, chunk, fixed, sse
+from dataplane.upstream import CLOSE, CUT, LAST_CHUNK, OK, SSE_HEAD, Step, chunk, fixed, sse
 from dataplane.wire import Connection, Response, chat, chat_body
 from dataplane.wire_h2 import ask_h2
 
@@ -26,22 +23,6 @@ EVENTS = {
     "chunk-like": b"data: 5\r\n\r\n0\r\n\r\n",
     "empty": b"",
 }
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def long_stream(shared: Stack) -> AsyncIterator[asyncio.Task[Response]]:
-    """A stream of 20 s that runs while this module's other tests do."""
-    shared.upstream.scripts["20 s"] = lambda _seen: sse((b"data: %d\n\n" % number for number in range(20)), 1.0)
-    task = asyncio.create_task(shared.ask(chat(KEY, script="20 s"), timeout=60))
-    yield task
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
-
-
-@pytest.fixture(autouse=True)
-def start_the_long_stream(long_stream: asyncio.Task[Response]) -> None:
-    """Named by the last test, begun with the first."""
 
 
 def bytewise(data: bytes) -> list[Step]:
@@ -62,10 +43,9 @@ async def test_the_bytes_of_a_stream_are_those_that_the_upstream_sent(shared: St
     whole = b"".join(step for step in scripts["whole"] if isinstance(step, bytes))
     scripts["packets"] = bytewise(whole)
     scripts["by length"] = bytewise(fixed(body, content_type="text/event-stream"))
-    scripts["by closing"] = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n", body, 0.05, CUT]
+    scripts["by closing"] = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n", body, CLOSE]
     for index, halves in enumerate(in_halves(body)):
         scripts[f"cut at {index + 1}"] = sse(halves)
-    del scripts["by closing"]  # the script's CUT is a reset, which is rightly a failure
     for name, steps in scripts.items():
         shared.upstream.scripts[f"{what} {name}"] = lambda _seen, steps=steps: steps
     answers = await asyncio.gather(*(shared.ask(chat(KEY, script=f"{what} {name}")) for name in scripts))

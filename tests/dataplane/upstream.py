@@ -14,8 +14,11 @@ from typing import Any, Final
 CUT: Final = "cut"
 """In a script: break the connection (RST) here."""
 
+CLOSE: Final = "close"
+"""In a script: end the connection properly (FIN) here."""
+
 Step = bytes | float | asyncio.Event | str
-"""Of a script: bytes to write, seconds to wait, an event to wait for, or CUT."""
+"""Of a script: bytes to write, seconds to wait, an event to wait for, CUT or CLOSE."""
 
 Script = Callable[["Seen"], Iterable[Step] | AsyncIterator[Step]]
 
@@ -147,11 +150,11 @@ async def _step(step: Step, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
     elif isinstance(step, asyncio.Event):
         await step.wait()
-    elif step == CUT:
-        writer.transport.abort()
-        raise ConnectionError("cut by the script")
+    elif isinstance(step, str):
+        writer.transport.abort() if step == CUT else writer.close()
+        raise ConnectionError("ended by the script")
     else:
-        await asyncio.sleep(float(step))
+        await asyncio.sleep(step)
 
 
 async def _read_request(reader: asyncio.StreamReader) -> Seen | None:

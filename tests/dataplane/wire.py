@@ -122,7 +122,7 @@ class Connection:
         try:
             while (head := await self.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100"):
                 pass
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.IncompleteReadError, OSError):  # OSError: also what TLS says of a refused certificate
             return 0, ()
         first, *lines = head.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
         pairs = (line.partition(":") for line in lines)

@@ -41,7 +41,7 @@ class Reloader:
         self._source = source
         self._sidecar = sidecar
         self._clusters = clusters
-        self._retire: asyncio.Task[None] | None = None
+        self._retire: asyncio.TimerHandle | None = None
         self._lingering: list[tuple[float, Rules]] = []
         self.status = Status(state="live", digest=digest)
 
@@ -72,13 +72,12 @@ class Reloader:
             self._refuse(digest, error)
             return
         self._sidecar.activate(snapshot)
-        self._lingering.append((asyncio.get_running_loop().time() + LINGER_SECONDS, old))
+        self._linger(old)
         self.status = Status(state="live", digest=digest)
         logs.get().info(
             "rules live", digest=digest, generation=self._sidecar.generation, models=len(new.models),
             tenants=len(new.tenants), notes=not_acted_on(new),
         )  # fmt: skip
-        self._retire = asyncio.create_task(self._retire_clusters())
 
     def _refuse(self, digest: str, error: Exception) -> None:
         if self.status.state == "refused" and self.status.digest == digest:
@@ -90,19 +89,15 @@ class Reloader:
             problems = (str(error),)
         self.status = Status(state="refused", digest=digest, problems=problems)
         self._sidecar.metrics.rules_refused()
-        logs.get().error("rules refused; the last good document stays live", digest=digest, problems=list(problems))
-
-    async def _retire_clusters(self) -> None:
-        await asyncio.sleep(LINGER_SECONDS)
-        self._publish()
+        logs.get().error(
+            "rules refused; the last good document stays live", digest=digest, problems=problems, exc_info=error
+        )
 
     async def _await_clusters(self, new: Rules) -> None:
-        if self._retire is not None:
-            self._retire.cancel()
         self._publish(new)
         try:
             await self._clusters.wait_for(new, CLUSTER_TIMEOUT_SECONDS)
-        except ClustersNotReadyError:
+        except Exception:
             self._publish()
             raise
 
@@ -112,3 +107,14 @@ class Reloader:
         self._lingering = [(until, rules) for until, rules in self._lingering if until > now]
         live = self._sidecar.snapshot.book.rules
         self._clusters.publish(*(rules for _, rules in self._lingering), live, *coming)
+        if self._retire is not None:
+            self._retire.cancel()
+        if self._lingering and not coming:
+            self._retire = asyncio.get_running_loop().call_at(self._lingering[-1][0], self._publish)
+
+    def _linger(self, replaced: Rules) -> None:
+        """Keep a replaced document's clusters for a while; reloads that follow quickly do not cut it short."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + LINGER_SECONDS
+        self._lingering.append((until, replaced))
+        self._retire = loop.call_at(until, self._publish)

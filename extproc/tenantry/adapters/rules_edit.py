@@ -1,47 +1,177 @@
-"""Edits a rules file in place: comments and order stay, the result is validated before it is written.
+"""Edits a tenant's keys in a rules file; every other byte of it stays as it is.
 
-The write is a rename in the same folder, so a watching sidecar sees the old document or the new
-one, never half of either.
+The text is spliced where the YAML parser says that an entry stands, never loaded and dumped: a
+round trip through a YAML library moved the indentation of the whole document and lost the comments
+among the keys. What the splices make is read again before it is written, and must differ from the
+old document by the intended keys and by nothing else. The write is a rename in the same folder, so
+a watching sidecar sees the old document or the new one, never half of either.
 """
 
-import io
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from ruamel.yaml import YAML
+import yaml
 
-from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.adapters.rules_file import read_document, read_file, read_rules
 from tenantry.core.apikeys import Entry
 from tenantry.core.errors import Problem, RulesError
-from tenantry.core.schema import nearest
+from tenantry.core.schema import join, nearest
 
 Edit = Callable[[list[Entry]], list[Entry]]
 
+_COMPOSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Splice(NamedTuple):
+    """Characters `start` to `end` of the text give way to `text`."""
+
+    start: int
+    end: int
+    text: str
+
 
 def edit_keys(path: Path, tenant: str, edit: Edit) -> None:
-    """Replace a tenant's key entries by `edit(entries)`; raise RulesError and write nothing on any problem."""
-    round_trip = YAML()
-    round_trip.preserve_quotes = True
-    round_trip.width = 4096
-    before = read_file(path)
-    read_rules(before)
-    document: Any = round_trip.load(before)
-    tenants = document.get("tenants") or {}
-    if tenant not in tenants:
+    """Replace a tenant's key entries by `edit(entries)`; raise RulesError and write nothing on any problem.
+
+    An edit can put new entries in front, give entries another `notAfter`, and take entries away.
+    """
+    raw = read_file(path)
+    known = read_rules(raw).tenants
+    if tenant not in known:
         raise RulesError(
-            [Problem(path="tenants", message=f'no tenant is called "{tenant}"', hint=nearest(tenant, tenants))]
+            [Problem(path="tenants", message=f'no tenant is called "{tenant}"', hint=nearest(tenant, known))]
         )
-    tenants[tenant]["keys"] = edit([_plain(entry) for entry in tenants[tenant].get("keys") or []])
-    text = io.BytesIO()
-    round_trip.dump(document, text)
-    read_rules(text.getvalue())
+    before: Any = read_document(raw)
+    entry = before["tenants"][tenant]
+    entries = list(entry.get("keys", ()))
+    edited = edit([each if isinstance(each, str) else dict(each) for each in entries])
+    after = _edited(raw, tenant, entries, edited)
+    intended = {**before, "tenants": {**before["tenants"], tenant: {**entry, "keys": edited}}}
+    if _plain(after) != intended:
+        where = join(join("tenants", tenant), "keys")
+        raise RulesError(
+            [Problem(path=where, message="cannot be edited without changing more", hint="edit it by hand")]
+        )
+    read_rules(after)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(text.getvalue())
+    temporary.write_bytes(after)
     temporary.chmod(path.stat().st_mode & 0o777)
     temporary.replace(path)
 
 
-def _plain(entry: Any) -> Entry:
-    return str(entry) if isinstance(entry, str) else dict(entry)
+def _edited(raw: bytes, tenant: str, old: list[Entry], new: list[Entry]) -> bytes:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise RulesError([Problem(path="", message="the file is not UTF-8", hint="convert it")]) from None
+    for splice in sorted(_splices(text, tenant, old, new), reverse=True):
+        text = text[: splice.start] + splice.text + text[splice.end :]
+    return text.encode()
+
+
+def _plain(document: bytes) -> object:
+    try:
+        return read_document(document)
+    except RulesError:
+        return None
+
+
+def _splices(text: str, tenant: str, old: list[Entry], new: list[Entry]) -> Iterator[Splice]:
+    root = yaml.compose(text, _COMPOSER)
+    mapping = _value(_value(root, "tenants"), tenant)
+    fresh = [entry for entry in new if _digest(entry) not in {_digest(each) for each in old}]
+    sequence = _value(mapping, "keys")
+    if sequence is None:
+        yield _new_member(mapping, fresh)
+        return
+    newline = "\r\n" if "\r\n" in text else "\n"
+    kept = {_digest(entry): entry for entry in new}
+    flow = bool(sequence.flow_style)
+    if fresh and flow:
+        start = sequence.start_mark.index + 1
+        yield Splice(start, start, ", ".join(map(_written, fresh)) + (", " if old else ""))
+    elif fresh:
+        first = sequence.value[0]
+        dash = text.rindex("-", 0, first.start_mark.index)
+        indent = " " * (dash - text.rfind("\n", 0, dash) - 1)
+        # Right behind the line of `keys:`, above whatever comments introduce the first entry.
+        start = text.index("\n", _key(mapping, "keys").end_mark.index) + 1
+        yield Splice(start, start, "".join(f"{indent}- {_written(entry)}{newline}" for entry in fresh))
+    for index, (node, entry) in enumerate(zip(sequence.value, old, strict=True)):
+        if _digest(entry) not in kept:
+            yield _removed_from_flow(sequence, index) if flow else _removed_lines(text, node)
+        elif kept[_digest(entry)] != entry:
+            yield _ending(text, node, kept[_digest(entry)], newline)
+    if not new and not flow:
+        colon = text.index(":", _key(mapping, "keys").end_mark.index)
+        yield Splice(colon + 1, colon + 1, " []")
+
+
+def _new_member(mapping: Any, entries: list[Entry]) -> Splice:
+    member = f"keys: [{', '.join(map(_written, entries))}]"
+    if mapping.flow_style:
+        start = mapping.start_mark.index + 1
+        return Splice(start, start, member + (", " if mapping.value else ""))
+    first = mapping.value[0][0].start_mark
+    return Splice(first.index, first.index, f"{member}\n{' ' * first.column}")
+
+
+def _ending(text: str, node: Any, entry: Entry, newline: str) -> Splice:
+    """Write the `notAfter` of an entry that had none, or another one."""
+    if isinstance(entry, str) or not isinstance(node, yaml.MappingNode):
+        digest = text[node.start_mark.index : node.end_mark.index]
+        return Splice(node.start_mark.index, node.end_mark.index, _written(entry, digest))
+    moment = json.dumps(entry.get("notAfter"))
+    value = _value(node, "notAfter")
+    if value is not None:
+        return Splice(value.start_mark.index, value.end_mark.index, moment)
+    first = node.value[0][0].start_mark
+    separator = ", " if node.flow_style else newline + " " * first.column
+    return Splice(first.index, first.index, f"notAfter: {moment}{separator}")
+
+
+def _removed_lines(text: str, node: Any) -> Splice:
+    """Take an entry's own lines away, with what stands behind it on the last one."""
+    start = text.rfind("\n", 0, text.rindex("-", 0, node.start_mark.index)) + 1
+    line_end = text.find("\n", _end(node))
+    return Splice(start, len(text) if line_end < 0 else line_end + 1, "")
+
+
+def _removed_from_flow(sequence: Any, index: int) -> Splice:
+    nodes = sequence.value
+    if index + 1 < len(nodes):
+        return Splice(nodes[index].start_mark.index, nodes[index + 1].start_mark.index, "")
+    start = nodes[index - 1].end_mark.index if index else nodes[index].start_mark.index
+    return Splice(start, nodes[index].end_mark.index, "")
+
+
+def _written(entry: Entry, digest: str | None = None) -> str:
+    """Return an entry on one line (a JSON string is a YAML one too); `digest` is how the file spells its digest."""
+    if isinstance(entry, str):
+        return json.dumps(entry)
+    members = {name: json.dumps(value) for name, value in entry.items()}
+    if digest is not None:
+        members["digest"] = digest
+    return "{" + ", ".join(f"{name}: {value}" for name, value in members.items()) + "}"
+
+
+def _digest(entry: Entry) -> str:
+    return entry if isinstance(entry, str) else str(entry["digest"])
+
+
+def _end(node: Any) -> int:
+    """Return where a node's text ends; the end mark of a block mapping is where the next thing begins."""
+    if isinstance(node, yaml.MappingNode) and not node.flow_style:
+        return _end(node.value[-1][1])
+    return int(node.end_mark.index)
+
+
+def _key(mapping: Any, name: str) -> Any:
+    return next((key for key, _ in mapping.value if key.value == name), None)
+
+
+def _value(mapping: Any, name: str) -> Any:
+    return next((value for key, value in mapping.value if key.value == name), None)

@@ -1,0 +1,124 @@
+"""What the demo builds on: its rules document, and the recorder that stands before engines without a record."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.core.apikeys import digest_text
+from tenantry.core.errors import RulesError
+from tenantry.core.routing import decide
+from tenantry.core.rulebook import RuleBook
+from tenantry.core.rules import not_acted_on
+
+from demo import rules_document, scenario
+from demo.observe import EngineRecord
+from demo.recorder import RECORD_PATH, recording
+from demo.scenario import MODEL, Scenario
+
+ENDPOINTS = {"1.4.0": "127.0.0.1:1111", "1.5.0": "127.0.0.1:2222"}
+
+
+def filled(folder: Path) -> Path:
+    path = folder / "rules.yaml"
+    rules_document.fill(path, ENDPOINTS, {"acme": digest_text("tk_acme")})
+    return path
+
+
+def served(path: Path, tenant: str) -> str:
+    """The version that tenantry's own routing gives a tenant."""
+    book = RuleBook(read_rules(read_file(path)))
+    profile = book.profile(tenant)
+    assert profile is not None
+    return decide(profile, MODEL, book.rules.models[MODEL]).version
+
+
+def test_the_template_is_valid_and_acted_on_whole() -> None:
+    assert not_acted_on(read_rules(read_file(rules_document.TEMPLATE))) == []
+
+
+def test_filling_in_changes_endpoints_and_keys_and_keeps_every_comment(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    rules = read_rules(read_file(path))
+
+    assert {name: version.endpoints for name, version in rules.models[MODEL].versions.items()} == {
+        "1.4.0": ("127.0.0.1:1111",),
+        "1.5.0": ("127.0.0.1:2222",),
+    }
+    assert rules.tenants["acme"].keys == (digest_text("tk_acme"),)
+    comments = [
+        line.strip() for line in rules_document.TEMPLATE.read_text().splitlines() if line.strip().startswith("#")
+    ]
+    assert [line.strip() for line in path.read_text().splitlines() if line.strip().startswith("#")] == comments
+
+
+@pytest.mark.parametrize("play", [scenario.stand_in(), scenario.vllm()], ids=["stand-in", "vllm"])
+def test_the_play_expects_what_its_rules_say_before_and_after_the_edit(play: Scenario, tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    assert {plan.name: served(path, plan.name) for plan in play.tenants} == {
+        plan.name: plan.expected[0] for plan in play.tenants
+    }
+
+    if play.new_version is not None:
+        rules_document.add_candidate(path, play.new_version, "127.0.0.1:3333")
+    if play.beta_lost is not None:
+        rules_document.take_beta(path, play.beta_lost)
+
+    assert {plan.name: served(path, plan.name) for plan in play.tenants} == {
+        plan.name: plan.expected[1] for plan in play.tenants
+    }
+
+
+def test_an_edit_that_would_be_refused_is_not_written(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    before = path.read_bytes()
+
+    with pytest.raises(RulesError, match="endpoints"):
+        rules_document.add_candidate(path, "1.6.0", "no port")
+
+    assert path.read_bytes() == before
+
+
+EVENTS = (b"data: one\n\n", b"data: tw", b"o\n\ndata: [DONE]\n\n")
+
+
+@asynccontextmanager
+async def engine() -> AsyncIterator[str]:
+    """An engine that streams, and says whose key it was given."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(
+            headers={"content-type": "text/event-stream", "x-key": request.headers["authorization"]}
+        )
+        await response.prepare(request)
+        for event in EVENTS:
+            await response.write(event)
+        return response
+
+    app = web.Application()
+    app.add_routes([web.post("/v1/chat/completions", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def test_the_recorder_passes_everything_on_and_notes_it_without_the_prompt() -> None:
+    async with engine() as upstream, recording(upstream) as url, aiohttp.ClientSession() as http:
+        record = EngineRecord("1.4.0", f"{url}{RECORD_PATH}")
+        body = {"model": MODEL, "priority": 10, "messages": [{"role": "user", "content": "a secret"}]}
+        headers = [("authorization", "Bearer engine"), ("x-twice", "1"), ("X-Twice", "2")]
+        async with http.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
+            assert await response.read() == b"".join(EVENTS)
+            assert response.headers["x-key"] == "Bearer engine"
+
+        (arrival,) = await record.new(http)
+        assert (arrival.version, arrival.number, arrival.path) == ("1.4.0", 1, "/v1/chat/completions")
+        assert arrival.header("x-twice") == "1,2"
+        assert arrival.body["priority"] == 10
+        assert "a secret" not in str(arrival)
+        assert await record.new(http) == []
