@@ -70,6 +70,7 @@ async def _stoppable(work: Coroutine[None, None, int]) -> int:
         nonlocal stopping
         if not stopping:
             stopping = True
+            print("\nstopping (vLLM, if it is loading, takes up to 15 s)", file=sys.stderr)
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -54,7 +54,9 @@ class _Recorder:
     async def forward(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self._seen.add(request.method, request.raw_path, request.raw_headers, body, time_s=time.time())
-        headers = [(name, value) for name, value in request.headers.items() if name.lower() not in _OF_ONE_CONNECTION]
+        # In lower case: aiohttp's client takes names that differ in case for one, and keeps the last.
+        named = [(name.lower(), value) for name, value in request.headers.items()]
+        headers = [(name, value) for name, value in named if name not in _OF_ONE_CONNECTION]
         async with self._http.request(
             request.method, f"{self._upstream}{request.raw_path}", headers=headers, data=body
         ) as answer:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 from tenantry.adapters.rules_file import read_rules
 
@@ -69,5 +70,7 @@ def _rewrite(source: Path, target: Path, change: Callable[[Any], None]) -> None:
     temporary.replace(target)
 
 
-def _listed(value: str) -> list[str]:
-    return [Quoted(value)]
+def _listed(value: str) -> CommentedSeq:
+    listed = CommentedSeq([Quoted(value)])
+    listed.fa.set_flow_style()  # on one line, as the template has it
+    return listed

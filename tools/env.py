@@ -81,8 +81,13 @@ def _install_venv_support() -> None:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise SystemExit(_fail(f"this python3 has no ensurepip: install {package} (Debian, Ubuntu), then run again"))
     _say(f"installing {package}")
-    subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
-    subprocess.run(["apt-get", "install", "-y", "-q", package], check=True, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", package]):
+        done = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise SystemExit(_fail(f"{' '.join(command)} failed:\n{done.stdout[-2000:]}"))
 
 
 def _install(name: str, folder: Path) -> None:

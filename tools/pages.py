@@ -112,7 +112,7 @@ def _kind(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {_kind(arguments[0])}"
     names = {str: "string", int: "whole number", float: "number", bool: "`true` or `false`"}
-    return names.get(annotation, annotation.__name__)
+    return names.get(annotation) or str(annotation.__name__)
 
 
 def _default(field: msgspec.structs.FieldInfo) -> str:

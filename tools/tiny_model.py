@@ -1,118 +1,194 @@
-"""Write a tiny random-weight Llama with tokenizer and chat template: a model that real vLLM can serve on a CPU.
+"""Write a tiny Llama (2.5 million random weights) with tokenizer and chat template, for tests of real vLLM on CPU.
 
-    <vllm environment>/bin/python tools/tiny_model.py FOLDER
+    python tools/tiny_model.py FOLDER
 
-2.5 million parameters in bfloat16, a byte-level tokenizer, context 2,048. It answers nonsense, fast: what is tested is
-the engine around it. Seeded, so every run writes the same weights. Needs torch, safetensors and tokenizers, which the
-vllm environment has (`python3 tools/env.py vllm`).
+Needs the standard library alone. The same folder comes out each time, bit for bit. What the model
+writes means nothing, but it is readable and never ends early: one dimension of the residual stream
+is kept constant, and the output layer uses it to allow lower-case letters and spaces only, so every
+answer is text and runs to its `max_tokens`.
 """
 
+from __future__ import annotations  # array[float] is a type for checkers only before Python 3.12
+
+import argparse
 import json
+import random
+import struct
 import sys
+from array import array
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+SEED = 0
+CONTEXT_TOKENS = 2048
+HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS = 256, 512, 4, 4, 2
+HEAD_DIM = 64  # vLLM's attention on CPU takes 32 to 256
+DEVIATION = 0.05
+CONSTANT = 8.0
+"""Value of the constant dimension, far above what the layers add to the others."""
+ALLOW = 4.0
+"""Weight of that dimension for tokens that may be written, and its negative for all others."""
 
-HIDDEN, MLP, LAYERS, HEADS, KV_HEADS = 256, 512, 4, 4, 2
-HEAD = 64  # vLLM's CPU attention takes head sizes from 32 to 256
-VOCABULARY = 320
-SPECIAL = ("<|bos|>", "<|eos|>", "<|pad|>")
+SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>")
+WRITABLE = frozenset(b"abcdefghijklmnopqrstuvwxyz ")
 CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}<|eos|>{% endfor %}"
-    "{% if add_generation_prompt %}assistant: {% endif %}"
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|eos|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-
-def write_tokenizer(folder: Path) -> dict[str, int]:
-    """Write tokenizer files: one token a byte, plus the special ones; return the special tokens' ids."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={symbol: index for index, symbol in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL))
-    tokenizer.save(str(folder / "tokenizer.json"))
-    bos, eos, pad = SPECIAL
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": bos,
-        "eos_token": eos,
-        "pad_token": pad,
-        "model_max_length": 2048,
-        "chat_template": CHAT_TEMPLATE,
-        "clean_up_tokenization_spaces": False,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1))
-    return {name: tokenizer.token_to_id(name) for name in SPECIAL}
+Shape = tuple[int, ...]
 
 
-def write_config(folder: Path, special: dict[str, int]) -> None:
-    """Write config.json as Transformers' LlamaConfig reads it."""
-    bos, eos, pad = (special[name] for name in SPECIAL)
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": HIDDEN,
-        "intermediate_size": MLP,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": KV_HEADS,
-        "head_dim": HEAD,
-        "vocab_size": VOCABULARY,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10_000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "bos_token_id": bos,
-        "eos_token_id": eos,
-        "pad_token_id": pad,
-    }
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
-
-
-def write_weights(folder: Path, seed: int = 0) -> None:
-    """Write model.safetensors with small random weights."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def weight(*shape: int) -> torch.Tensor:
-        return (torch.randn(*shape, generator=generator) * 0.05).to(torch.bfloat16)
-
-    def norm() -> torch.Tensor:
-        return torch.ones(HIDDEN, dtype=torch.bfloat16)
-
-    tensors = {
-        "model.embed_tokens.weight": weight(VOCABULARY, HIDDEN),
-        "lm_head.weight": weight(VOCABULARY, HIDDEN),
-        "model.norm.weight": norm(),
-    }
-    shapes = {
-        "self_attn.q_proj": (HEADS * HEAD, HIDDEN),
-        "self_attn.k_proj": (KV_HEADS * HEAD, HIDDEN),
-        "self_attn.v_proj": (KV_HEADS * HEAD, HIDDEN),
-        "self_attn.o_proj": (HIDDEN, HEADS * HEAD),
-        "mlp.gate_proj": (MLP, HIDDEN),
-        "mlp.up_proj": (MLP, HIDDEN),
-        "mlp.down_proj": (HIDDEN, MLP),
-    }
-    for layer in range(LAYERS):
-        prefix = f"model.layers.{layer}."
-        tensors |= {f"{prefix}{name}.weight": weight(*shape) for name, shape in shapes.items()}
-        tensors |= {f"{prefix}{name}.weight": norm() for name in ("input_layernorm", "post_attention_layernorm")}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-def main(folder: Path) -> int:
-    """Write the model."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(folder, write_tokenizer(folder))
-    write_weights(folder)
+def main() -> int:
+    """Write the model into the folder named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="made if it is not there")
+    write(parser.parse_args().folder)
     return 0
 
 
+def write(folder: Path) -> None:
+    """Write config.json, generation_config.json, model.safetensors, tokenizer.json and tokenizer_config.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {letter: byte for byte, letter in enumerate(_byte_letters())}
+    ids = {token: len(vocabulary) + index for index, token in enumerate(SPECIALS)}
+    _write_json(folder / "config.json", _config(len(vocabulary) + len(ids), ids))
+    _write_json(folder / "generation_config.json", {"eos_token_id": ids["<|eos|>"], "bos_token_id": ids["<|bos|>"]})
+    _write_json(folder / "tokenizer.json", _tokenizer(vocabulary, ids))
+    _write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|bos|>",
+            "eos_token": "<|eos|>",
+            "pad_token": "<|pad|>",
+            "model_max_length": CONTEXT_TOKENS,
+            "chat_template": CHAT_TEMPLATE,
+            "clean_up_tokenization_spaces": False,
+        },
+    )
+    _write_safetensors(folder / "model.safetensors", _weights(len(vocabulary) + len(ids)))
+
+
+def _byte_letters() -> list[str]:
+    """Return the 256 characters by which GPT-2's byte-level tokenizers write the 256 bytes."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+
+
+def _config(vocabulary_size: int, ids: dict[str, int]) -> dict[str, Any]:
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "intermediate_size": INTERMEDIATE,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_DIM,
+        "vocab_size": vocabulary_size,
+        "max_position_embeddings": CONTEXT_TOKENS,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": ids["<|bos|>"],
+        "eos_token_id": ids["<|eos|>"],
+        "pad_token_id": ids["<|pad|>"],
+    }
+
+
+def _tokenizer(vocabulary: dict[str, int], ids: dict[str, int]) -> dict[str, Any]:
+    """Return a byte-level BPE tokenizer without merges: one token per byte, and the special ones."""
+    added = [
+        {"id": number, "content": token, "special": True}
+        | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+        for token, number in ids.items()
+    ]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    model = {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "byte_fallback": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": added,
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": None,
+        "decoder": byte_level,
+        "model": {**model, "vocab": vocabulary, "merges": []},
+    }
+
+
+def _weights(vocabulary_size: int) -> Iterator[tuple[str, Shape, array[float]]]:
+    """Yield name, shape and values of each tensor, row by row."""
+    rng = random.Random(SEED)
+
+    def noise(rows: int, columns: int) -> array[float]:
+        return array("f", (rng.gauss(0.0, DEVIATION) for _ in range(rows * columns)))
+
+    def without_constant(rows: int, columns: int) -> array[float]:
+        # Row 0 writes the constant dimension: nothing may be added to it.
+        values = noise(rows, columns)
+        values[:columns] = array("f", bytes(4 * columns))
+        return values
+
+    embeddings, head = noise(vocabulary_size, HIDDEN), noise(vocabulary_size, HIDDEN)
+    for token in range(vocabulary_size):
+        embeddings[token * HIDDEN] = CONSTANT
+        head[token * HIDDEN] = ALLOW if token in WRITABLE else -ALLOW
+    ones = array("f", [1.0] * HIDDEN)
+    yield "model.embed_tokens.weight", (vocabulary_size, HIDDEN), embeddings
+    yield "lm_head.weight", (vocabulary_size, HIDDEN), head
+    yield "model.norm.weight", (HIDDEN,), ones
+    queries, keys = HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}"
+        yield f"{at}.input_layernorm.weight", (HIDDEN,), ones
+        yield f"{at}.post_attention_layernorm.weight", (HIDDEN,), ones
+        yield f"{at}.self_attn.q_proj.weight", (queries, HIDDEN), noise(queries, HIDDEN)
+        yield f"{at}.self_attn.k_proj.weight", (keys, HIDDEN), noise(keys, HIDDEN)
+        yield f"{at}.self_attn.v_proj.weight", (keys, HIDDEN), noise(keys, HIDDEN)
+        yield f"{at}.self_attn.o_proj.weight", (HIDDEN, queries), without_constant(HIDDEN, queries)
+        yield f"{at}.mlp.gate_proj.weight", (INTERMEDIATE, HIDDEN), noise(INTERMEDIATE, HIDDEN)
+        yield f"{at}.mlp.up_proj.weight", (INTERMEDIATE, HIDDEN), noise(INTERMEDIATE, HIDDEN)
+        yield f"{at}.mlp.down_proj.weight", (HIDDEN, INTERMEDIATE), without_constant(HIDDEN, INTERMEDIATE)
+
+
+def _write_safetensors(path: Path, tensors: Iterator[tuple[str, Shape, array[float]]]) -> None:
+    """Write the format: length of the header (8 bytes), the header (JSON), then all values."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    blocks: list[bytes] = []
+    offset = 0
+    for name, shape, values in tensors:
+        block = _bfloat16(values)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [offset, offset + len(block)]}
+        offset += len(block)
+        blocks.append(block)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(b"".join([struct.pack("<Q", len(text)), text, *blocks]))
+
+
+def _bfloat16(values: array[float]) -> bytes:
+    """Return values as bfloat16: the upper half of each float32."""
+    if sys.byteorder != "little":
+        values = array("f", values)
+        values.byteswap()
+    raw = values.tobytes()
+    half = bytearray(len(raw) // 2)
+    half[0::2], half[1::2] = raw[2::4], raw[3::4]
+    return bytes(half)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main())

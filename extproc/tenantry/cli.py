@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from tenantry.adapters import logs
-from tenantry.adapters.bind import Tls, parse_address
+from tenantry.adapters.bind import BindError, Tls, parse_address
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
 from tenantry.core.errors import Problem, RulesError, TenantryError
@@ -144,6 +144,8 @@ def serve(
     tls = None
     if tls_cert and tls_key and tls_client_ca:
         tls = Tls(certificate=tls_cert, key=tls_key, client_ca=tls_client_ca, allowed_sans=frozenset(allow_client_san))
+    elif tls_cert or tls_key or tls_client_ca or allow_client_san:
+        raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
     options = ServeOptions(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, cds=cds,
         envoy_admins=envoy_admin, outcomes=outcomes, grace_seconds=grace_seconds,

@@ -2,27 +2,19 @@
 
 import asyncio
 import contextlib
-import importlib
 import io
 import resource
-import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-
-with warnings.catch_warnings():
-    # pydantic deprecates how envoy-data-plane declares its validators; nothing that can be mended here.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    importlib.import_module("tenantry.up")
+from tenantry.adapters import logs
 
 from dataplane import pki
 from dataplane.harness import KEYS, Json, Stack, rules, stack
 from dataplane.upstream import Upstream, sse
 from dataplane.wire import Response, chat
-
-from tenantry.adapters import logs
 
 HERE = Path(__file__).parent
 MAX_BODY_BYTES = 64 * 1024

@@ -15,25 +15,25 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dataplane.upstream import Upstream
-from dataplane.wire import Connection, Response, ask, request
 from prometheus_client.parser import text_string_to_metric_families
-from tenantry_envoy.binary import find_envoy
-from tenantry_envoy.bootstrap import bootstrap
-from tenantry_envoy.clusters import clusters
-from tenantry_envoy.options import EnvoyOptions
-
 from tenantry.adapters import envoy_process
 from tenantry.adapters.bind import Address
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.adapters.secrets_folder import write_missing
 from tenantry.adapters.sidecar import Sidecar
 from tenantry.up import UpOptions, running
+from tenantry_envoy.binary import find_envoy
+from tenantry_envoy.bootstrap import bootstrap
+from tenantry_envoy.clusters import clusters
+from tenantry_envoy.options import EnvoyOptions
+
+from dataplane.upstream import Upstream
+from dataplane.wire import Connection, Response, ask, request
 
 ENGINE_SECRET = "engine-secret-7c1f"
 KEYS = {name: f"tk_{name}-{'k' * 40}" for name in ("acme", "globex", "initech", "late")}
@@ -174,10 +174,13 @@ class Stack:
 
     async def outcome(self, request_id: str) -> Json:
         """The outcome of one exchange; waits for the access log, which Envoy flushes every 50 ms."""
-        found: list[Json] = []
-        await until(lambda: found.extend(o for o in self.outcomes() if o["request_id"] == request_id) or found)
-        assert len(found) == 1, found
-        return found[0]
+
+        def found() -> list[Json]:
+            return [outcome for outcome in self.outcomes() if outcome["request_id"] == request_id]
+
+        await until(found, what=f"outcome of {request_id}")
+        (outcome,) = found()
+        return outcome
 
 
 @contextlib.asynccontextmanager
@@ -280,13 +283,13 @@ class Process:
 
     async def line(self, event: str, seconds: float = 20.0) -> Json:
         """The first log line of an event; waits for it."""
-        found: list[Json] = []
-        await until(
-            lambda: found.extend(x for x in self.lines() if x["event"] == event) or found or self.process.returncode,
-            seconds, f"log line {event!r}",
-        )  # fmt: skip
-        assert found, self.log.read_text() + self.out.read_text()
-        return found[0]
+
+        def found() -> list[Json]:
+            return [line for line in self.lines() if line["event"] == event]
+
+        await until(lambda: found() or self.process.returncode is not None, seconds, f"log line {event!r}")
+        assert found(), self.log.read_text() + self.out.read_text()
+        return found()[0]
 
     def signal(self, number: int) -> None:
         os.kill(self.process.pid, number)
@@ -297,14 +300,20 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def tenantry(folder: Path, *arguments: str | Path, prelude: str = "", name: str = "tenantry") -> AsyncIterator[Process]:
+async def tenantry(
+    folder: Path,
+    *arguments: str | Path,
+    prelude: str = "",
+    name: str = "tenantry",
+    env: Mapping[str, str] | None = None,
+) -> AsyncIterator[Process]:
     """Run `tenantry ARGUMENTS`; `prelude` is Python that runs before it (to plant a bug). Killed at the end."""
     log, out = folder / f"{name}.log", folder / f"{name}.out"
     code = f"{prelude}\nfrom tenantry.cli import main\nmain()"
     with log.open("wb") as stderr, out.open("wb") as stdout:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, *map(str, arguments), stdout=stdout, stderr=stderr, start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"} | dict(env or {}),
         )  # fmt: skip
     try:
         yield Process(process=process, arguments=arguments, log=log, out=out)
@@ -353,9 +362,7 @@ async def beside(
             run = tenantry(folder, *serve, *arguments, prelude=prelude, name=f"sidecar{index}")
             processes.append(await exits.enter_async_context(run))
         ready = [await process.line("sidecar ready") for process in processes]
-        listener, admin = await exits.enter_async_context(
-            envoy(files, tuple(paths), admin_port=admin_port, **options)
-        )
+        listener, admin = await exits.enter_async_context(envoy(files, tuple(paths), admin_port=admin_port, **options))
         yield (
             Stack(
                 address=listener, admin=ready[0]["admin"], envoy_admin=admin, upstream=upstream, files=files,

@@ -19,10 +19,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from dataplane.harness import KEYS, Files, Json, connection_manager, envoy, rules, sockets, without_backstop
-from dataplane.upstream import Upstream
-from dataplane.wire import ask, chat, chat_body, request
-
 from tenantry.adapters._pb import wire_pb2
 from tenantry.adapters.bind import Address
 from tenantry.adapters.grpcio_transport import GrpcioTransport
@@ -31,6 +27,10 @@ from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.errors import ConversationError
 from tenantry.core.session import Session
+
+from dataplane.harness import KEYS, Files, Json, connection_manager, envoy, rules, sockets, without_backstop
+from dataplane.upstream import Upstream
+from dataplane.wire import ask, chat, chat_body, request
 
 Process = Callable[[Any, Any], Awaitable[None]]
 Mutant = Callable[[Process, Any, Any], Awaitable[None]]
@@ -198,7 +198,9 @@ async def seam(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seam]:
         exits.push_async_callback(transport.drain, 1.0)
         envoys = {}
         for name, edit in edits.items():
-            envoys[name], _admin = await exits.enter_async_context(envoy(files, (path,), edit=edit, state=name))
+            envoys[name], _admin = await exits.enter_async_context(
+                envoy(files, (path,), edit=edit, state=name, message_timeout_seconds=1.0)
+            )
         yield Seam(transport=transport, upstream=upstream, envoys=envoys)
 
 
@@ -243,15 +245,13 @@ async def test_nothing_passes_a_server_that_fails_to_answer(
 async def test_metadata_with_the_headers_reply_is_enough_for_the_backstop(
     seam: Seam, mutate: Callable[[Case], None]
 ) -> None:
-    """So the sidecar writes it with its last reply only. The generated routes still lead nowhere: no cluster is named."""
+    """So the sidecar writes it with its last reply only. The generated routes still lead nowhere without a cluster."""
     mutate(Case(mutant=server(reply("request_headers", enforced="yes"))))
     found = await seam.reached(GOOD)
     assert found == {"generated": (503, False), "backstop": (200, True), "neither": (200, True)}
 
 
-async def test_a_server_that_never_answers_is_given_up_after_two_seconds(
-    seam: Seam, mutate: Callable[[Case], None]
-) -> None:
+async def test_a_server_that_never_answers_is_given_up(seam: Seam, mutate: Callable[[Case], None]) -> None:
     async def hangs_at_body(_process: Process, _requests: Any, context: Any) -> None:
         await context.read()
         await context.write(HEADERS())
@@ -260,4 +260,4 @@ async def test_a_server_that_never_answers_is_given_up_after_two_seconds(
     mutate(Case(mutant=hangs_at_body))
     begin = time.monotonic()
     assert await seam.reached(GOOD) == dict.fromkeys(seam.envoys, (503, False))
-    assert 1.5 < time.monotonic() - begin < 5
+    assert 0.9 < time.monotonic() - begin < 3

@@ -1,7 +1,9 @@
-"""Who reaches ext_proc and the access log could forge tenants and bills: loopback, or mutual TLS with an allowed name."""
+"""Who reaches ext_proc and the access log can forge tenants and bills: so loopback, or mutual TLS and a name."""
 
 import asyncio
 import contextlib
+import re
+import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,41 +11,72 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from dataplane.harness import KEYS, Files, Process, envoy, rules, tenantry
+from tenantry.adapters.bind import Address, BindError, Tls, parse_address
+from tenantry.adapters.process import ServeOptions, serving
+from tenantry_envoy.clusters import clusters
+from tenantry_envoy.options import SidecarTls
+
+from dataplane.harness import KEYS, Files, envoy, rules, tenantry
 from dataplane.pki import Authority
 from dataplane.upstream import Upstream
 from dataplane.wire import ask, chat, request
-from tenantry_envoy.options import SidecarTls
 
 ENVOY_SAN, SIDECAR_SAN = "spiffe://prod/envoy", "sidecar.test"
 MISSING = Path("missing.pem")
 
 
-@pytest.mark.parametrize("flag", ["--listen", "--admin"])
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "sidecar.example:0"])
-@pytest.mark.parametrize("tls", [(), ("--tls-cert", MISSING, "--tls-key", MISSING, "--tls-client-ca", MISSING)])
-async def test_an_open_port_without_mutual_tls_is_refused(
-    tmp_path: Path, flag: str, address: str, tls: tuple[str | Path, ...]
-) -> None:
-    """Neither without TLS nor with TLS that would let any client of the authority in."""
-    files = Files(folder=tmp_path)
-    files.save(rules(Upstream()) | {"models": {"m": {"stable": "1", "versions": {"1": {"endpoints": ["h:1"]}}}}, "tenants": {}})
-    other = ("--admin", "127.0.0.1:0") if flag == "--listen" else ("--listen", f"unix:{tmp_path}/s")
-    async with tenantry(tmp_path, "serve", files.rules, "--secrets", files.secrets, flag, address, *other, *tls) as process:
-        assert await process.exit() == 1
-        message = process.log.read_text()
-    what = "ext_proc" if flag == "--listen" else "the admin listener"
-    assert message.startswith(f"error: {what} would listen on {address}, which other hosts can reach")
-    assert "--allow-client-san" in message
-    assert "Traceback" not in message
+def files_of(folder: Path) -> Files:
+    files = Files(folder=folder)
+    version = {"endpoints": ["127.0.0.1:1"]}
+    files.save(rules(Upstream()) | {"models": {"m": {"stable": "1", "versions": {"1": version}}}, "tenants": {}})
+    return files
 
 
-@pytest.mark.parametrize("given", [("--tls-cert",), ("--tls-cert", "--tls-key"), ("--tls-client-ca",)])
-async def test_half_of_the_tls_options_is_an_error_not_plain_text(tmp_path: Path, given: tuple[str, ...]) -> None:
-    options = [part for name in given for part in (name, MISSING)]
-    async with tenantry(tmp_path, "serve", tmp_path / "r", "--secrets", tmp_path, *options) as process:
-        assert await process.exit() == 1
-        assert "--tls-client-ca" in process.log.read_text()
+async def test_serve_says_why_it_does_not_listen(tmp_path: Path) -> None:
+    files = files_of(tmp_path)
+    half = ("--tls-cert", MISSING, "--tls-key", MISSING)
+    whole = (*half, "--tls-client-ca", MISSING, "--allow-client-san", ENVOY_SAN)
+    listen, admin = ("--listen", f"unix:{tmp_path}/s"), ("--admin", "127.0.0.1:0")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = f"127.0.0.1:{taken.getsockname()[1]}"
+        wrong: dict[str, tuple[str | Path, ...]] = {
+            "ext_proc would listen on 0.0.0.0:0, which other hosts can reach": ("--listen", "0.0.0.0:0", *admin),
+            "the admin listener would listen on 0.0.0.0:0, which other hosts": (*listen, "--admin", "0.0.0.0:0"),
+            "mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san": (*listen, *admin, *half),
+            f"ext_proc cannot listen on unix:{tmp_path}/s: [Errno 2] No such file": (*listen, *admin, *whole),
+            f"ext_proc cannot listen on {port}: the address is in use": ("--listen", port, *admin),
+            f"the admin listener cannot listen on {port}: [Errno 98]": (*listen, "--admin", port),
+            "outcomes file /nowhere/o: No such file": (*listen, *admin, "--outcomes", "/nowhere/o"),
+        }
+        gate = asyncio.Semaphore(2)
+
+        async def lines(number: int, options: tuple[str | Path, ...]) -> list[str]:
+            serve = ("serve", files.rules, "--secrets", files.secrets, *options)
+            async with gate, tenantry(tmp_path, *serve, name=f"serve{number}") as process:
+                assert await process.exit(60) == 1
+                return process.log.read_text().splitlines()
+
+        found = await asyncio.gather(*(lines(number, options) for number, options in enumerate(wrong.values())))
+    for text, log in zip(wrong, found, strict=True):
+        assert log[-1].startswith(f"error: {text}")
+        assert not any("Traceback" in line for line in log)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:0", "sidecar.example:0", "127.0.0.1.example:0"])
+async def test_no_address_that_others_reach_is_bound_without_mutual_tls(tmp_path: Path, address: str) -> None:
+    """Neither without TLS nor with TLS that lets any client of the authority in; neither of the two listeners."""
+    files = files_of(tmp_path)
+    anybody = Tls(certificate=MISSING, key=MISSING, client_ca=MISSING, allowed_sans=frozenset())
+    here, there = Address(path=str(tmp_path / "s")), parse_address(address)
+    for listen, admin in ((there, here), (here, there)):
+        for tls in (None, anybody):
+            options = ServeOptions(rules=files.rules, secrets=files.secrets, listen=listen, admin=admin, tls=tls)
+            with pytest.raises(BindError, match="which other hosts can reach"):
+                async with serving(options, clusters):
+                    pass
+    assert not (tmp_path / "s").exists()
 
 
 @dataclass(kw_only=True)
@@ -67,8 +100,18 @@ class Guarded:
         async with envoy(self.files, (self.sidecar,), sidecar_tls=tls) as (address, _admin):
             yield address
 
+    async def unattributed(self) -> float:
+        """How many access-log entries the sidecar took that it could not attribute."""
+        tls: dict[str, Any] = {
+            "ssl": self.authority.client(self.authority.leaf("scraper", ENVOY_SAN)),
+            "server_hostname": SIDECAR_SAN,
+        }
+        metrics = await ask(self.admin, request("/metrics", method="GET"), **tls)
+        (count,) = re.findall(rb"^tenantry_access_log_unattributed_total (\S+)", metrics.body, re.MULTILINE)
+        return float(count)
+
     async def admin_status(self, pair: tuple[Path, Path] | None, path: str = "/healthz") -> int:
-        tls = {"ssl": self.authority.client(pair), "server_hostname": SIDECAR_SAN}
+        tls: dict[str, Any] = {"ssl": self.authority.client(pair), "server_hostname": SIDECAR_SAN}
         return (await ask(self.admin, request(path, method="GET"), **tls)).status
 
 
@@ -113,7 +156,7 @@ async def test_nobody_else_does(guarded: Guarded, tmp_path: Path) -> None:
         "another authority": Authority(tmp_path).leaf("foreign", ENVOY_SAN),
     }
     lines = guarded.files.outcomes.read_text() if guarded.files.outcomes.exists() else ""
-    seen = len(guarded.upstream.seen)
+    seen, unattributed = len(guarded.upstream.seen), await guarded.unattributed()
 
     async def status(pair: tuple[Path, Path] | None) -> tuple[int, int]:
         async with guarded.envoy(pair) as address:
@@ -132,9 +175,7 @@ async def test_nobody_else_does(guarded: Guarded, tmp_path: Path) -> None:
     }
     assert len(guarded.upstream.seen) == seen
     assert (guarded.files.outcomes.read_text() if guarded.files.outcomes.exists() else "") == lines
-    text = (await ask(guarded.admin, request("/metrics", method="GET"), ssl=guarded.authority.client(
-        guarded.authority.leaf("scraper", ENVOY_SAN)), server_hostname=SIDECAR_SAN)).body.decode()  # fmt: skip
-    assert "tenantry_access_log_unattributed_total 0.0" in text or "tenantry_access_log_unattributed_total 1.0" in text
+    assert await guarded.unattributed() == unattributed
 
 
 async def test_envoy_too_wants_to_know_whom_it_asks(guarded: Guarded) -> None:
@@ -147,7 +188,3 @@ async def test_envoy_too_wants_to_know_whom_it_asks(guarded: Guarded) -> None:
 
 async def test_plain_text_to_the_admin_port_is_no_way_in(guarded: Guarded) -> None:
     assert (await ask(guarded.admin, request("/metrics", method="GET"))).status == 0
-
-
-def unused(process: Process) -> None:
-    del process

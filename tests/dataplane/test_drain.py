@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
+
 from dataplane.harness import KEYS, Process, Stack, beside, until
 from dataplane.upstream import LAST_CHUNK, SSE_HEAD, Step, chunk
 from dataplane.wire import Connection, Response, chat, request

@@ -1,55 +1,51 @@
 """What a client writes into headers and trailers reaches neither the upstream nor the evidence (invariant 2)."""
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
+from tenantry.core.errors import ConversationError
+from tenantry.core.session import Session
+
 from dataplane.harness import ENGINE_SECRET, KEYS, Stack, until
 from dataplane.wire import CHAT, Headers, chat, chat_body, request
 from dataplane.wire_h2 import ask_h2
 
-from tenantry.core.errors import ConversationError
-from tenantry.core.session import Session
-
 CANARY = "mallory"
 
+OF_OURS = ("tier", "model", "version", "request-id", "cluster", "mirror", "mirror-cluster", "anything-else", "")
+OF_ENVOYS = (
+    "retry-on", "retry-grpc-on", "max-retries", "upstream-rq-timeout-ms", "upstream-rq-per-try-timeout-ms",
+    "original-path", "original-dst-host", "decorator-operation", "force-trace", "upstream-alt-stat-name",
+    "hedge-on-per-try-timeout", "external-address", "internal", "attempt-count", "is-timeout-retry",
+)  # fmt: skip
+OF_VLLMS = ("x-vllm-priority", "x-session-id", "x-data-parallel-rank", "x-request-id")
+OF_PROXIES = (
+    "x-forwarded-client-cert", "x-forwarded-host", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "forwarded",
+    "via", "x-original-url", "x-rewrite-url", "x-http-method-override",
+)  # fmt: skip
+TENANT = "x-tenantry-tenant"
+
 FORGED: dict[str, Headers] = {
-    "lower case": [("x-tenantry-tenant", CANARY)],
+    "lower case": [(TENANT, CANARY)],
     "mixed case": [("X-Tenantry-Tenant", CANARY), ("X-TENANTRY-TENANT", CANARY)],
-    "duplicates": [("x-tenantry-tenant", "acme"), ("x-tenantry-tenant", CANARY), ("x-tenantry-tenant", CANARY)],
-    "empty beside forged": [("x-tenantry-tenant", ""), ("x-tenantry-tenant", CANARY)],
-    "obs-text": [("x-tenantry-tenant", CANARY.encode() + b"\xff\x80")],
+    "duplicates": [(TENANT, "acme"), (TENANT, CANARY), (TENANT, CANARY)],
+    "empty beside forged": [(TENANT, ""), (TENANT, CANARY)],
+    "obs-text": [(TENANT, CANARY.encode() + b"\xff\x80")],
     "underscores": [("x_tenantry_tenant", CANARY), ("X_Tenantry-Tenant", CANARY), ("x-tenantry_tenant", CANARY)],
-    "comma list": [("x-tenantry-tenant", f"acme, {CANARY}")],
-    "spaces around": [("x-tenantry-tenant", f"  \t {CANARY} \t ")],
-    "all of ours": [
-        (f"x-tenantry-{name}", CANARY)
-        for name in ("tier", "model", "version", "request-id", "cluster", "mirror", "mirror-cluster", "anything-else", "")
-    ],
-    "nominated by connection": [("connection", "close, x-tenantry-tenant, x-tenantry-tier"), ("x-tenantry-tenant", CANARY)],
-    "Envoy's own": [
-        (f"x-envoy-{name}", CANARY)
-        for name in (
-            "retry-on", "retry-grpc-on", "max-retries", "upstream-rq-timeout-ms", "upstream-rq-per-try-timeout-ms",
-            "original-path", "original-dst-host", "decorator-operation", "force-trace", "upstream-alt-stat-name",
-            "hedge-on-per-try-timeout", "external-address", "internal", "attempt-count", "is-timeout-retry",
-        )
-    ],
-    "vLLM's": [(name, CANARY) for name in ("x-vllm-priority", "x-session-id", "x-data-parallel-rank", "x-request-id")],
-    "of a proxy": [
-        (name, CANARY)
-        for name in (
-            "x-forwarded-client-cert", "x-forwarded-host", "x-forwarded-for", "x-forwarded-proto", "x-real-ip", "forwarded",
-            "via", "x-original-url", "x-rewrite-url", "x-http-method-override",
-        )
-    ],
-    "credentials and cookies": [("cookie", f"session={CANARY}"), ("proxy-authorization", CANARY), ("x-api-key", CANARY)],
+    "comma list": [(TENANT, f"acme, {CANARY}")],
+    "spaces around": [(TENANT, f"  \t {CANARY} \t ")],
+    "all of ours": [(f"x-tenantry-{name}", CANARY) for name in OF_OURS],
+    "nominated by connection": [("connection", f"close, {TENANT}, x-tenantry-tier"), (TENANT, CANARY)],
+    "Envoy's own": [(f"x-envoy-{name}", CANARY) for name in OF_ENVOYS],
+    "vLLM's": [(name, CANARY) for name in OF_VLLMS],
+    "of a proxy": [(name, CANARY) for name in OF_PROXIES],
+    "credentials and cookies": [("cookie", CANARY), ("proxy-authorization", CANARY), ("x-api-key", CANARY)],
     "baggage": [("baggage", f"tenant={CANARY}"), ("x-b3-traceid", CANARY), ("openai-organization", CANARY)],
-}  # fmt: skip
+}
 
 
 @pytest.fixture
-def access_log(shared: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
+def access_log(shared: Stack, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The access-log messages as Envoy sends them, so that not even an unread field may hold a forgery."""
     assert shared.sidecar is not None
     messages: list[bytes] = []
@@ -60,7 +56,7 @@ def access_log(shared: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[
         take(message)
 
     monkeypatch.setattr(shared.sidecar, "access_log_message", tap)
-    yield messages
+    return messages
 
 
 async def proves_acme(shared: Stack, mark: str, request_id: str, access_log: list[bytes]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 import pytest_asyncio
+
 from dataplane.harness import KEYS, Files, Process, Stack, beside, envoy, rules, tenantry, until
 from dataplane.upstream import LAST_CHUNK, SSE_HEAD, Step, Upstream, chunk
 from dataplane.wire import Response, ask, chat, request
@@ -39,7 +40,7 @@ ALL_503 = {name: {503} for name in REQUESTS}
 @pytest_asyncio.fixture(loop_scope="session")
 async def pair(tmp_path: Path) -> AsyncIterator[tuple[Stack, Process]]:
     """A sidecar process beside an Envoy, seen to work."""
-    async with beside(tmp_path) as (here, (sidecar,)):
+    async with beside(tmp_path, message_timeout_seconds=1.0) as (here, (sidecar,)):
         assert (await here.ask(chat(KEYS["acme"]))).status == 200
         here.upstream.seen.clear()
         yield here, sidecar
@@ -134,7 +135,7 @@ async def test_hung_lets_the_streams_in_flight_arrive_whole(pair: tuple[Stack, P
     here, sidecar = pair
     stream = await streaming(here, gate := asyncio.Event())
     sidecar.signal(signal.SIGSTOP)
-    await asyncio.sleep(2.5)  # beyond the time after which a new request is given up
+    await asyncio.sleep(1.5)  # beyond the time after which a new request is given up
     gate.set()
     response = await asyncio.wait_for(stream, 5)
     sidecar.signal(signal.SIGCONT)

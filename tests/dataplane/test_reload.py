@@ -6,20 +6,31 @@ import io
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from tenantry.adapters import reload
+from tenantry.core.keyring import CACHE_SALT, ENGINE
+
 from dataplane.harness import (
-    ENGINE_SECRET, KEYS, Files, Json, Stack, digest, load, rules, stack, tenantry, until, write,
+    ENGINE_SECRET,
+    KEYS,
+    Files,
+    Json,
+    Stack,
+    digest,
+    load,
+    rules,
+    stack,
+    tenantry,
+    until,
+    write,
 )  # fmt: skip
 from dataplane.upstream import LAST_CHUNK, SSE_HEAD, Upstream, chunk
 from dataplane.wire import ask, chat, request
-
-from tenantry.adapters import reload
-from tenantry.core.keyring import CACHE_SALT, ENGINE
 
 ACME = KEYS["acme"]
 
@@ -69,8 +80,17 @@ async def test_50_reloads_at_200_requests_a_second(live: Stack) -> None:
 async def test_a_version_comes_and_goes_under_load(live: Stack) -> None:
     """A tenant is moved to it the moment it exists, and off it the moment it goes; a stream on it goes on."""
     gate = asyncio.Event()
-    async with Upstream().running() as newer, load(live.address, 200, lambda n: chat(KEYS[("acme", "initech")[n % 2]])) as load_:
-        newer.scripts["gated"] = lambda _seen: [SSE_HEAD, chunk(b"data: 1\n\n"), gate, chunk(b"data: 2\n\n"), LAST_CHUNK]
+    async with (
+        Upstream().running() as newer,
+        load(live.address, 200, lambda n: chat(KEYS[("acme", "initech")[n % 2]])) as load_,
+    ):
+        newer.scripts["gated"] = lambda _seen: [
+            SSE_HEAD,
+            chunk(b"data: 1\n\n"),
+            gate,
+            chunk(b"data: 2\n\n"),
+            LAST_CHUNK,
+        ]
         document = copy.deepcopy(live.document)
         document["models"]["chat-8b"]["versions"]["1.6.0"] = {"endpoints": [newer.endpoint]}
         document["tenants"]["initech"]["pins"]["chat-8b"] = "1.6.0"
@@ -113,7 +133,9 @@ def with_(document: Json, value: Any, *path: str) -> str:
     return json.dumps(copied)
 
 
-BAD = {
+VERSIONS = ("models", "chat-8b", "versions")
+
+BAD: dict[str, Callable[[Json], str | bytes]] = {
     "not YAML": lambda _d: "models: [",
     "half a document": lambda d: json.dumps(d)[:-40],
     "empty": lambda _d: "",
@@ -125,7 +147,7 @@ BAD = {
     "one key, two tenants": lambda d: with_(d, [digest(KEYS["globex"])], "tenants", "acme", "keys"),
     "a key in the clear": lambda d: with_(d, [ACME], "tenants", "acme", "keys"),
     "a key twice in the text": lambda d: json.dumps(d)[:-1] + ', "tenants": {}}',
-    "an endpoint that Envoy cannot use": lambda d: with_(d, ["[:::]:80"], "models", "chat-8b", "versions", "1.4.0", "endpoints"),
+    "an endpoint that Envoy cannot use": lambda d: with_(d, {"endpoints": ["[:::]:80"]}, *VERSIONS, "1.4.0"),
     "a newer version of the schema": lambda d: with_(d, 2, "version"),
 }  # fmt: skip
 
@@ -203,7 +225,9 @@ async def test_a_revoked_key_is_refused_within_a_second(live: Stack, tmp_path: P
             await asyncio.sleep(0.01)
     assert (await live.ask(chat(ACME))).status == 200  # the old one overlaps
 
-    async with tenantry(tmp_path, "key", "revoke", digest(ACME), "--tenant", "acme", "--rules", live.files.rules) as command:
+    async with tenantry(
+        tmp_path, "key", "revoke", digest(ACME), "--tenant", "acme", "--rules", live.files.rules
+    ) as command:
         assert await command.exit() == 0
     async with asyncio.timeout(1):
         while (response := await live.ask(chat(ACME))).status == 200:
@@ -255,7 +279,10 @@ async def test_a_mounted_config_map_is_swapped(tmp_path: Path) -> None:
     secrets = {path.name: path.read_text() for path in files.secrets.iterdir()}
     swap(files.secrets, secrets)
     async with stack(tmp_path) as here:
-        swap(files.rules.parent, {files.rules.name: json.dumps(changed(here.document, new={"tier": "gold", "keys": [digest("a")]}))})
+        swap(
+            files.rules.parent,
+            {files.rules.name: json.dumps(changed(here.document, new={"tier": "gold", "keys": [digest("a")]}))},
+        )
         await here.generation(2, 5)
         assert (await here.ask(chat("a"))).status == 200
         swap(files.rules.parent, {files.rules.name: json.dumps(here.document)})

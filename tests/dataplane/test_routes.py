@@ -4,6 +4,7 @@ import gzip
 from pathlib import Path
 
 import pytest
+
 from dataplane.conftest import MAX_BODY_BYTES
 from dataplane.harness import KEYS, Stack, rules, stack
 from dataplane.wire import CHAT, Connection, Headers, Response, chat, chat_body, request
@@ -27,9 +28,10 @@ async def refused(shared: Stack, data: bytes) -> Response:
 ENGINE_ROUTES = [
     "POST /abort_requests", "POST /sleep", "POST /wake_up", "GET /is_sleeping", "POST /update_weights", "POST /pause",
     "POST /reset_prefix_cache", "POST /v1/load_lora_adapter", "POST /v1/unload_lora_adapter", "POST /collective_rpc",
-    "GET /v1/responses/resp_1", "DELETE /v1/responses/resp_1", "POST /v1/responses/resp_1/cancel", "GET /v1/models/chat-8b",
-    "GET /metrics", "GET /health", "GET /version", "GET /docs", "GET /openapi.json", "GET /server_info", "POST /tokenize",
-    "POST /invocations", "POST /v1/audio/transcriptions", "POST /v1/files", "POST /start_profile", "POST /",
+    "GET /v1/responses/resp_1", "DELETE /v1/responses/resp_1", "POST /v1/responses/resp_1/cancel",
+    "GET /v1/models/chat-8b", "GET /metrics", "GET /health", "GET /version", "GET /docs", "GET /openapi.json",
+    "GET /server_info", "POST /tokenize", "POST /invocations", "POST /v1/audio/transcriptions", "POST /v1/files",
+    "POST /start_profile", "POST /",
 ]  # fmt: skip
 
 
@@ -112,7 +114,13 @@ WEBSOCKET = [
 async def test_a_websocket_upgrade_is_refused(shared: Stack) -> None:
     over_1 = await refused(shared, chat(KEY, headers=WEBSOCKET))
     assert (over_1.status, over_1.error_code) == (403, "not_admitted")
-    extended = [(":method", "CONNECT"), (":protocol", "websocket"), (":scheme", "http"), (":path", CHAT), (":authority", "x")]
+    extended = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "http"),
+        (":path", CHAT),
+        (":authority", "x"),
+    ]
     seen = len(shared.upstream.seen)
     over_2 = await ask_h2(shared.address, pseudo=extended, key=KEY)
     assert (over_2.status, len(shared.upstream.seen)) == (0, seen)

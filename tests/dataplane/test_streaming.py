@@ -4,8 +4,9 @@ import asyncio
 import time
 
 import pytest
+
 from dataplane.harness import KEYS, Stack, until
-from dataplane.upstream import CLOSE, CUT, LAST_CHUNK, OK, SSE_HEAD, Step, chunk, fixed, sse
+from dataplane.upstream import CLOSE, CUT, LAST_CHUNK, OK, SSE_HEAD, Script, Step, chunk, fixed, sse
 from dataplane.wire import Connection, Response, chat, chat_body
 from dataplane.wire_h2 import ask_h2
 
@@ -30,6 +31,10 @@ def bytewise(data: bytes) -> list[Step]:
     return [step for byte in data for step in (bytes([byte]), 0.0)]
 
 
+def playing(steps: list[Step]) -> Script:
+    return lambda _seen: steps
+
+
 def in_halves(body: bytes) -> list[list[bytes]]:
     return [[body[:cut], body[cut:]] for cut in range(1, len(body))]
 
@@ -43,11 +48,15 @@ async def test_the_bytes_of_a_stream_are_those_that_the_upstream_sent(shared: St
     whole = b"".join(step for step in scripts["whole"] if isinstance(step, bytes))
     scripts["packets"] = bytewise(whole)
     scripts["by length"] = bytewise(fixed(body, content_type="text/event-stream"))
-    scripts["by closing"] = [b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n", body, CLOSE]
+    scripts["by closing"] = [
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n",
+        body,
+        CLOSE,
+    ]
     for index, halves in enumerate(in_halves(body)):
         scripts[f"cut at {index + 1}"] = sse(halves)
     for name, steps in scripts.items():
-        shared.upstream.scripts[f"{what} {name}"] = lambda _seen, steps=steps: steps
+        shared.upstream.scripts[f"{what} {name}"] = playing(steps)
     answers = await asyncio.gather(*(shared.ask(chat(KEY, script=f"{what} {name}")) for name in scripts))
     for name, answer in zip(scripts, answers, strict=True):
         assert (name, answer.status, answer.complete, answer.body) == (name, 200, True, body)
@@ -100,7 +109,13 @@ async def test_2000_streams_at_once(shared: Stack) -> None:
     """Each open exchange holds an ext_proc stream; with Envoy's default breakers the 1,025th got 500."""
     count, gate = 2000, asyncio.Event()
     seen = len(shared.upstream.seen)
-    shared.upstream.scripts["held"] = lambda _seen: [SSE_HEAD, chunk(b"data: 1\n\n"), gate, chunk(b"data: 2\n\n"), LAST_CHUNK]
+    shared.upstream.scripts["held"] = lambda _seen: [
+        SSE_HEAD,
+        chunk(b"data: 1\n\n"),
+        gate,
+        chunk(b"data: 2\n\n"),
+        LAST_CHUNK,
+    ]
     at_once = asyncio.Semaphore(200)  # connecting; a backlog is finite
     connections: list[Connection] = []
     try:
@@ -159,9 +174,8 @@ async def test_a_client_that_leaves_is_an_abort_and_the_engine_is_told(shared: S
 
 async def test_a_reset_http2_stream_is_an_abort_too(shared: Stack) -> None:
     shared.upstream.scripts["h2 left"] = lambda _seen: [SSE_HEAD, chunk(b"data: 1\n\n"), asyncio.Event()]
+    headers, body = [("content-type", "application/json")], chat_body(script="h2 left", mark="h2 left")
     with pytest.raises(TimeoutError):
-        headers = [("content-type", "application/json")]
-        body = chat_body(script="h2 left", mark="h2 left")
         await ask_h2(shared.address, headers=headers, body=body, key=KEY, timeout=0.3)
     word, code, _flags = await ended(shared, "h2 left")
     assert (word, code) == ("aborted", 200)
@@ -178,7 +192,11 @@ async def test_what_is_delivered_whole_is_completed_whatever_its_status(shared: 
 async def test_an_upstream_that_dies_is_a_failure(shared: Stack) -> None:
     shared.upstream.scripts["dies in it"] = lambda _seen: [SSE_HEAD, chunk(b"data: 1\n\n"), 0.05, CUT]
     shared.upstream.scripts["dies first"] = lambda _seen: [CUT]
-    shared.upstream.scripts["ends early"] = lambda _seen: [b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345", 0.05, CUT]
+    shared.upstream.scripts["ends early"] = lambda _seen: [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345",
+        0.05,
+        CUT,
+    ]
     in_it = await shared.ask(chat(KEY, mark="dies in it", script="dies in it"))
     assert (in_it.status, in_it.body, in_it.complete) == (200, b"data: 1\n\n", False)
     word, code, flags = await ended(shared, "dies in it")

@@ -118,7 +118,7 @@ class Upstream:
             await asyncio.sleep(0)
 
     async def _answer(self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        script = self.scripts.get(seen.json.get("script", ""), lambda _seen: [OK])
+        script = self.scripts.get(seen.json.get("script", ""), _just_ok)
         playing = asyncio.ensure_future(_play(script(seen), writer))
         # Envoy sends nothing before it has the answer: whatever can be read now is the end.
         leaving = asyncio.ensure_future(reader.read(1))
@@ -133,6 +133,10 @@ class Upstream:
         with contextlib.suppress(asyncio.CancelledError):
             await leaving
         await playing
+
+
+def _just_ok(_seen: Seen) -> Iterable[Step]:
+    return [OK]
 
 
 async def _play(steps: Iterable[Step] | AsyncIterator[Step], writer: asyncio.StreamWriter) -> None:
@@ -151,7 +155,10 @@ async def _step(step: Step, writer: asyncio.StreamWriter) -> None:
     elif isinstance(step, asyncio.Event):
         await step.wait()
     elif isinstance(step, str):
-        writer.transport.abort() if step == CUT else writer.close()
+        if step == CUT:
+            writer.transport.abort()
+        else:
+            writer.close()
         raise ConnectionError("ended by the script")
     else:
         await asyncio.sleep(step)
@@ -177,7 +184,7 @@ async def _read_chunks(reader: asyncio.StreamReader) -> tuple[bytes, list[tuple[
     body, trailers = b"", []
     while size := int((await reader.readline()).split(b";")[0], 16):
         body += (await reader.readexactly(size + 2))[:-2]
-    while (line := (await reader.readline()).rstrip(b"\r\n")):
+    while line := (await reader.readline()).rstrip(b"\r\n"):
         trailers.append(_pair(line))
     return body, trailers
 

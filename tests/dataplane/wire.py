@@ -1,10 +1,11 @@
 """A client that sends exactly the bytes it is given, and says exactly what came back."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 CHAT = "/v1/chat/completions"
 
@@ -69,7 +70,9 @@ def chat_body(model: str = "chat-8b", **members: object) -> bytes:
     return json.dumps({"model": model, "messages": [{"role": "user", "content": "Hello"}], **members}).encode()
 
 
-def chat(key: str | None, *, headers: Headers = (), target: str = CHAT, model: str = "chat-8b", **members: object) -> bytes:
+def chat(
+    key: str | None, *, headers: Headers = (), target: str = CHAT, model: str = "chat-8b", **members: object
+) -> bytes:
     """The bytes of a chat request; `members` go into its body (`mark`, `script`: see `upstream`)."""
     json_type = ("Content-Type", "application/json")
     return request(target, headers=[json_type, *headers], body=chat_body(model, **members), key=key)
@@ -86,7 +89,7 @@ class Connection:
         host, _, port = address.rpartition(":")
         return cls(*await asyncio.open_connection(host, int(port), limit=1 << 20, **tls))
 
-    async def __aenter__(self) -> "Connection":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -103,17 +106,15 @@ class Connection:
 
     async def ask(self, data: bytes, timeout: float = 20.0) -> Response:
         """Send a request and read its response."""
-        try:
+        with contextlib.suppress(ConnectionError):  # refused while it was still being sent: the answer is there to read
             await self.send(data)
-        except ConnectionError:  # refused while it was still being sent: the answer is there to read
-            pass
         return await self.response(timeout, bodiless=data.startswith(b"HEAD "))
 
     async def response(self, timeout: float = 20.0, *, bodiless: bool = False) -> Response:
         async with asyncio.timeout(timeout):
             status, headers = await self.head()
-            if bodiless or status in (204, 304):
-                return Response(status=status, headers=headers, body=b"")
+            if status in (0, 204, 304) or bodiless:
+                return Response(status=status, headers=headers, body=b"", complete=status != 0)
             body, complete = await self._body(dict(headers))
             return Response(status=status, headers=headers, body=body, complete=complete)
 

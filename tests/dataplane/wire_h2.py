@@ -7,6 +7,7 @@ import h2.config
 import h2.connection
 import h2.events
 import h2.exceptions
+
 from dataplane.wire import CHAT, Response
 
 Pairs = Sequence[tuple[str, str]]

@@ -55,6 +55,9 @@ async def vllm(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> As
     record = folder / "scheduled.jsonl"
     record.touch()
     environment = {
+        # Two servers on two cores: left alone, both bind to the first core.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": str(Path(__file__).parent / "vllm_recorder"),
         "TENANTRY_RECORD": str(record),
         "VLLM_API_KEY": ENGINE_SECRET,

@@ -203,7 +203,12 @@ def test_a_header_that_names_another_tenant_is_counted_by_whose_client_sent_it()
         (changed(clean_run(), 3, number=3), [RECORD]),
         (replace(clean_run(), arrivals=clean_run().arrivals[:-1]), [RECORD, "globex is served by 1.5.0, then 1.6.0"]),
         (replace(clean_run(), arrivals=(*clean_run().arrivals, arrival(HOOLI, 9, "1.4.0", 3))), [RECORD]),
+        (
+            with_members(with_members(clean_run(), 1, cache_salt="salt of globex"), 3, cache_salt="salt of globex"),
+            [SALT],
+        ),
         (replace(clean_run(), outcomes=clean_run().outcomes[1:]), [LOG]),
+        (replace(clean_run(), outcomes=(*clean_run().outcomes, clean_run().outcomes[0])), [LOG]),
         (replace(clean_run(), outcomes=(outcome(HOOLI, 1, "1.5.0", 1), *clean_run().outcomes[1:])), [LOG]),
         (replace(clean_run(), reload=None), ["the edited rules go live while requests flow"]),
         (
@@ -283,6 +288,7 @@ def test_a_candidates_share_is_of_the_requests_while_it_was_the_candidate() -> N
 def test_quantiles_are_by_nearest_rank() -> None:
     assert quantiles(range(1, 101)).p50 == 50
     assert quantiles(range(1, 101)).p99 == 99
+    assert quantiles([3.0, 1.0, 2.0]).p50 == 2.0
     assert quantiles([7.0]).p99 == 7.0
     assert quantiles([]).p50 is None
 

@@ -87,12 +87,11 @@ EVENTS = (b"data: one\n\n", b"data: tw", b"o\n\ndata: [DONE]\n\n")
 
 @asynccontextmanager
 async def engine() -> AsyncIterator[str]:
-    """An engine that streams, and says whose key it was given."""
+    """An engine that streams, and tells two of the headers that it was given."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(
-            headers={"content-type": "text/event-stream", "x-key": request.headers["authorization"]}
-        )
+        twice = ",".join(request.headers.getall("x-twice"))
+        response = web.StreamResponse(headers={"x-key": request.headers["authorization"], "x-twice": twice})
         await response.prepare(request)
         for event in EVENTS:
             await response.write(event)
@@ -102,19 +101,21 @@ async def engine() -> AsyncIterator[str]:
     app.add_routes([web.post("/v1/chat/completions", answer)])
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 async def test_the_recorder_passes_everything_on_and_notes_it_without_the_prompt() -> None:
     async with engine() as upstream, recording(upstream) as url, aiohttp.ClientSession() as http:
         record = EngineRecord("1.4.0", f"{url}{RECORD_PATH}")
         body = {"model": MODEL, "priority": 10, "messages": [{"role": "user", "content": "a secret"}]}
-        headers = [("authorization", "Bearer engine"), ("x-twice", "1"), ("X-Twice", "2")]
+        headers = [("authorization", "Bearer engine"), ("x-twice", "1"), ("x-twice", "2")]
         async with http.post(f"{url}/v1/chat/completions", json=body, headers=headers) as response:
             assert await response.read() == b"".join(EVENTS)
-            assert response.headers["x-key"] == "Bearer engine"
+            assert (response.headers["x-key"], response.headers["x-twice"]) == ("Bearer engine", "1,2")
 
         (arrival,) = await record.new(http)
         assert (arrival.version, arrival.number, arrival.path) == ("1.4.0", 1, "/v1/chat/completions")

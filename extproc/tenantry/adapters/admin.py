@@ -10,7 +10,7 @@ import os
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from tenantry.adapters.bind import Address, Tls, require_safe, sans_of
+from tenantry.adapters.bind import Address, BindError, Tls, require_safe, sans_of
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.sidecar import Sidecar
 
@@ -38,11 +38,14 @@ class Admin:
         )
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        context = tls.ssl_context() if tls else None
-        if address.path:
-            await web.UnixSite(self._runner, address.path, ssl_context=context).start()
-            return address
-        await web.TCPSite(self._runner, address.host, address.port, ssl_context=context).start()
+        try:
+            context = tls.ssl_context() if tls else None
+            if address.path:
+                await web.UnixSite(self._runner, address.path, ssl_context=context).start()
+                return address
+            await web.TCPSite(self._runner, address.host, address.port, ssl_context=context).start()
+        except OSError as error:
+            raise BindError(f"the admin listener cannot listen on {address}: {error}") from None
         return Address(host=address.host, port=self._runner.addresses[0][1])
 
     async def stop(self) -> None:

@@ -66,17 +66,24 @@ class GrpcioTransport:
     async def start(self, address: Address, tls: Tls | None) -> Address:
         """Listen; return the address with the port that was bound."""
         self._tls = tls
-        if tls is None:
-            port = self._server.add_insecure_port(str(address))
-        else:
-            credentials = grpc.ssl_server_credentials(
-                [(tls.key.read_bytes(), tls.certificate.read_bytes())],
-                root_certificates=tls.client_ca.read_bytes(),
-                require_client_auth=True,
-            )
-            port = self._server.add_secure_port(str(address), credentials)
+        try:
+            port = self._bind(address, tls)
+        except (RuntimeError, OSError) as error:
+            # grpcio raises a bare RuntimeError that does not say why.
+            why = error if isinstance(error, OSError) else "the address is in use, or not one of this machine"
+            raise TransportError(f"ext_proc cannot listen on {address}: {why}") from None
         await self._server.start()
         return Address(host=address.host, port=port, path=address.path)
+
+    def _bind(self, address: Address, tls: Tls | None) -> int:
+        if tls is None:
+            return int(self._server.add_insecure_port(str(address)))
+        credentials = grpc.ssl_server_credentials(
+            [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+            root_certificates=tls.client_ca.read_bytes(),
+            require_client_auth=True,
+        )
+        return int(self._server.add_secure_port(str(address), credentials))
 
     async def drain(self, grace_seconds: float) -> None:
         """Refuse new exchanges, let those under way be decided, end their streams cleanly, then close.

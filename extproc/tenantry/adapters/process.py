@@ -20,6 +20,7 @@ from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import OutcomeSink, Sidecar
+from tenantry.core.errors import TenantryError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rules import not_acted_on
 
@@ -66,8 +67,7 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
     async with contextlib.AsyncExitStack() as stack:
         sinks: list[OutcomeSink] = []
         if options.outcomes is not None:
-            file = stack.enter_context(options.outcomes.open("a", buffering=1, encoding="utf-8"))
-            sinks.append(_json_lines(file))
+            sinks.append(_json_lines(stack.enter_context(_opened(options.outcomes))))
         sidecar = Sidecar(snapshot, Metrics(), sinks)
         reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
         transport = GrpcioTransport(sidecar)
@@ -107,6 +107,13 @@ async def stop_signal() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     await stopped.wait()
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a", buffering=1, encoding="utf-8")
+    except OSError as error:
+        raise TenantryError(f"outcomes file {path}: {error.strerror or error}") from None
 
 
 def _json_lines(file: TextIO) -> OutcomeSink:

@@ -7,10 +7,11 @@ event whose bytes did not change is no reload.
 """
 
 import asyncio
+from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
-from watchfiles import awatch
+from watchfiles import Change, awatch
 
 from tenantry.adapters import logs
 from tenantry.adapters.envoy_clusters import ClustersNotReadyError, EnvoyClusters
@@ -47,10 +48,17 @@ class Reloader:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        folders = {self._source.rules.parent.resolve(), self._source.secrets.resolve()}
+        rules, secrets = self._source.rules, self._source.secrets.resolve()
+
+        def concerns_us(_change: Change, path: str) -> bool:
+            # An outcomes file beside the rules changes many times a second.
+            changed = Path(path)
+            return changed.parent == secrets or changed.name == rules.name or changed.name.startswith("..")
+
         async for _ in awatch(
-            *folders, debounce=20, step=10, recursive=False, yield_on_timeout=True, rust_timeout=RECHECK_MILLISECONDS
-        ):
+            rules.parent.resolve(), secrets, watch_filter=concerns_us, debounce=20, step=10, recursive=False,
+            yield_on_timeout=True, rust_timeout=RECHECK_MILLISECONDS,
+        ):  # fmt: skip
             await self.check()
 
     async def check(self) -> None:

@@ -1,0 +1,94 @@
+"""Events as Envoy would send them, and a notation in which a test reads as the conversation it is about.
+
+Transcript() >> post(key=KEYS["acme"]) << Continue() >> body() << Forward
+"""
+
+import json
+from collections.abc import Mapping
+
+from msgspec import Struct
+from tenantry_testing.documents import NOW, snapshot
+
+from tenantry.core.events import Answer, Event, Header, Reply, RequestBody, RequestHeaders
+from tenantry.core.session import Session, Snapshot, State
+
+CHAT = "/v1/chat/completions"
+REQUEST_ID = "0123456789abcdef0123456789abcdef"
+SNAPSHOT = snapshot()
+
+
+def headers(
+    *more: Header,
+    method: str = "POST",
+    path: str = CHAT,
+    key: str | None = None,
+    end_stream: bool = False,
+    jwt_claims: Mapping[str, object] | None = None,
+    uri_sans: tuple[str, ...] = (),
+) -> RequestHeaders:
+    """A request's headers; `key` goes where OpenAI's clients put it."""
+    pseudo: tuple[Header, ...] = (
+        (":method", method.encode()),
+        (":path", path.encode()),
+        (":authority", b"host"),
+        (":scheme", b"https"),
+    )
+    credential: tuple[Header, ...] = (("authorization", f"Bearer {key}".encode()),) if key is not None else ()
+    return RequestHeaders(
+        headers=(*pseudo, *credential, *more), end_stream=end_stream, jwt_claims=jwt_claims, uri_sans=uri_sans
+    )
+
+
+def post(*more: Header, key: str | None = None, path: str = CHAT) -> RequestHeaders:
+    return headers(("content-type", b"application/json"), *more, key=key, path=path)
+
+
+def body(model: str = "chat-8b", *, end_stream: bool = True, **members: object) -> RequestBody:
+    sent = {"model": model, "messages": [{"role": "user", "content": "Hi"}], **members}
+    return RequestBody(body=json.dumps(sent).encode(), end_stream=end_stream)
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """Matches an Answer with this status and error code, in OpenAI's shape."""
+
+    status: int
+    code: str
+    param: str | None = None
+
+    def matches(self, reply: object) -> bool:
+        if not isinstance(reply, Answer) or reply.status != self.status:
+            return False
+        error = json.loads(reply.body)["error"]
+        return (error["code"], error["param"]) == (self.code, self.param) and set(error) == {
+            "message", "type", "param", "code",
+        }  # fmt: skip
+
+
+Expected = Reply | type | State | Refused
+
+
+class Transcript:
+    """One session. `>> event` sends an event; `<< expected` checks the reply, the type of it, or the state after it."""
+
+    def __init__(self, snapshot: Snapshot = SNAPSHOT, *, now: float = NOW) -> None:
+        self.session = Session(snapshot, lambda: REQUEST_ID)
+        self.now = now
+        self.heard: Reply | Exception | None = None
+
+    def __rshift__(self, event: Event) -> "Transcript":
+        try:
+            self.heard = self.session.on_event(event, self.now)
+        except Exception as error:
+            self.heard = error
+        return self
+
+    def __lshift__(self, expected: Expected) -> "Transcript":
+        if isinstance(expected, State):
+            assert self.session.state is expected
+        elif isinstance(expected, Refused):
+            assert expected.matches(self.heard), self.heard
+        elif isinstance(expected, type):
+            assert isinstance(self.heard, expected), self.heard
+        else:
+            assert self.heard == expected
+        return self

@@ -1,0 +1,226 @@
+"""Request bodies: what is read, what is refused, and what an engine gets (invariant 2)."""
+
+import json
+import time
+from typing import Any
+
+import pytest
+from tenantry_testing.documents import book, keyring
+from tenantry_testing.exchanges import REQUEST_ID
+
+from tenantry.core import chat
+from tenantry.core.chat import Api
+from tenantry.core.errors import BadRequestError
+from tenantry.core.routing import decide
+from tenantry.core.tenant import Proof, Tenant
+
+RULES = book({"tenants.globex.adapters": {"embed": "globex-search"}})
+SALT = {name: keyring().salt_for(name) for name in ("acme", "globex")}
+
+
+def tenant(name: str) -> Tenant:
+    profile = RULES.profile(name)
+    assert profile is not None
+    return Tenant(profile=profile, proof=Proof(kind="api_key"))
+
+
+def stamped(body: bytes, *, api: Api = Api.CHAT, name: str = "acme") -> bytes:
+    read = chat.read(body)
+    model = RULES.model(read.model)
+    assert model is not None
+    who = tenant(name)
+    decision = decide(who.profile, read.model, model)
+    return chat.stamp(read, api=api, tenant=who, decision=decision, keyring=keyring(), request_id=REQUEST_ID)
+
+
+def stamp(api: Api, name: str, **members: object) -> Any:
+    return json.loads(stamped(json.dumps({"model": "chat-8b"} | members).encode(), api=api, name=name))
+
+
+def test_what_the_engine_gets() -> None:
+    sent = b'{"model":"chat-8b", "messages": [{"role":"user","content":"h\\u00e9 \xc3\xa9"}],\n"temperature":0.10,"seed":1e2}'
+    assert stamped(sent) == (
+        b'{"model":"chat-8b","messages":[{"role":"user","content":"h\\u00e9 \xc3\xa9"}],"temperature":0.10,"seed":1e2,'
+        b'"cache_salt":"%s","vllm_xargs":{"tenant":"acme","version":"1.4.0","request_id":"%s"}}'
+    ) % (SALT["acme"].encode(), REQUEST_ID.encode())
+
+
+@pytest.mark.parametrize("api", [Api.CHAT, Api.COMPLETIONS])
+def test_on_the_generating_routes(api: Api) -> None:
+    assert stamp(api, "globex", stream=True) == {
+        "model": "chat-8b-next",  # globex is a beta tenant: the candidate, by the name that its engine serves
+        "stream": True,
+        "cache_salt": SALT["globex"],
+        "priority": 20,  # whose pool schedules by priority
+        "vllm_xargs": {"tenant": "globex", "version": "1.5.0", "request_id": REQUEST_ID},
+    }
+
+
+def test_on_responses_nothing_is_stored() -> None:
+    assert stamp(Api.RESPONSES, "acme", input="Hi", store=True) == {
+        "model": "chat-8b",
+        "input": "Hi",
+        "store": False,
+        "cache_salt": SALT["acme"],
+        "vllm_xargs": {"tenant": "acme", "version": "1.4.0", "request_id": REQUEST_ID},
+    }
+    assert stamp(Api.RESPONSES, "acme")["store"] is False  # its default is true
+
+
+def test_embeddings_have_no_vllm_xargs() -> None:
+    assert stamp(Api.EMBEDDINGS, "acme", model="embed", input="Hi", vllm_xargs={"tenant": "globex"}) == {
+        "model": "embed",
+        "input": "Hi",
+        "cache_salt": SALT["acme"],
+    }
+
+
+def test_an_adapter_answers_for_the_model() -> None:
+    made = stamp(Api.COMPLETIONS, "globex", model="embed")
+    assert made["model"] == "globex-search"
+    assert made["vllm_xargs"]["adapter"] == "globex-search"
+
+
+FORGED: dict[str, object] = {
+    "cache_salt": SALT["globex"],
+    "priority": -1000,
+    "vllm_xargs": {"tenant": "globex", "extra": 1},
+    "request_id": "globex:" + REQUEST_ID,
+    "session_id": "globex",
+    "store": True,
+}
+
+
+@pytest.mark.parametrize("api", Api)
+@pytest.mark.parametrize("name", FORGED)
+def test_what_a_client_may_not_choose_is_overwritten(api: Api, name: str) -> None:
+    """Invariant 2."""
+    assert stamp(api, "acme", **{name: FORGED[name]}) == stamp(api, "acme")
+    assert stamp(api, "globex", **{name: FORGED[name]}) == stamp(api, "globex")
+
+
+@pytest.mark.parametrize("name", chat.REFUSED_MEMBERS)
+def test_what_reaches_state_that_tenants_share_is_refused(name: str) -> None:
+    for value in ("resp_1", True, {}, [], 0, ""):
+        with pytest.raises(BadRequestError, match=f"'{name}' is not supported here: ") as caught:
+            stamp(Api.RESPONSES, "acme", **{name: value})
+        assert (caught.value.code, caught.value.param) == ("unsupported_parameter", name)
+
+
+@pytest.mark.parametrize("name", chat.REFUSED_MEMBERS)
+def test_unless_it_says_no(name: str) -> None:
+    for value in (None, False):
+        assert stamp(Api.CHAT, "acme", **{name: value}) == stamp(Api.CHAT, "acme")
+
+
+def test_members_that_are_refused_are_those() -> None:
+    assert set(chat.REFUSED_MEMBERS) == {
+        "previous_response_id", "conversation", "background", "kv_transfer_params", "ec_transfer_params",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b" ", b"null", b"[]", b'"model"', b"7", b"{", b'{"model":"chat-8b"', b'{"model":"chat-8b",}', b"{'model':'x'}",
+        b'{"model":"chat-8b"} x', b'{"model":"chat-8b"}{}', b'\xef\xbb\xbf{"model":"chat-8b"}', b'{"model":"chat-8b","x":\xff}',
+        '{"model":"chat-8b"}'.encode("utf-16"), b'{"model":"\xed\xa0\x80"}', b'{"model":"m","x":"\xff"}', b'{"m":"\\ud800"}',
+        b'{"model":"m","x":NaN}', b'{"model":"m","x":01}', b'{"model":"m","x":"\n"}', b'{"model":"m","x":[1,]}', b'{"model":m}',
+        b'{"model":"m","x":' + b"[" * 200_000 + b"]" * 200_000 + b"}",
+        b"model=chat-8b", b"\x00" * 100,
+    ],
+)  # fmt: skip
+def test_a_body_that_is_no_json_object(body: bytes) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        chat.read(body)
+    assert caught.value.code == "invalid_json"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"{}", "missing_model"),
+        (b'{"Model":"chat-8b"}', "missing_model"),
+        (b'{"x":{"model":"chat-8b"}}', "missing_model"),
+        (b'{"model":null}', "invalid_model"),
+        (b'{"model":["chat-8b"]}', "invalid_model"),
+        (b'{"model":"%s"}' % (b"x" * 513), "invalid_model"),
+    ],
+)
+def test_a_body_that_names_no_model(body: bytes, code: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        chat.read(body)
+    assert (caught.value.code, caught.value.param) == (code, "model")
+
+
+def test_a_name_may_be_long_and_written_with_escapes() -> None:
+    assert chat.read(b'{"model":"%s"}' % (b"x" * 512)).model == "x" * 512
+    assert chat.read(b'{"model":"\\u0063hat-8b"}').model == "chat-8b"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a","model":"b"}',
+        b'{"model":"a","model":"a"}',
+        b'{"model":"a","x":1,"model":"a"}',
+        b'{"x":1,"x":1,"model":"a"}',
+        b'{"x":12,"x":1,"model":"a"}',  # the last value is how the first one begins
+        b'{"model":"a","x":12,"x":1}',
+        b'{"model":"a","x":1 ,"x":1 }',
+        b'{"model":"a","x":{},"y":1,"x":{}}',
+        b'{"model":"a","x":1,"y":1,"y":1,"x":1}',
+        b'{ "model" : "a" ,\n\t"model"\r: "a" }',
+        b'{"model":"a","":1,"":1}',
+        b'{"model":"a","\xc3\xa9":1,"\xc3\xa9":1}',
+        b'{"model":"a","vllm_xargs":1,"vllm_xargs":2}',
+        # the same key for one reader, another for a careless one
+        b'{"\\u006dodel":"a"}',
+        b'{"model":"a","m\\u006fdel":"b"}',
+        b'{"model":"a","\\u00e9":1,"\xc3\xa9":1}',
+        b'{"model":"a","x\\/y":1}',
+        b'{"model":"a","x\\"":1}',
+    ],
+)
+def test_a_key_that_two_readers_could_understand_differently(body: bytes) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        chat.read(body)
+    assert caught.value.code == "ambiguous_keys"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"a"}',
+        b' \r\n\t{ \n"model"\t:\r"a" , "x" : [ 1 , 2 ] } \n',
+        b'{"model":"a","x":"\\"model\\":"}',
+        b'{"model":"a","x":{"model":"b","model":"c"}}',  # deeper down nothing is ours
+        b'{"x":",\\"x\\":1","model":"a","X":1,"x ":1}',
+        b'{"":{},"\x7f":"}","model":"a"}',
+        '{"model":"a","\u65e5\u672c":1,"\U0001f600":[]}'.encode(),
+    ],
+)
+def test_whatever_else_is_in_a_body_is_not_our_business(body: bytes) -> None:
+    assert chat.read(body).model == "a"
+
+
+def test_members_have_a_bound() -> None:
+    members = [b'"m%d":1' % number for number in range(999)]
+    assert len(chat.read(b'{"model":"a",' + b",".join(members) + b"}").members) == 1000
+    with pytest.raises(BadRequestError) as caught:
+        chat.read(b'{"model":"a","one more":1,' + b",".join(members) + b"}")
+    assert caught.value.code == "too_many_members"
+
+
+@pytest.mark.parametrize(
+    "body", [b"{" + b" " * 8_000_000 + b'"model":"a"}', b'{"model":"a","messages":"%s"}' % (b"x" * 8_000_000)]
+)
+def test_a_large_body_does_not_hold_the_others_up(body: bytes) -> None:
+    """White space was once skipped byte by byte: a second for ten megabytes, in which nobody got an answer."""
+    begin = time.process_time()
+    chat.read(body)
+    assert time.process_time() - begin < 0.3
+
+
+def test_the_engines_request_id_names_the_tenant() -> None:
+    assert chat.engine_request_id(tenant("acme"), REQUEST_ID) == f"acme:{REQUEST_ID}"
