@@ -1,4 +1,4 @@
-"""The demo: four tenants of three tiers, the real `openai` client, a real Envoy, about a minute.
+"""The demo: four tenants of three tiers and one that joins, the real `openai` client, a real Envoy, a minute.
 
 Plain data and pure functions: `scenario` (who asks what, and what must come of it), `upstream`
 (what an engine may see of a request), `run` (what was recorded), `measure` (records to report),

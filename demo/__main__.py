@@ -86,7 +86,7 @@ async def _demo(scenario: Scenario, options: argparse.Namespace, console: Consol
         # Real engines take a minute to start: their play is counted from there.
         end_s = (begin_s if scenario.engine == "stand-in" else started_s) + options.seconds - CLOSING_SECONDS
         play = Play(scenario, stack, http)
-        progress.say(f"{stack.base_url}: {len(scenario.tenants)} tenants, {len(scenario.engines)} engines")
+        progress.say(f"{stack.base_url}: {len(scenario.founding)} tenants, {len(scenario.engines)} engines")
         progress.done()
         with showing(console) as show:
             await play.run(max(end_s, started_s + MIN_TRAFFIC_SECONDS), show)

@@ -9,9 +9,6 @@ from functools import cached_property
 from demo.run import Arrival, Call, Run
 from demo.upstream import Truth
 
-DECISION_S = 0.25
-"""A request sent so shortly before the edit may be decided by either document."""
-
 
 class Joined:
     """A run with its three sides joined by request id."""
@@ -38,15 +35,3 @@ class Joined:
         """Return whose a request was, by its client."""
         plan = self.run.scenario.tenant(call.tenant)
         return Truth(plan=plan, request_id=call.request_id, version=arrival.version)
-
-    def phases(self, call: Call) -> tuple[int, ...]:
-        """Return the phases whose document may have decided a call: one, or two while the rules were being edited."""
-        reload = self.run.reload
-        if reload is None or call.sent_s < reload.saved_s - DECISION_S:
-            return (0,)
-        return (1,) if call.sent_s > reload.live_s else (0, 1)
-
-    def expected(self, call: Call) -> set[str]:
-        """Return the versions that may serve a call."""
-        plan = self.run.scenario.tenant(call.tenant)
-        return {plan.expected[phase] for phase in self.phases(call)}

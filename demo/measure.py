@@ -1,9 +1,8 @@
 """From what was recorded to the report. Pure: the same run gives the same report."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from itertools import groupby
 from math import ceil
 from statistics import median
 
@@ -11,9 +10,7 @@ from demo.expectations import expectations
 from demo.joined import Joined
 from demo.report import (
     Bin,
-    CandidateReport,
     ForgeryReport,
-    PhaseVersion,
     ProbeReport,
     Quantiles,
     RefusalReport,
@@ -24,12 +21,11 @@ from demo.report import (
     Timeline,
     VersionReport,
 )
-from demo.run import Arrival, Call, Run
+from demo.run import Call, Run
 from demo.scenario import FORGED_HEADERS, FORGED_MEMBERS, MODEL, TenantPlan
 from demo.upstream import forged_headers, forged_members, leaked_keys
 
 BIN_S = 1.0
-PHASES = ("first document", "after the edit")
 STATE = "beta only"
 """What a rollout is today: tenants with the beta flag get the candidate, nobody else."""
 
@@ -127,8 +123,7 @@ def tenant_report(joined: Joined, plan: TenantPlan) -> TenantReport:
         embeddings=sum(call.route == "embeddings" for call in calls),
         errors=_failed(calls),
         versions=dict(sorted(Counter(arrival.version for _, arrival in served).items())),
-        expected_version=_expected(joined, plan, served),
-        unexpected=sum(arrival.version not in joined.expected(call) for call, arrival in served),
+        expected_version=plan.expected,
         priority_upstream=sorted({_whole(arrival.body.get("priority")) for _, arrival in served}),
         forged_headers_sent=sum(call.forged_headers for call in calls),
         forged_headers_upstream=sum(len(forged_headers(*pair)) for pair in truths),
@@ -147,36 +142,15 @@ def tenant_report(joined: Joined, plan: TenantPlan) -> TenantReport:
     )
 
 
-def _expected(joined: Joined, plan: TenantPlan, served: Sequence[tuple[Call, Arrival]]) -> str | list[PhaseVersion]:
-    if len(set(plan.expected)) == 1 or joined.run.reload is None:
-        return plan.expected[0]
-    return [
-        PhaseVersion(
-            phase=PHASES[phase],
-            version=version,
-            requests=sum(phase in joined.phases(call) and arrival.version == version for call, arrival in served),
-        )
-        for phase, version in enumerate(plan.expected)
-    ]
-
-
 def _rollout(joined: Joined) -> RolloutReport:
-    served = joined.served(joined.run.calls)
-    phases = range(len(PHASES) if joined.run.reload else 1)
-    found = []
-    for candidate, group in groupby(phases, key=lambda phase: joined.run.scenario.candidates[phase]):
-        wanted = set(group)
-        versions = [arrival.version for call, arrival in served if wanted.intersection(joined.phases(call))]
-        count = versions.count(candidate)
-        share = round(count / len(versions), 4) if versions else 0.0
-        found.append(CandidateReport(candidate=candidate, state=STATE, candidate_requests=count, candidate_share=share))
-    last = found[-1]
+    candidate = joined.run.scenario.candidate
+    versions = [arrival.version for _, arrival in joined.served(joined.run.calls)]
+    count = versions.count(candidate)
     return RolloutReport(
-        candidate=last.candidate,
-        state=last.state,
-        candidate_requests=last.candidate_requests,
-        candidate_share=last.candidate_share,
-        earlier=found[:-1],
+        candidate=candidate,
+        state=STATE,
+        candidate_requests=count,
+        candidate_share=round(count / len(versions), 4) if versions else 0.0,
     )
 
 

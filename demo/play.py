@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 
 import aiohttp
-from tenantry.core.apikeys import RANDOM_BYTES, new_key
+from tenantry.core.apikeys import RANDOM_BYTES, digest_text, new_key
 from tenantry.core.outcome import Outcome
 
 from demo import rules_document
 from demo.observe import POLL_SECONDS, SETTLE_SECONDS, EngineRecord, OutcomeFile, SidecarMetrics
 from demo.run import Arrival, Call, Conversation, Probe, Refused, Reload, Run
-from demo.scenario import REFUSALS, SEED, Scenario
+from demo.scenario import REFUSALS, SEED, Scenario, TenantPlan
 from demo.stack import Stack
 from demo.traffic import Client, refuse, work
 
@@ -84,14 +84,17 @@ class Play:
             await self._traffic(clients, until_s, show)
             after = await self._metrics.conversations()
             self._conversations = _since(before, after)
+            if self.reload is not None:
+                for plan in self.scenario.joining:
+                    self._models[plan.name] = await clients[plan.name].models()
             await self._complete()
 
     async def _probe(self, clients: Mapping[str, Client]) -> None:
         """Send each kind of request alone, so that the sidecar's counters speak of that kind alone."""
         client = clients[PROBE_TENANT]
-        for name, client_of in clients.items():
-            if client_of is not client:
-                self._models[name] = await client_of.models()
+        for plan in self.scenario.founding:
+            if plan.name != PROBE_TENANT:
+                self._models[plan.name] = await clients[plan.name].models()
 
         async def models() -> int:
             self._models[PROBE_TENANT] = await client.models()
@@ -115,16 +118,22 @@ class Play:
     async def _traffic(self, clients: Mapping[str, Client], until_s: float, show: Show) -> None:
         async with asyncio.TaskGroup() as group:
             looking = group.create_task(self._look_on(show))
-            workers = [
-                group.create_task(
-                    work(clients[plan.name], self.scenario, random.Random(f"{SEED} {plan.name} {index}"), until_s,
-                         self._calls.append)
-                )
-                for plan in self.scenario.tenants
-                for index in range(plan.workers)
-            ]  # fmt: skip
+
+            def work_for(plans: tuple[TenantPlan, ...]) -> list[asyncio.Task[None]]:
+                return [
+                    group.create_task(
+                        work(clients[plan.name], self.scenario, random.Random(f"{SEED} {plan.name} {index}"), until_s,
+                             self._calls.append)
+                    )
+                    for plan in plans
+                    for index in range(plan.workers)
+                ]  # fmt: skip
+
+            workers = work_for(self.scenario.founding)
             await asyncio.sleep((until_s - self.begin_s) / 2)
             await self._edit_rules()
+            if self.reload is not None:
+                workers += work_for(self.scenario.joining)
             await asyncio.wait(workers)
             looking.cancel()
 
@@ -142,11 +151,16 @@ class Play:
     async def _edit_rules(self) -> None:
         """Save the edited document, and wait until it is live."""
         generation = await self._metrics.generation()
-        saved_s, self.saved = time.time(), True
+        changes = [
+            rules_document.add_tenant(
+                plan.name, tier=plan.tier, digest=digest_text(self.stack.keys[plan.name]), version=plan.expected
+            )
+            for plan in self.scenario.joining
+        ]
         if (version := self.scenario.new_version) is not None:
-            rules_document.add_candidate(self.stack.rules, version, self.stack.engine(version).endpoint)
-        if (tenant := self.scenario.beta_lost) is not None:
-            rules_document.take_beta(self.stack.rules, tenant)
+            changes.append(rules_document.add_version(version, self.stack.engine(version).endpoint))
+        saved_s, self.saved = time.time(), True
+        rules_document.edit(self.stack.rules, *changes)
         while await self._metrics.generation() == generation:
             if time.time() > saved_s + LIVE_SECONDS:
                 return

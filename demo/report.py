@@ -11,21 +11,12 @@ class Quantiles(Struct, frozen=True, kw_only=True):
     n: int
 
 
-class PhaseVersion(Struct, frozen=True, kw_only=True):
-    """The version that a tenant expects in one phase, and how many of its requests it served there."""
-
-    phase: str
-    version: str
-    requests: int
-
-
 class TenantReport(Struct, frozen=True, kw_only=True):
     """One tenant.
 
     `requests` are POSTs that a client sent on the model routes, `versions` who served them by the
-    engines' own record. `expected_version` is one version where it held for the whole run, else one
-    per phase; `unexpected` counts requests that another served. `forged_*_upstream` count what an
-    engine saw of the client's forgeries. `ttfb_ms` (Envoy's access log) and `ttft_ms` (the client's
+    engines' own record, `expected_version` who was to serve all of them. `forged_*_upstream` count
+    what an engine saw of the client's forgeries. `ttfb_ms` (Envoy's access log) and `ttft_ms` (the client's
     clock, to the first content) are of streamed requests; `stream_tokens_per_s` is the median
     over streams, after the first token. `chunks` counts chunks of all streams.
     """
@@ -37,8 +28,7 @@ class TenantReport(Struct, frozen=True, kw_only=True):
     embeddings: int
     errors: int
     versions: dict[str, int]
-    expected_version: str | list[PhaseVersion]
-    unexpected: int
+    expected_version: str
     priority_upstream: list[int]
     forged_headers_sent: int
     forged_headers_upstream: int
@@ -52,23 +42,13 @@ class TenantReport(Struct, frozen=True, kw_only=True):
     ext_proc_messages_per_request: float | None
 
 
-class CandidateReport(Struct, frozen=True, kw_only=True):
-    """A candidate while it was one: requests it served, and their share of the model's requests in that time."""
-
-    candidate: str
-    state: str
-    candidate_requests: int
-    candidate_share: float
-
-
 class RolloutReport(Struct, frozen=True, kw_only=True):
-    """A model's rollout: the candidate at the end, and those before it."""
+    """A model's rollout: its candidate, the requests that it served, and their share of the model's."""
 
     candidate: str
     state: str
     candidate_requests: int
     candidate_share: float
-    earlier: list[CandidateReport]
 
 
 class ForgeryReport(Struct, frozen=True, kw_only=True):

@@ -235,7 +235,7 @@ def _tenants(document: _Document) -> str:
     rows = [
         row("tier", lambda name: escape(tenants[name]["tier"])),
         row("rule", lambda name: escape(tenants[name]["rule"])),
-        row("expected version", lambda name: escape(_expected(tenants[name]["expected_version"]))),
+        row("expected version", lambda name: escape(tenants[name]["expected_version"])),
         row(
             "served by",
             lambda name: "<br>".join(
@@ -261,22 +261,20 @@ def _tenants(document: _Document) -> str:
     return _section("Tenants", "", _table(["", *(f"#{name}" for name in tenants)], rows)) + _rollouts(document)
 
 
-def _expected(expected: str | list[dict[str, Any]]) -> str:
-    return expected if isinstance(expected, str) else ", then ".join(phase["version"] for phase in expected)
-
-
 def _rollouts(document: _Document) -> str:
-    rows = []
-    for model, rollout in document["rollouts"].items():
-        places: list[tuple[dict[str, Any], tuple[str | int, ...]]] = [(rollout, ("rollouts", model))]
-        places += [(earlier, ("rollouts", model, "earlier", index)) for index, earlier in enumerate(rollout["earlier"])]
-        for facts, path in reversed(places):
-            share = document.figure(*path, "candidate_share", show="{:.1%}".format)
-            count = document.figure(*path, "candidate_requests")
-            rows.append([escape(model), escape(facts["candidate"]), escape(facts["state"]), count, share])
+    rows = [
+        [
+            escape(model),
+            escape(rollout["candidate"]),
+            escape(rollout["state"]),
+            document.figure("rollouts", model, "candidate_requests"),
+            document.figure("rollouts", model, "candidate_share", show="{:.1%}".format),
+        ]
+        for model, rollout in document["rollouts"].items()
+    ]
     return _section(
         "Candidates",
-        "Requests that a version served while it was the candidate, and their share of the model's requests then.",
+        "Requests that the candidate served, and their share of the model's requests.",
         _table(["model", "candidate", "state", "#requests", "#share"], rows),
     )
 

@@ -1,11 +1,10 @@
 """The demo's rules document: filled in from the commented template, and edited while requests flow.
 
-Comments and order stay. Each write is validated first and replaces the file by rename, as an
-operator's tool should: the watching sidecar sees the old document or the new one.
+Comments stay. Each write is validated first and replaces the file at once, as an operator's tool
+should do it.
 """
 
 import io
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,14 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
-from tenantry.adapters.rules_file import read_rules
+from tenantry.adapters.rules_edit import rewrite
 
 from demo.scenario import MODEL
 
 TEMPLATE = Path(__file__).parent / "rules.yaml"
+
+Change = Callable[[Any], None]
+"""Changes a loaded document in place."""
 
 
 def fill(target: Path, endpoints: Mapping[str, str], digests: Mapping[str, str]) -> None:
@@ -29,45 +31,49 @@ def fill(target: Path, endpoints: Mapping[str, str], digests: Mapping[str, str])
         for tenant, digest in digests.items():
             document["tenants"][tenant]["keys"] = _listed(digest)
 
-    _rewrite(TEMPLATE, target, change)
+    rewrite(TEMPLATE, target, lambda raw: _changed(raw, (change,)))
 
 
-def add_candidate(path: Path, version: str, endpoint: str) -> None:
-    """Let a new version join, and make it the candidate."""
+def edit(path: Path, *changes: Change) -> None:
+    """Make all `changes` in one write."""
+    rewrite(path, path, lambda raw: _changed(raw, changes))
+
+
+def add_version(version: str, endpoint: str) -> Change:
+    """Let a version join that nobody gets by itself."""
 
     def change(document: Any) -> None:
-        model = document["models"][MODEL]
-        model["versions"][Quoted(version)] = {
+        entry = {
             "image": Quoted(f"registry.example/{MODEL}:{version}"),
             "endpoints": _listed(endpoint),
             "scheduling": "priority",
         }
-        model["rollout"]["candidate"] = Quoted(version)
+        # In front: a comment behind a mapping belongs to its last entry, and would end up between the two.
+        document["models"][MODEL]["versions"].insert(0, Quoted(version), entry)
 
-    _rewrite(path, path, change)
+    return change
 
 
-def take_beta(path: Path, tenant: str) -> None:
-    """Take the beta flag from a tenant."""
+def add_tenant(name: str, *, tier: str, digest: str, version: str) -> Change:
+    """Let a tenant join that is pinned to `version`."""
 
     def change(document: Any) -> None:
-        document["tenants"][tenant]["beta"] = False
+        entry = {"tier": tier, "keys": _listed(digest), "pins": {MODEL: Quoted(version)}}
+        document["tenants"].insert(0, name, entry)  # in front, as above
 
-    _rewrite(path, path, change)
+    return change
 
 
-def _rewrite(source: Path, target: Path, change: Callable[[Any], None]) -> None:
+def _changed(raw: bytes, changes: tuple[Change, ...]) -> bytes:
     round_trip = YAML()
     round_trip.preserve_quotes = True
     round_trip.width = 4096
-    document = round_trip.load(source.read_bytes())
-    change(document)
+    document = round_trip.load(raw)
+    for change in changes:
+        change(document)
     text = io.BytesIO()
     round_trip.dump(document, text)
-    read_rules(text.getvalue())
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_bytes(text.getvalue())
-    temporary.replace(target)
+    return text.getvalue()
 
 
 def _listed(value: str) -> CommentedSeq:

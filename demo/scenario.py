@@ -43,18 +43,20 @@ FORGED_MEMBERS: dict[str, object] = {
 class TenantPlan(Struct, frozen=True, kw_only=True):
     """One tenant: its tier's priority, the rule that applies to it, its load, and what must serve it.
 
-    `expected` has one version per phase. `workers` requests are under way at a time; after each the
-    worker pauses for `pause_s` on average.
+    `expected` serves it from its first request to its last. A tenant that `joins_by_edit` is unknown
+    until the rules are edited, and then pinned to that version. `workers` requests are under way at a
+    time; after each the worker pauses for `pause_s` on average.
     """
 
     name: str
     tier: str
     priority: int
     rule: str
-    expected: tuple[str, ...]
+    expected: str
     workers: int
     pause_s: float
     forges: bool = False
+    joins_by_edit: bool = False
 
 
 class EnginePlan(Struct, frozen=True, kw_only=True):
@@ -66,23 +68,31 @@ class EnginePlan(Struct, frozen=True, kw_only=True):
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
-    """The play. Phase 0 ends when the rules are edited; `change` says how, for a reader.
+    """The play. Midway the rules are edited; `change` says how, for a reader.
 
-    `candidates` has one version per phase. `new_version` joins with the edit, `beta_lost` names who
-    loses the beta flag by it. `streamed_share`, `embeddings_share` and the range `answer_tokens`
-    describe the requests.
+    `new_version` joins with the edit. `streamed_share`, `embeddings_share` and the range
+    `answer_tokens` describe the requests.
     """
 
     engine: EngineKind
     tenants: tuple[TenantPlan, ...]
     engines: tuple[EnginePlan, ...]
-    candidates: tuple[str, ...]
+    candidate: str
     change: str
     new_version: str | None = None
-    beta_lost: str | None = None
     streamed_share: float = 0.75
     embeddings_share: float = 0.08
     answer_tokens: tuple[int, int] = (24, 96)
+
+    @property
+    def founding(self) -> tuple[TenantPlan, ...]:
+        """Who is in the rules from the beginning."""
+        return tuple(plan for plan in self.tenants if not plan.joins_by_edit)
+
+    @property
+    def joining(self) -> tuple[TenantPlan, ...]:
+        """Who joins by the edit."""
+        return tuple(plan for plan in self.tenants if plan.joins_by_edit)
 
     def tenant(self, name: str) -> TenantPlan:
         """Return a tenant's plan."""
@@ -90,7 +100,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
 
 
 class Refusal(Struct, frozen=True, kw_only=True):
-    """A request that must be refused, once. `tenant` None: the key is nobody's."""
+    """A request that must be refused, once, before the edit. `tenant` None: the key is nobody's."""
 
     what: str
     status: int
@@ -104,6 +114,13 @@ _HELLO: dict[str, object] = {"messages": [{"role": "user", "content": "Hello"}]}
 REFUSALS = (
     Refusal(
         what="an unknown API key", status=401, tenant=None, path="/chat/completions", body={"model": MODEL, **_HELLO}
+    ),
+    Refusal(
+        what="umbrella's key before umbrella joins",
+        status=401,
+        tenant="umbrella",
+        path="/chat/completions",
+        body={"model": MODEL, **_HELLO},
     ),
     Refusal(
         what="an unknown model",
@@ -123,54 +140,56 @@ REFUSALS = (
 
 
 def stand_in() -> Scenario:
-    """Return the play with stand-in engines: midway a third version joins and becomes the candidate.
+    """Return the play with stand-in engines: midway a fifth tenant joins, and with it the version it is pinned to.
 
     Version 1.4.0 has fewer slots than its three tenants want, so its queue orders them by tier.
     """
     return Scenario(
         engine="stand-in",
-        tenants=_tenants(globex=("1.5.0", "1.6.0"), workers=(2, 2, 3, 4)),
+        tenants=_tenants(umbrella="1.6.0", workers=(2, 2, 3, 4, 2)),
         engines=(
             EnginePlan(version="1.4.0", speed=0.6, max_running=4),
             EnginePlan(version="1.5.0", speed=1.0),
             EnginePlan(version="1.6.0", speed=1.6),
         ),
-        candidates=("1.5.0", "1.6.0"),
-        change="version 1.6.0 joins and becomes the candidate: globex, which has the beta flag, moves to it",
+        candidate="1.5.0",
+        change="umbrella, a fifth tenant, joins, pinned to version 1.6.0, which joins with it",
         new_version="1.6.0",
     )
 
 
 def vllm() -> Scenario:
-    """Return the play with real vLLM on CPU: two servers are enough for two cores; globex loses its beta flag."""
+    """Return the play with real vLLM on CPU: two servers are enough for two cores, so no version joins with umbrella."""
     return Scenario(
         engine="vllm",
-        tenants=_tenants(globex=("1.5.0", "1.4.0"), workers=(1, 1, 1, 2)),
+        tenants=_tenants(umbrella="1.5.0", workers=(1, 1, 1, 2, 1)),
         engines=(EnginePlan(version="1.4.0", max_running=2), EnginePlan(version="1.5.0", max_running=2)),
-        candidates=("1.5.0", "1.5.0"),
-        change="globex loses the beta flag and goes back to the stable version",
-        beta_lost="globex",
+        candidate="1.5.0",
+        change="umbrella, a fifth tenant, joins, pinned to version 1.5.0",
         embeddings_share=0.0,  # the tiny model generates only
     )
 
 
-def _tenants(*, globex: tuple[str, str], workers: tuple[int, int, int, int]) -> tuple[TenantPlan, ...]:
-    stable = ("1.4.0", "1.4.0")
+def _tenants(*, umbrella: str, workers: tuple[int, int, int, int, int]) -> tuple[TenantPlan, ...]:
     return (
         TenantPlan(
             name="acme", tier="gold", priority=0, rule="pinned to 1.4.0",
-            expected=stable, workers=workers[0], pause_s=0.35,
+            expected="1.4.0", workers=workers[0], pause_s=0.35,
         ),
         TenantPlan(
             name="globex", tier="silver", priority=10, rule="beta: candidate",
-            expected=globex, workers=workers[1], pause_s=0.35,
+            expected="1.5.0", workers=workers[1], pause_s=0.35,
         ),
         TenantPlan(
             name="initech", tier="silver", priority=10, rule="no rule: stable",
-            expected=stable, workers=workers[2], pause_s=0.25,
+            expected="1.4.0", workers=workers[2], pause_s=0.25,
         ),
         TenantPlan(
             name="hooli", tier="bronze", priority=20, rule="no rule: stable",
-            expected=stable, workers=workers[3], pause_s=0.1, forges=True,
+            expected="1.4.0", workers=workers[3], pause_s=0.1, forges=True,
+        ),
+        TenantPlan(
+            name="umbrella", tier="gold", priority=0, rule=f"pinned to {umbrella}",
+            expected=umbrella, workers=workers[4], pause_s=0.35, joins_by_edit=True,
         ),
     )  # fmt: skip

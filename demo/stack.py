@@ -45,7 +45,9 @@ class Engine(Struct, frozen=True, kw_only=True):
 
 
 class Stack(Struct, frozen=True, kw_only=True):
-    """What runs. `keys` are the tenants' API keys, `record_source` says who recorded what engines saw."""
+    """What runs. `record_source` says who recorded what engines saw; `keys` are the tenants' API keys, of those
+    yet to join too.
+    """
 
     up: Up
     rules: Path
@@ -92,7 +94,7 @@ async def running(scenario: Scenario, out: Path, say: Say) -> AsyncIterator[Stac
         logs.configure(log)
         engines, source, engine_versions = await _engines(stack, scenario, secret_file, state, say)
         known = {engine.version: engine.endpoint for engine in engines if engine.version != scenario.new_version}
-        rules_document.fill(rules, known, {name: digest_text(key) for name, key in keys.items()})
+        rules_document.fill(rules, known, {plan.name: digest_text(keys[plan.name]) for plan in scenario.founding})
         say("starting Envoy and the sidecar")
         options = UpOptions(
             rules=rules, listen=ANY_PORT, admin=ANY_PORT, envoy_admin=ANY_PORT,

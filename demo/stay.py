@@ -21,7 +21,7 @@ def tell(scenario: Scenario, stack: Stack, console: Console) -> None:
     for engine in stack.engines:
         console.print(f"  {engine.version}     {engine.record_url}  (what reached this engine)")
     table = Table("tenant", "tier", "rule", "key", title="\ntenants", title_justify="left")
-    for plan in scenario.tenants:
+    for plan in scenario.founding:
         table.add_row(plan.name, plan.tier, plan.rule, stack.keys[plan.name])
     console.print(table)
     console.print("\nA streamed answer for acme:\n")

@@ -4,7 +4,7 @@
 
 A part stands between `<!-- generated NAME -->` and `<!-- end NAME -->` in a Markdown file. Parts:
 `session` (state machine, ARCHITECTURE.md), `routes` (allow-list, SECURITY.md), `errors` (statuses,
-docs/errors.md), `rules` (reference of the document, docs/rules.md).
+docs/errors.md), `metrics` (docs/operate.md), `rules` (reference of the document, docs/rules.md).
 """
 
 import argparse
@@ -17,13 +17,14 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
+from tenantry.adapters.metrics import Metrics
 from tenantry.core import model_api
 from tenantry.core.errors import RequestRefusedError
 from tenantry.core.rules import Rules
 from tenantry.core.session import TRANSITIONS, State
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("ARCHITECTURE.md", "SECURITY.md", "docs/errors.md", "docs/rules.md")
+PAGES = ("ARCHITECTURE.md", "SECURITY.md", "docs/errors.md", "docs/operate.md", "docs/rules.md")
 
 
 def session_picture() -> str:
@@ -53,6 +54,16 @@ def errors_table() -> str:
         for kind in RequestRefusedError.__subclasses__()
     ]
     return "\n".join(["| refusal | HTTP | gRPC | when |", "|---|---|---|---|", *rows])
+
+
+def metrics_table() -> str:
+    """List what /metrics shows."""
+    families = sorted(Metrics().registry.collect(), key=lambda family: family.name)
+    rows = [
+        f"| `{family.name}{'_total' if family.type == 'counter' else ''}` | {family.type} | {family.documentation} |"
+        for family in families
+    ]
+    return "\n".join(["| metric | type | what |", "|---|---|---|", *rows])
 
 
 def rules_reference() -> str:
@@ -130,6 +141,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "session": session_picture,
     "routes": routes_table,
     "errors": errors_table,
+    "metrics": metrics_table,
     "rules": rules_reference,
 }
 

@@ -7,7 +7,13 @@ cleanly without an answer, `failure_mode_allow: false` or not (measured on 1.40)
 from collections.abc import Iterator
 
 from envoy_data_plane.envoy.config.common.mutation_rules.v3 import HeaderMutationRules
-from envoy_data_plane.envoy.config.core.v3 import GrpcService, GrpcServiceEnvoyGrpc
+from envoy_data_plane.envoy.config.core.v3 import (
+    BackoffStrategy,
+    GrpcService,
+    GrpcServiceEnvoyGrpc,
+    RetryPolicy,
+    RetryPolicyRetryHostPredicate,
+)
 from envoy_data_plane.envoy.config.rbac.v3 import (
     MetadataSource,
     Permission,
@@ -37,6 +43,7 @@ from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import (
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher.v3 import (
     MetadataMatcher,
     MetadataMatcherPathSegment,
@@ -44,7 +51,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
     ValueMatcher,
 )
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
-from envoy_data_plane.google.protobuf import Empty
+from envoy_data_plane.google.protobuf import Any, Empty
 from tenantry.core.rules import Jwt, Rules
 
 from tenantry_envoy import packing
@@ -110,8 +117,10 @@ def _jwt_authn(jwt: Jwt) -> JwtAuthentication:
 
 def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
     identity = rules.identity
+    service = sidecar_service(rules.limits.max_body_bytes + REPLY_OVERHEAD_BYTES)
+    service.retry_policy = _another_sidecar()
     return ExternalProcessor(
-        grpc_service=sidecar_service(rules.limits.max_body_bytes + REPLY_OVERHEAD_BYTES),
+        grpc_service=service,
         failure_mode_allow=False,
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         message_timeout=packing.seconds(options.message_timeout_seconds),
@@ -138,6 +147,23 @@ def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[METADATA_NAMESPACE]),
         ),
         request_attributes=[URI_SAN_ATTRIBUTE] if identity.mtls is not None else [],
+    )
+
+
+def _another_sidecar() -> RetryPolicy:
+    # Before its first reply, a stream that a dying or draining sidecar refused is begun anew at
+    # another. Nothing was decided for good by then: the decision counts once Envoy has it.
+    return RetryPolicy(
+        retry_on="connect-failure,refused-stream,reset,unavailable",
+        num_retries=2,
+        # Of its own accord Envoy would wait for 0.5 s and more, also when there is no other.
+        retry_back_off=BackoffStrategy(base_interval=packing.seconds(0.005), max_interval=packing.seconds(0.05)),
+        retry_host_predicate=[
+            RetryPolicyRetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
+            )
+        ],
+        host_selection_retry_max_attempts=3,
     )
 
 

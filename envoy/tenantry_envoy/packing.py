@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any as Json
+from typing import cast
 
 from betterproto2 import Casing, Message
 from envoy_data_plane.envoy.config.core.v3 import DataSource, TypedExtensionConfig
@@ -36,5 +37,10 @@ def text(content: str) -> DataSource:
 
 def plain(message: Message) -> dict[str, Json]:
     """Return a message as plain data, with the field names of Envoy's documentation."""
-    data: dict[str, Json] = message.to_dict(casing=Casing.SNAKE)
+    # Not Casing.SNAKE, which makes `consecutive_5_xx` of a field; the classes have Envoy's names already.
+    data: dict[str, Json] = message.to_dict(casing=cast(Casing, _unchanged))
     return data
+
+
+def _unchanged(name: str) -> str:
+    return name

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from dataplane.harness import KEYS, Files, Process, Stack, beside, envoy, rules, tenantry, until
+from dataplane.harness import KEYS, Files, Process, Stack, beside, envoy, load, rules, tenantry, until
 from dataplane.upstream import LAST_CHUNK, SSE_HEAD, Step, Upstream, chunk
 from dataplane.wire import Response, ask, chat, request
 
@@ -68,6 +68,20 @@ async def test_killed_and_started_again(pair: tuple[Stack, Process]) -> None:
             while (await here.ask(chat(KEYS["acme"], mark="again"))).status != 200:
                 await asyncio.sleep(0.05)
     assert len(here.upstream.marked("again")) == 1
+
+
+async def test_of_two_sidecars_one_is_killed_under_load(tmp_path: Path) -> None:
+    """The other takes over. A request whose decision died with it is decided anew, and reaches the upstream once."""
+    async with beside(tmp_path, count=2) as (here, (first, _second)):
+        async with load(here.address, 200, lambda _number: REQUESTS["forged"]) as responses:
+            await until(lambda: len(responses) > 50)
+            first.signal(signal.SIGKILL)
+            after = len(responses)
+            await until(lambda: len(responses) > after + 200)
+        failed = [response.status for response in responses if response.status != 200]
+        assert len(failed) <= 2, failed  # cut between the headers' answer and the body's
+        assert len(here.upstream.seen) == len(responses) - len(failed)
+        assert {seen.header("x-tenantry-tenant")[0] for seen in here.upstream.seen} == {b"acme"}
 
 
 async def test_hung_and_awake_again(pair: tuple[Stack, Process]) -> None:

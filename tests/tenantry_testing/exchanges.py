@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping
 
 from msgspec import Struct
-from tenantry_testing.documents import NOW, snapshot
-
 from tenantry.core.events import Answer, Event, Header, Reply, RequestBody, RequestHeaders
 from tenantry.core.session import Session, Snapshot, State
+
+from tenantry_testing.documents import NOW, snapshot
 
 CHAT = "/v1/chat/completions"
 REQUEST_ID = "0123456789abcdef0123456789abcdef"

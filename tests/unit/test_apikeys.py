@@ -4,7 +4,6 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 import pytest
-
 from tenantry.core.apikeys import Entry, digest, digest_text, new_key, revoked, rotated
 from tenantry.core.errors import TenantryError
 

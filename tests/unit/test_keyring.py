@@ -6,11 +6,10 @@ import hmac
 
 import pytest
 from rich.pretty import pretty_repr
-from tenantry_testing.documents import keyring, secret_files
-
 from tenantry.core import keyring as keyrings
 from tenantry.core.errors import SecretsError
 from tenantry.core.session import Snapshot
+from tenantry_testing.documents import keyring, secret_files
 
 MODELS = ("chat-8b", "org/chat:70b")
 

@@ -1,7 +1,6 @@
 """How an exchange ended, and whose it was."""
 
 import pytest
-
 from tenantry.core.outcome import ExchangeFacts, Outcome, outcome
 
 METADATA = {

@@ -1,10 +1,9 @@
 """Which version serves whom: pin > beta flag > stable."""
 
 import pytest
-from tenantry_testing.documents import rules
-
 from tenantry.core.routing import cluster_name, decide
 from tenantry.core.tenant import Profile
+from tenantry_testing.documents import rules
 
 CHAT = rules().models["chat-8b"]
 """Stable 1.4.0; candidate 1.5.0, which its engine calls chat-8b-next and schedules by priority."""

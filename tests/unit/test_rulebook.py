@@ -3,12 +3,11 @@
 from datetime import UTC, datetime
 
 import pytest
-from tenantry_testing.documents import JWT, KEYS, book, document
-
 from tenantry.core.apikeys import digest, digest_text
 from tenantry.core.rulebook import KeyEntry, RuleBook
 from tenantry.core.rules import parse
 from tenantry.core.tenant import Profile
+from tenantry_testing.documents import JWT, KEYS, book, document
 
 
 def test_a_key_is_found_by_its_digest() -> None:

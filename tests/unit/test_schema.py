@@ -4,7 +4,6 @@ from typing import Annotated
 
 import msgspec
 import pytest
-
 from tenantry.core import schema
 from tenantry.core.errors import Problem, RulesError
 

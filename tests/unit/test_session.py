@@ -4,12 +4,11 @@ import json
 import re
 
 import pytest
-from tenantry_testing.documents import JWT, KEYS, MTLS, keyring, snapshot
-from tenantry_testing.exchanges import REQUEST_ID, Refused, Transcript, body, headers, post
-
 from tenantry.core.errors import ConversationError
 from tenantry.core.events import Answer, Continue, Event, Forward, RequestBody, RequestTrailers, ResponseEvent
 from tenantry.core.session import TRANSITIONS, Session, State
+from tenantry_testing.documents import JWT, KEYS, MTLS, keyring, snapshot
+from tenantry_testing.exchanges import REQUEST_ID, Refused, Transcript, body, headers, post
 
 ACME, GLOBEX = KEYS["acme"], KEYS["globex"]
 TRAILERS = RequestTrailers()
@@ -107,7 +106,10 @@ def test_headers_that_are_answered_here(event: Event, refused: Refused) -> None:
     [
         (RequestBody(body=b"{", end_stream=True), Refused(status=400, code="invalid_json")),
         (EMPTY, Refused(status=400, code="invalid_json")),
-        (RequestBody(body=b'{"model":"a","model":"b"}', end_stream=True), Refused(status=400, code="ambiguous_keys")),
+        (
+            RequestBody(body=b'{"model":"a","model":"b"}', end_stream=True),
+            Refused(status=400, code="ambiguous_keys", param="model"),
+        ),
         (body("gpt-9"), Refused(status=404, code="model_not_found", param="model")),
         (body(background=True), Refused(status=400, code="unsupported_parameter", param="background")),
         (RequestBody(body=b" " * (10 * 1024 * 1024 + 1), end_stream=True), Refused(status=413, code="body_too_large")),

@@ -1,10 +1,9 @@
-"""Edits a tenant's keys in a rules file; every other byte of it stays as it is.
+"""Edits a rules file; of a tenant's keys, so that every other byte of it stays as it is.
 
 The text is spliced where the YAML parser says that an entry stands, never loaded and dumped: a
 round trip through a YAML library moved the indentation of the whole document and lost the comments
 among the keys. What the splices make is read again before it is written, and must differ from the
-old document by the intended keys and by nothing else. The write is a rename in the same folder, so
-a watching sidecar sees the old document or the new one, never half of either.
+old document by the intended keys and by nothing else.
 """
 
 import json
@@ -33,12 +32,31 @@ class Splice(NamedTuple):
     text: str
 
 
+def rewrite(source: Path, target: Path, change: Callable[[bytes], bytes]) -> None:
+    """Write `change(document)` of the rules in `source` to `target`, which may be the same file.
+
+    A new document that is not valid raises RulesError, and nothing is written. The write is a rename
+    in the target's folder, so a watching sidecar sees the old document or the new one, never half of
+    either. The target keeps its mode; a new one gets the source's.
+    """
+    after = change(read_file(source))
+    read_rules(after)
+    mode = (target if target.exists() else source).stat().st_mode
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_bytes(after)
+    temporary.chmod(mode & 0o777)
+    temporary.replace(target)
+
+
 def edit_keys(path: Path, tenant: str, edit: Edit) -> None:
     """Replace a tenant's key entries by `edit(entries)`; raise RulesError and write nothing on any problem.
 
     An edit can put new entries in front, give entries another `notAfter`, and take entries away.
     """
-    raw = read_file(path)
+    rewrite(path, path, lambda raw: _with_keys(raw, tenant, edit))
+
+
+def _with_keys(raw: bytes, tenant: str, edit: Edit) -> bytes:
     known = read_rules(raw).tenants
     if tenant not in known:
         raise RulesError(
@@ -55,11 +73,7 @@ def edit_keys(path: Path, tenant: str, edit: Edit) -> None:
         raise RulesError(
             [Problem(path=where, message="cannot be edited without changing more", hint="edit it by hand")]
         )
-    read_rules(after)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(after)
-    temporary.chmod(path.stat().st_mode & 0o777)
-    temporary.replace(path)
+    return after
 
 
 def _edited(raw: bytes, tenant: str, old: list[Entry], new: list[Entry]) -> bytes:
