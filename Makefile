@@ -14,7 +14,7 @@ help: ## list the targets
 	@echo "  DEEP=1       make test with more examples and longer runs"
 
 .PHONY: demo
-demo: env ## play a minute of four tenants through a real Envoy; report in out/demo/
+demo: env ## play a minute of tenants through a real Envoy; report in out/demo/
 	@$(if $(filter vllm,$(ENGINE)),python3 tools/env.py vllm >/dev/null &&) $(PY) -m demo --engine $(ENGINE)
 
 .PHONY: up

@@ -159,7 +159,7 @@ def stand_in() -> Scenario:
 
 
 def vllm() -> Scenario:
-    """Return the play with real vLLM on CPU: two servers are enough for two cores, so no version joins with umbrella."""
+    """Return the play with real vLLM on CPU: two servers are enough for two cores, so umbrella brings no version."""
     return Scenario(
         engine="vllm",
         tenants=_tenants(umbrella="1.5.0", workers=(1, 1, 1, 2, 1)),

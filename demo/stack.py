@@ -45,8 +45,9 @@ class Engine(Struct, frozen=True, kw_only=True):
 
 
 class Stack(Struct, frozen=True, kw_only=True):
-    """What runs. `record_source` says who recorded what engines saw; `keys` are the tenants' API keys, of those
-    yet to join too.
+    """What runs. `keys` are the API keys of all tenants, those yet to join included.
+
+    `record_source` says who recorded what the engines saw.
     """
 
     up: Up

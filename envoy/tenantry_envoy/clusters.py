@@ -111,12 +111,17 @@ def model_cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
     return cluster
 
 
-def sidecar_cluster(options: EnvoyOptions) -> Cluster:
-    """Return the cluster of the ext_proc and access-log services; raise OptionsError for a bad endpoint."""
+def sidecar_endpoints(options: EnvoyOptions) -> list[Endpoint]:
+    """Return the sidecars' addresses; raise OptionsError for a bad one."""
     try:
-        endpoints = [addresses.parse(text) for text in options.sidecars]
+        return [addresses.parse(text) for text in options.sidecars]
     except ValueError as error:
         raise OptionsError(f"sidecars: {error}") from None
+
+
+def sidecar_cluster(options: EnvoyOptions) -> Cluster:
+    """Return the cluster of the ext_proc and access-log services; raise OptionsError for a bad endpoint."""
+    endpoints = sidecar_endpoints(options)
     http2 = Http2ProtocolOptions(
         initial_stream_window_size=SIDECAR_STREAM_WINDOW_BYTES,
         initial_connection_window_size=SIDECAR_CONNECTION_WINDOW_BYTES,
@@ -141,11 +146,14 @@ def sidecar_cluster(options: EnvoyOptions) -> Cluster:
 
 def _without_the_lost() -> OutlierDetection:
     # LEAST_REQUEST takes a dead sidecar for an idle one: with one of two gone, 3 of 4 requests got 503.
-    # What counts is a failure to connect, never an error status: those a client could provoke.
+    # What counts is a failure to connect, and UNAVAILABLE, with which a sidecar drains; other error
+    # statuses a client might provoke.
     return OutlierDetection(
         split_external_local_origin_errors=True,
         consecutive_local_origin_failure=1,
         enforcing_consecutive_local_origin_failure=100,
+        consecutive_gateway_failure=1,
+        enforcing_consecutive_gateway_failure=100,
         enforcing_consecutive_5xx=0,
         enforcing_success_rate=0,
         enforcing_local_origin_success_rate=0,

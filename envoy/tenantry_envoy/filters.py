@@ -55,6 +55,7 @@ from envoy_data_plane.google.protobuf import Any, Empty
 from tenantry.core.rules import Jwt, Rules
 
 from tenantry_envoy import packing
+from tenantry_envoy.clusters import sidecar_endpoints
 from tenantry_envoy.names import (
     ENFORCED_KEY,
     ENFORCED_VALUE,
@@ -118,7 +119,9 @@ def _jwt_authn(jwt: Jwt) -> JwtAuthentication:
 def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
     identity = rules.identity
     service = sidecar_service(rules.limits.max_body_bytes + REPLY_OVERHEAD_BYTES)
-    service.retry_policy = _another_sidecar()
+    first, *others = sidecar_endpoints(options)
+    if others or first.needs_dns:  # a name may stand for many
+        service.retry_policy = _another_sidecar()
     return ExternalProcessor(
         grpc_service=service,
         failure_mode_allow=False,
@@ -152,7 +155,8 @@ def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
 
 def _another_sidecar() -> RetryPolicy:
     # Before its first reply, a stream that a dying or draining sidecar refused is begun anew at
-    # another. Nothing was decided for good by then: the decision counts once Envoy has it.
+    # another. Nothing was decided for good by then: the decision counts once Envoy has it. Costs
+    # Envoy some 50 us a request.
     return RetryPolicy(
         retry_on="connect-failure,refused-stream,reset,unavailable",
         num_retries=2,
@@ -163,7 +167,7 @@ def _another_sidecar() -> RetryPolicy:
                 name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
             )
         ],
-        host_selection_retry_max_attempts=3,
+        host_selection_retry_max_attempts=10,
     )
 
 

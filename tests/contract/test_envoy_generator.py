@@ -219,7 +219,7 @@ def test_the_backstop_waits_for_the_sidecars_word(case: Case) -> None:
 def test_each_request_reaches_one_upstream_once(case: Case) -> None:
     """No retry, no mirror, no hedge: they come with split and shadow traffic, and only there."""
     document = bootstrap(case.rules, case.options)
-    del http_filter(document, "envoy.filters.http.ext_proc")["grpc_service"]["retry_policy"]  # asks another sidecar
+    http_filter(document, "envoy.filters.http.ext_proc")["grpc_service"].pop("retry_policy", None)  # asks a sidecar
     keys = {key for key, _ in walk([document, clusters(case.rules)])}
     assert not [key for key in keys if re.search("retry_policy|retry_on|num_retries|mirror|hedge", key)]
 
@@ -296,8 +296,19 @@ def test_the_access_log_holds_no_header() -> None:
 def test_sidecar_streams_have_no_time_limit() -> None:
     """An ext_proc stream lasts as long as the answer; `grpc_service.timeout` would cut it."""
     ext_proc = http_filter(bootstrap(rules(), OPTIONS), "envoy.filters.http.ext_proc")
-    assert ext_proc["grpc_service"].keys() == {"envoy_grpc", "retry_policy"}
+    assert ext_proc["grpc_service"].keys() == {"envoy_grpc"}
     assert (ext_proc["message_timeout"], ext_proc["max_message_timeout"]) == ("5s", "0s")
+
+
+def test_another_sidecar_is_asked_where_there_may_be_one() -> None:
+    def retries(*sidecars: str) -> bool:
+        document = bootstrap(rules(), msgspec.structs.replace(OPTIONS, sidecars=sidecars))
+        return "retry_policy" in http_filter(document, "envoy.filters.http.ext_proc")["grpc_service"]
+
+    assert not retries("/run/sidecar.sock")
+    assert not retries("10.0.0.1:1")
+    assert retries("/run/a.sock", "/run/b.sock")
+    assert retries("sidecar.example:1")
 
 
 def test_pings_only_to_a_sidecar_elsewhere() -> None:

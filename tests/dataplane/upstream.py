@@ -73,6 +73,22 @@ def sse(events: Iterable[bytes], pause: float = 0.0) -> list[Step]:
 OK: Final = fixed(b'{"object":"chat.completion","choices":[]}')
 
 
+class _Reader(asyncio.StreamReader):
+    """A reader that tells of the end without being read: `ended` is set when the other side went away."""
+
+    def __init__(self) -> None:
+        super().__init__(limit=1 << 20)
+        self.ended = asyncio.Event()
+
+    def feed_eof(self) -> None:
+        super().feed_eof()
+        self.ended.set()
+
+    def set_exception(self, exc: type[BaseException] | BaseException) -> None:
+        super().set_exception(exc)  # type: ignore[arg-type]  # typeshed has it narrower than asyncio
+        self.ended.set()
+
+
 class Upstream:
     """The server. `seen` holds all requests in order of arrival."""
 
@@ -95,6 +111,7 @@ class Upstream:
         writers: set[asyncio.StreamWriter] = set()
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            assert isinstance(reader, _Reader)
             self.connections += 1
             writers.add(writer)
             try:
@@ -107,7 +124,10 @@ class Upstream:
                 writers.discard(writer)
                 writer.close()
 
-        server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=4096)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: asyncio.StreamReaderProtocol(_Reader(), connected), "127.0.0.1", 0, backlog=4096
+        )
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -117,22 +137,20 @@ class Upstream:
                 writer.transport.abort()
             await asyncio.sleep(0)
 
-    async def _answer(self, seen: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, seen: Seen, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         script = self.scripts.get(seen.json.get("script", ""), _just_ok)
         playing = asyncio.ensure_future(_play(script(seen), writer))
-        # Envoy sends nothing before it has the answer: whatever can be read now is the end.
-        leaving = asyncio.ensure_future(reader.read(1))
-        await asyncio.wait((playing, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if leaving.done():
-            seen.left.set()
-            playing.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-                await playing
-            raise ConnectionError("the other side went away")
-        leaving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await leaving
-        await playing
+        leaving = asyncio.ensure_future(reader.ended.wait())
+        try:
+            await asyncio.wait((playing, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not playing.done():
+                seen.left.set()
+                raise ConnectionError("the other side went away")
+            await playing
+        finally:
+            for task in (playing, leaving):
+                task.cancel()
+            await asyncio.gather(playing, leaving, return_exceptions=True)
 
 
 def _just_ok(_seen: Seen) -> Iterable[Step]:

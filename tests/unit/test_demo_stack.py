@@ -28,6 +28,17 @@ def filled(folder: Path) -> Path:
     return path
 
 
+def edit(path: Path, play: Scenario) -> None:
+    """The operator's edit, midway in a play."""
+    changes = [
+        rules_document.add_tenant(plan.name, tier=plan.tier, digest=digest_text("tk_umbrella"), version=plan.expected)
+        for plan in play.joining
+    ]
+    if play.new_version is not None:
+        changes.append(rules_document.add_version(play.new_version, "127.0.0.1:3333"))
+    rules_document.edit(path, *changes)
+
+
 def served(path: Path, tenant: str) -> str:
     """The version that tenantry's own routing gives a tenant."""
     book = RuleBook(read_rules(read_file(path)))
@@ -58,18 +69,49 @@ def test_filling_in_changes_endpoints_and_keys_and_keeps_every_comment(tmp_path:
 @pytest.mark.parametrize("play", [scenario.stand_in(), scenario.vllm()], ids=["stand-in", "vllm"])
 def test_the_play_expects_what_its_rules_say_before_and_after_the_edit(play: Scenario, tmp_path: Path) -> None:
     path = filled(tmp_path)
-    assert {plan.name: served(path, plan.name) for plan in play.tenants} == {
-        plan.name: plan.expected[0] for plan in play.tenants
+    assert list(read_rules(read_file(path)).tenants) == [plan.name for plan in play.founding]
+    assert {plan.name: served(path, plan.name) for plan in play.founding} == {
+        plan.name: plan.expected for plan in play.founding
     }
 
-    if play.new_version is not None:
-        rules_document.add_candidate(path, play.new_version, "127.0.0.1:3333")
-    if play.beta_lost is not None:
-        rules_document.take_beta(path, play.beta_lost)
+    edit(path, play)
 
+    rules = read_rules(read_file(path))
     assert {plan.name: served(path, plan.name) for plan in play.tenants} == {
-        plan.name: plan.expected[1] for plan in play.tenants
+        plan.name: plan.expected for plan in play.tenants
     }
+    assert {name: rules.tiers[tenant.tier].priority for name, tenant in rules.tenants.items() if tenant.tier} == {
+        plan.name: plan.priority for plan in play.tenants
+    }
+    model = rules.models[MODEL]
+    assert model.rollout is not None
+    assert model.rollout.candidate == play.candidate
+    assert set(model.versions) == {engine.version for engine in play.engines}
+
+
+VERSION = """\
+      "1.6.0":
+        image: "registry.example/chat-8b:1.6.0"
+        endpoints: ["127.0.0.1:3333"]
+        scheduling: priority
+"""
+TENANT = f"""\
+  umbrella:
+    tier: gold
+    keys: ["{digest_text("tk_umbrella")}"]
+    pins:
+      chat-8b: "1.6.0"
+"""
+
+
+def test_the_edit_adds_lines_and_leaves_every_comment_above_what_it_speaks_of(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    before = path.read_text()
+
+    edit(path, scenario.stand_in())
+
+    expected = before.replace("    versions:\n", "    versions:\n" + VERSION)
+    assert path.read_text() == expected.replace("\ntenants:\n", "\ntenants:\n" + TENANT)
 
 
 def test_an_edit_that_would_be_refused_is_not_written(tmp_path: Path) -> None:
@@ -77,7 +119,7 @@ def test_an_edit_that_would_be_refused_is_not_written(tmp_path: Path) -> None:
     before = path.read_bytes()
 
     with pytest.raises(RulesError, match="endpoints"):
-        rules_document.add_candidate(path, "1.6.0", "no port")
+        rules_document.edit(path, rules_document.add_version("1.6.0", "no port"))
 
     assert path.read_bytes() == before
 

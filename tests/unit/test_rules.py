@@ -194,7 +194,7 @@ def test_what_is_wrong_is_named_with_its_place_and_what_would_be_right(
     [
         ("tiers.gold.priority", (-1001, 1001, 1.5), (-1000, 1000)),
         ("tiers.gold.weight", (0, -1, 1_000_001, float("inf"), float("nan")), (0.001, 1_000_000)),
-        ("tiers.gold.maxInFlight", (0, -1), (1,)),
+        ("tiers.gold.maxInFlight", (0, -1, 10**15 + 1), (1, 10**15)),
         ("tiers.gold.maxQueueSeconds", (0, 86_401), (0.5, 86_400)),
         ("tiers.gold.quota", ({"computeUnitsPerMinute": 0}, {}), ({"computeUnitsPerMinute": 1},)),
         ("models.chat-8b.rollout.percent", (-0.1, 100.1, float("nan")), (0, 100)),
@@ -203,7 +203,7 @@ def test_what_is_wrong_is_named_with_its_place_and_what_would_be_right(
         ("limits", ({"maxBodyBytes": 1023}, {"maxBodyBytes": 268_435_457}),
          ({"maxBodyBytes": 1024}, {"maxBodyBytes": 268_435_456})),
         ("limits", ({"streamIdleSeconds": 0}, {"streamIdleSeconds": float("inf")}), ({"streamIdleSeconds": 86_400},)),
-        ("limits", ({"maxOpenExchanges": 0},), ({"maxOpenExchanges": 1},)),
+        ("limits", ({"maxOpenExchanges": 0}, {"maxOpenExchanges": 1_000_001}), ({"maxOpenExchanges": 1_000_000},)),
         ("metrics", ({"maxTenants": -1}, {"maxTenants": 10_001}), ({"maxTenants": 0}, {"maxTenants": 10_000})),
         ("identity", ({"mtls": {"uriSanPrefix": "spiffe://prod"}}, {"mtls": {"uriSanPrefix": "/tenant/"}}),
          ({"mtls": MTLS},)),

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tenantry.adapters.rules_edit import Edit, edit_keys
+from tenantry.adapters.rules_edit import Edit, edit_keys, rewrite
 from tenantry.adapters.rules_file import read_rules
 from tenantry.core.apikeys import Entry, revoked, rotated
 from tenantry.core.errors import RulesError, TenantryError
@@ -244,3 +244,21 @@ def test_the_file_keeps_its_mode_and_is_replaced_at_once(path: Path) -> None:
     assert oct(path.stat().st_mode)[-3:] == "640"
     assert path.stat().st_ino != inode  # a rename: whoever reads at this moment reads one or the other
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_document_is_written_to_another_file_when_it_is_valid(path: Path, tmp_path: Path) -> None:
+    path.chmod(0o640)
+    target = tmp_path / "copy.yaml"
+    rewrite(path, target, lambda raw: raw.replace(b"beta: yes", b"beta: no"))
+    assert target.read_text() == RULES.replace("beta: yes", "beta: no")
+    assert path.read_text() == RULES
+    assert oct(target.stat().st_mode)[-3:] == "640"  # as the source's, since there was none
+
+    target.chmod(0o600)
+    rewrite(path, target, bytes)
+    assert (target.read_text(), oct(target.stat().st_mode)[-3:]) == (RULES, "600")
+
+    with pytest.raises(RulesError, match="version: invalid enum value 2"):
+        rewrite(path, target, lambda raw: raw.replace(b"version: 1", b"version: 2"))
+    assert target.read_text() == RULES
+    assert sorted(os.listdir(tmp_path)) == ["copy.yaml", "rules.yaml"]

@@ -20,6 +20,7 @@ class Outer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     inner: Inner | None = None
     either: str | Inner = ""
+    maybe: tuple[Name, ...] | None = None
     by_name: Annotated[dict[Name, Inner], msgspec.Meta(max_length=2)] = {}
     numbers: Annotated[tuple[Small, ...], msgspec.Meta(min_length=1)] = (1,)
 
@@ -41,9 +42,9 @@ def test_a_document_that_fits() -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"nmae": 1}, 'nmae: unknown key; did you mean "name"? (known: by_name, either, inner, name, numbers)'),
-        ({"x.y": 1}, '["x.y"]: unknown key; (known: by_name, either, inner, name, numbers)'),
-        ({5: 1}, "5: unknown key; (known: by_name, either, inner, name, numbers)"),
+        ({"nmae": 1}, 'nmae: unknown key; did you mean "name"? (known: by_name, either, inner, maybe, name, numbers)'),
+        ({"x.y": 1}, '["x.y"]: unknown key; (known: by_name, either, inner, maybe, name, numbers)'),
+        ({5: 1}, "5: unknown key; (known: by_name, either, inner, maybe, name, numbers)"),
         ({"name": 1}, 'name: expected `str`, got `int`; YAML reads 1 as a number: write it in quotes, "1"'),
         ({"name": True}, 'name: expected `str`, got `bool`; YAML reads True as a boolean: write it in quotes, "True"'),
         ({"name": 1.5}, 'name: expected `str`, got `float`; YAML reads 1.5 as a number: write it in quotes, "1.5"'),
@@ -59,6 +60,9 @@ def test_a_document_that_fits() -> None:
             {"either": 7},
             'either: expected `str | object`, got `int`; YAML reads 7 as a number: write it in quotes, "7"',
         ),
+        ({"maybe": ["a", 7]}, 'maybe[1]: expected `str`, got `int`; YAML reads 7 as a number: write it in quotes, "7"'),
+        ({"maybe": {}}, "maybe: expected `array | null`, got `object`"),
+        ({"either": []}, "either: expected `str | object`, got `array`"),
         ({"by_name": []}, "by_name: expected a mapping, got list"),
         ({"by_name": {"A": {}}}, "by_name.A: expected `str` matching regex '^[a-z]+$'"),
         ({"by_name": {"a": {"tags": ["x", "Y"]}}}, "by_name.a.tags[1]: expected `str` matching regex '^[a-z]+$'"),
@@ -92,7 +96,7 @@ def test_a_document_of_another_kind(document: object, complaint: str) -> None:
 
 def test_everything_wrong_is_told_at_once() -> None:
     assert problems({"nam": "a", "numbers": [-1, 10], "by_name": {"b": {"tags": [1]}, "C": 1}}) == [
-        'nam: unknown key; did you mean "name"? (known: by_name, either, inner, name, numbers)',
+        'nam: unknown key; did you mean "name"? (known: by_name, either, inner, maybe, name, numbers)',
         "name: missing; it has no default",
         'by_name.b.tags[0]: expected `str`, got `int`; YAML reads 1 as a number: write it in quotes, "1"',
         "by_name.C: expected `str` matching regex '^[a-z]+$'",

@@ -30,7 +30,7 @@ Endpoint = Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\]):[0
 KeyDigest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$", description="from `tenantry key new`")]
 HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="lower case")]
 Percent = Annotated[float, Meta(ge=0, le=100)]
-PositiveInt = Annotated[int, Meta(gt=0)]
+PositiveInt = Annotated[int, Meta(gt=0, le=10**15)]
 
 
 class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -160,7 +160,7 @@ class Limits(_Document, frozen=True, kw_only=True):
 
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 10 * 1024 * 1024
     stream_idle_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
-    max_open_exchanges: PositiveInt = 20_000
+    max_open_exchanges: Annotated[int, Meta(gt=0, le=1_000_000)] = 20_000
     forward_headers: tuple[HeaderName, ...] = ()
 
 

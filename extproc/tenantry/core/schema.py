@@ -26,7 +26,7 @@ def parse(document: object, schema: type[T]) -> T:
     """Convert plain JSON/YAML data to `schema`, or raise RulesError with every problem (at most 50)."""
     try:
         return msgspec.convert(document, schema)
-    except msgspec.ValidationError as error:
+    except ValueError as error:  # msgspec.ValidationError, or an integer of too many digits to be shown
         found = at_most(walk(document, schema, ""))
         # The walk follows msgspec's own annotations; should it ever see less than msgspec did,
         # the document stays refused.
@@ -77,11 +77,18 @@ def walk(value: object, annotation: Any, path: str) -> Iterator[Problem]:
 
 
 def _walk_union(value: object, annotation: Any, members: tuple[Any, ...], path: str) -> Iterator[Problem]:
-    structured = [m for m in members if get_origin(m) is dict or _is_struct(m)]
-    if isinstance(value, Mapping) and structured:
-        yield from walk(value, structured[0], path)
+    container = next((member for member in members if _may_hold(member, value)), None)
+    if container is not None:
+        yield from walk(value, container, path)
     else:
         yield from _leaf(value, annotation, path)
+
+
+def _may_hold(annotation: Any, value: object) -> bool:
+    """Return whether the annotation is of the kind of container that the value is."""
+    if isinstance(value, Mapping):
+        return get_origin(annotation) is dict or _is_struct(annotation)
+    return isinstance(value, list | tuple) and get_origin(annotation) in (tuple, list)
 
 
 def _is_struct(annotation: Any) -> bool:
@@ -130,7 +137,7 @@ def _walk_list(value: Sequence[object], annotation: Any, item: Any, path: str) -
 def _leaf(value: object, annotation: Any, path: str) -> Iterator[Problem]:
     try:
         msgspec.convert(value, annotation)
-    except msgspec.ValidationError as error:
+    except ValueError as error:
         text = str(error)
         hint = ""
         # str() refuses an integer of thousands of digits, and a person never meant one.
