@@ -13,7 +13,9 @@ DEEP = os.environ.get("DEEP") == "1"
 hypothesis.settings.register_profile(
     "fast", deadline=None, max_examples=100, suppress_health_check=[hypothesis.HealthCheck.too_slow], derandomize=True
 )
-hypothesis.settings.register_profile("deep", parent=hypothesis.settings.get_profile("fast"), max_examples=5_000, derandomize=False)
+hypothesis.settings.register_profile(
+    "deep", parent=hypothesis.settings.get_profile("fast"), max_examples=5_000, derandomize=False
+)
 hypothesis.settings.load_profile("deep" if DEEP else "fast")
 
 

@@ -1,5 +1,5 @@
-"""tenantry's plugin for vLLM, installed into a vLLM image; it imports tenantry.core and never vLLM's own packages
-at import time.
+"""tenantry's plugin for vLLM, installed into a vLLM image.
 
-So far it knows how the sidecar's stamp arrives at the engine's scheduler (`stamp`); metering builds on it.
+So far it knows how the sidecar's stamp arrives at the engine's scheduler (`stamp`); metering builds on it. It imports
+tenantry.core, and nothing of vLLM at import time.
 """

@@ -12,9 +12,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 from tenantry.core.rules import TENANT_PATTERN
 
-_ENGINE_ID = re.compile(
-    rf"^[a-z]+[-_](?P<tenant>{TENANT_PATTERN.strip('^$')}):(?P<request_id>[0-9a-f]{{32}})(?:-|$)"
-)
+_ENGINE_ID = re.compile(rf"^[a-z]+[-_](?P<tenant>{TENANT_PATTERN.strip('^$')}):(?P<request_id>[0-9a-f]{{32}})(?:-|$)")
 
 
 class Stamp(Struct, frozen=True, kw_only=True):

@@ -210,9 +210,8 @@ BODY = RequestBody(body=b"", end_stream=True)
 
 
 def test_a_reply_that_envoy_reads() -> None:
-    reply = Forward(
-        set_headers=(("x-tenantry-tenant", "acme"),), remove_headers=("authorization",), body=b"{}", metadata={"enforced": "yes"}
-    )  # fmt: skip
+    tenant = (("x-tenantry-tenant", "acme"),)
+    reply = Forward(set_headers=tenant, remove_headers=("authorization",), body=b"{}", metadata={"enforced": "yes"})
     there = ext_proc.ProcessingResponse.parse(codec.encode(BODY, reply))
     overwrite = core.HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD
     header = core.HeaderValue(key="x-tenantry-tenant", raw_value=b"acme")

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+from typing import Any
 
 import aiohttp
 import pytest
@@ -12,7 +13,7 @@ from engines.conftest import ENGINE_SECRET, KEYS, VllmStack
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
-HELLO = [{"role": "user", "content": "Hello"}]
+HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
 async def test_a_chat_answer_comes_from_the_engine_under_the_name_the_client_used(vllm: VllmStack) -> None:
@@ -65,7 +66,7 @@ async def test_a_cache_salt_keeps_tenants_apart(vllm: VllmStack) -> None:
     """The same 800-token prompt: only the tenant that sent it before finds it in the prefix cache."""
 
     async def cached_tokens(tenant: str) -> int:
-        prompt = [{"role": "user", "content": "The quick brown fox jumps over the lazy dog. " * 18}]
+        prompt: Any = [{"role": "user", "content": "The quick brown fox jumps over the lazy dog. " * 18}]
         answer = await vllm.clients[tenant].chat.completions.create(model="chat-8b", messages=prompt, max_tokens=1)
         assert answer.usage is not None
         assert answer.usage.prompt_tokens > 800

@@ -19,7 +19,9 @@ def test_pooling_routes_carry_it_in_the_engine_request_id(tenant: str, around: s
     assert read_stamp(around.format(f"{tenant}:{ID}"), None) == Stamp(tenant=tenant, request_id=ID)
 
 
-@pytest.mark.parametrize("foreign", ["embd-0a1b", f"embd-:{ID}-0", f"embd-acme:{ID[:-1]}-0", f"embd-acme:{ID}0", f"acme:{ID}", ""])
+@pytest.mark.parametrize(
+    "foreign", ["embd-0a1b", f"embd-:{ID}-0", f"embd-acme:{ID[:-1]}-0", f"embd-acme:{ID}0", f"acme:{ID}", ""]
+)
 def test_a_request_that_did_not_come_through_the_sidecar_has_none(foreign: str) -> None:
     assert read_stamp(foreign, None) is None
     assert read_stamp(foreign, {"tenant": 7, "request_id": ID}) is None
