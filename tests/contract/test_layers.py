@@ -44,8 +44,8 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 
 IMPURE = {
-    "asyncio", "threading", "multiprocessing", "subprocess", "socket", "selectors", "ssl", "logging", "os", "io", "pathlib",
-    "random", "secrets", "time", "tempfile", "signal", "http", "urllib",
+    "asyncio", "threading", "multiprocessing", "subprocess", "socket", "selectors", "ssl", "logging", "os", "io",
+    "pathlib", "random", "secrets", "time", "tempfile", "signal", "http", "urllib",
 }  # fmt: skip
 
 
