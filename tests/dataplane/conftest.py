@@ -73,3 +73,18 @@ def begin_early(request: pytest.FixtureRequest, sidecar_log: io.StringIO) -> Non
     """Start what takes long before the first test, if a test that is to run asks for it."""
     if any("long_stream" in getattr(item, "fixturenames", ()) for item in request.session.items):
         request.getfixturevalue("long_stream")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def stack_to_change(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stack]:
+    async with stack(tmp_path_factory.mktemp("reload")) as running:
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def live(stack_to_change: Stack) -> AsyncIterator[Stack]:
+    """A stack whose document a test may change; it is put back afterwards."""
+    base = rules(stack_to_change.upstream)
+    if stack_to_change.document != base or (await stack_to_change.status())["state"] != "live":
+        await stack_to_change.live(base)
+    yield stack_to_change

@@ -1,21 +1,16 @@
 """Envoy, sidecar and upstream put together for a test.
 
-`stack` runs the sidecar in this process (what `tenantry up` does); `beside` runs `tenantry serve` as a
-process of its own next to an Envoy that the test started, for tests that kill or hang it.
+`stack` runs the sidecar in this process, as `tenantry up` does; `processes.beside` runs it as a process of its own.
 """
 
 import asyncio
 import contextlib
+import copy
 import hashlib
-import itertools
 import json
-import os
-import shutil
 import socket
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +28,7 @@ from tenantry_envoy.clusters import clusters
 from tenantry_envoy.options import EnvoyOptions
 
 from dataplane.upstream import Upstream
-from dataplane.wire import Connection, Response, ask, request
+from dataplane.wire import Response, ask, request
 
 ENGINE_SECRET = "engine-secret-7c1f"
 KEYS = {name: f"tk_{name}-{'k' * 40}" for name in ("acme", "globex", "initech", "late")}
@@ -69,6 +64,13 @@ def rules(upstream: Upstream, **members: Any) -> Json:
         },
     }
     return document | members
+
+
+def changed(document: Json, **tenants: Json) -> Json:
+    """A copy of a document with more tenants."""
+    copied = copy.deepcopy(document)
+    copied["tenants"].update(tenants)
+    return copied
 
 
 def write(path: Path, text: str | bytes) -> None:
@@ -167,6 +169,15 @@ class Stack:
             while (await self.status())["generation"] < at_least:
                 await asyncio.sleep(0.02)
 
+    async def refused(self, before: Json) -> Json:
+        """Wait for the refusal of a document after the status `before`; fails when anything of it went live."""
+        async with asyncio.timeout(10):
+            while (status := await self.status())["state"] != "refused" or status["digest"] == before["digest"]:
+                await asyncio.sleep(0.02)
+        assert (status["generation"], status["models"]) == (before["generation"], before["models"])
+        assert status["problems"]
+        return status
+
     def outcomes(self) -> list[Json]:
         """Every line of the outcomes file."""
         text = self.files.outcomes.read_text() if self.files.outcomes.exists() else ""
@@ -234,139 +245,3 @@ def without_backstop(config: Json) -> None:
     kept = [entry for entry in manager["http_filters"] if entry["name"] != "envoy.filters.http.rbac"]
     assert len(kept) == len(manager["http_filters"]) - 1
     manager["http_filters"] = kept
-
-
-@contextlib.asynccontextmanager
-async def load(address: str, rate: float, data: Callable[[int], bytes]) -> AsyncIterator[list[Response]]:
-    """Send `rate` requests a second inside the block, whether answers come or not; yield the responses so far.
-
-    At the end of the block all have been answered.
-    """
-    responses: list[Response] = []
-    idle: list[Connection] = []
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def one(number: int) -> None:
-        connection = idle.pop() if idle else await Connection.open(address)
-        responses.append(await connection.ask(data(number)))
-        idle.append(connection)
-
-    async def tick() -> None:
-        begin = time.monotonic()
-        for number in itertools.count():
-            await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
-            tasks.add(asyncio.create_task(one(number)))
-
-    ticking = asyncio.create_task(tick())
-    try:
-        yield responses
-    finally:
-        ticking.cancel()
-        await asyncio.gather(*tasks)
-        for connection in idle:
-            connection.abort()
-        await asyncio.sleep(0)
-
-
-@dataclass(kw_only=True)
-class Process:
-    """A `tenantry` command as a process of its own. `log` gets its stderr, `out` its stdout."""
-
-    process: asyncio.subprocess.Process
-    arguments: tuple[str | Path, ...]
-    log: Path
-    out: Path
-
-    def lines(self) -> list[Json]:
-        """The JSON lines of its log."""
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-
-    async def line(self, event: str, seconds: float = 20.0) -> Json:
-        """The first log line of an event; waits for it."""
-
-        def found() -> list[Json]:
-            return [line for line in self.lines() if line["event"] == event]
-
-        await until(lambda: found() or self.process.returncode is not None, seconds, f"log line {event!r}")
-        assert found(), self.log.read_text() + self.out.read_text()
-        return found()[0]
-
-    def signal(self, number: int) -> None:
-        os.kill(self.process.pid, number)
-
-    async def exit(self, seconds: float = 20.0) -> int:
-        async with asyncio.timeout(seconds):
-            return await self.process.wait()
-
-
-@contextlib.asynccontextmanager
-async def tenantry(
-    folder: Path,
-    *arguments: str | Path,
-    prelude: str = "",
-    name: str = "tenantry",
-    env: Mapping[str, str] | None = None,
-) -> AsyncIterator[Process]:
-    """Run `tenantry ARGUMENTS`; `prelude` is Python that runs before it (to plant a bug). Killed at the end."""
-    log, out = folder / f"{name}.log", folder / f"{name}.out"
-    code = f"{prelude}\nfrom tenantry.cli import main\nmain()"
-    with log.open("wb") as stderr, out.open("wb") as stdout:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", code, *map(str, arguments), stdout=stdout, stderr=stderr, start_new_session=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "COLUMNS": "200"} | dict(env or {}),
-        )  # fmt: skip
-    try:
-        yield Process(process=process, arguments=arguments, log=log, out=out)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-@contextlib.contextmanager
-def sockets() -> Any:
-    """A folder with a path short enough for unix sockets."""
-    folder = Path(tempfile.mkdtemp(prefix="tn-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.asynccontextmanager
-async def beside(
-    folder: Path,
-    build: Callable[[Upstream], Json] = rules,
-    *,
-    count: int = 1,
-    arguments: tuple[str, ...] = (),
-    prelude: str = "",
-    **options: Any,
-) -> AsyncIterator[tuple[Stack, list[Process]]]:
-    """Run `count` processes of `tenantry serve` beside an Envoy; `options` are `envoy`'s.
-
-    The stack's `admin` is the first process's.
-    """
-    files = Files(folder=folder)
-    async with Upstream().running() as upstream, contextlib.AsyncExitStack() as exits:
-        files.save(document := build(upstream))
-        where = exits.enter_context(sockets())
-        paths = [str(where / f"{index}.sock") for index in range(count)]
-        admin_port = free_port()
-        processes = []
-        for index, path in enumerate(paths):
-            serve = (
-                "serve", files.rules, "--secrets", files.secrets, "--listen", f"unix:{path}", "--admin", "127.0.0.1:0",
-                "--cds", files.cds, "--envoy-admin", f"http://127.0.0.1:{admin_port}", "--outcomes", files.outcomes,
-            )  # fmt: skip
-            run = tenantry(folder, *serve, *arguments, prelude=prelude, name=f"sidecar{index}")
-            processes.append(await exits.enter_async_context(run))
-        ready = [await process.line("sidecar ready") for process in processes]
-        listener, admin = await exits.enter_async_context(envoy(files, tuple(paths), admin_port=admin_port, **options))
-        yield (
-            Stack(
-                address=listener, admin=ready[0]["admin"], envoy_admin=admin, upstream=upstream, files=files,
-                document=document,
-            ),
-            processes,
-        )  # fmt: skip

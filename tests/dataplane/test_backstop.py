@@ -28,7 +28,8 @@ from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.errors import ConversationError
 from tenantry.core.session import Session
 
-from dataplane.harness import KEYS, Files, Json, connection_manager, envoy, rules, sockets, without_backstop
+from dataplane.harness import KEYS, Files, Json, connection_manager, envoy, rules, without_backstop
+from dataplane.processes import sockets
 from dataplane.upstream import Upstream
 from dataplane.wire import ask, chat, chat_body, request
 

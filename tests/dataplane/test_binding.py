@@ -16,8 +16,9 @@ from tenantry.adapters.process import ServeOptions, serving
 from tenantry_envoy.clusters import clusters
 from tenantry_envoy.options import SidecarTls
 
-from dataplane.harness import KEYS, Files, envoy, rules, tenantry
+from dataplane.harness import KEYS, Files, envoy, rules
 from dataplane.pki import Authority
+from dataplane.processes import tenantry
 from dataplane.upstream import Upstream
 from dataplane.wire import ask, chat, request
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest_asyncio
 
-from dataplane.harness import KEYS, Files, Process, Stack, beside, envoy, load, rules, tenantry, until
+from dataplane.harness import KEYS, Files, Stack, envoy, rules, until
+from dataplane.processes import Process, beside, tenantry
 from dataplane.upstream import LAST_CHUNK, SSE_HEAD, Step, Upstream, chunk
-from dataplane.wire import Response, ask, chat, request
+from dataplane.wire import Response, ask, chat, load, request
 
 FORGED = [("x-tenantry-tenant", "mallory"), ("x-tenantry-cluster", "chat-8b@1.4.0")]
 REQUESTS = {
@@ -79,6 +80,8 @@ async def test_of_two_sidecars_one_is_killed_under_load(tmp_path: Path) -> None:
             after = len(responses)
             await until(lambda: len(responses) > after + 200)
         failed = [response.status for response in responses if response.status != 200]
+        ejections = await ask(here.envoy_admin, request("/stats?filter=ejections_active", method="GET"))
+        assert ejections.body == b"cluster.tenantry_sidecar.outlier_detection.ejections_active: 1\n"
         assert len(failed) <= 2, failed  # cut between the headers' answer and the body's
         assert len(here.upstream.seen) == len(responses) - len(failed)
         assert {seen.header("x-tenantry-tenant")[0] for seen in here.upstream.seen} == {b"acme"}

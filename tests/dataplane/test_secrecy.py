@@ -5,8 +5,9 @@ import base64
 import json
 from pathlib import Path
 
-from dataplane.harness import ENGINE_SECRET, KEYS, Json, Process, Stack, beside, rules, until, write
+from dataplane.harness import ENGINE_SECRET, KEYS, Json, Stack, rules, until, write
 from dataplane.pki import Issuer
+from dataplane.processes import Process, beside
 from dataplane.upstream import CUT, SSE_HEAD, Upstream, chunk
 from dataplane.wire import CHAT, Connection, chat, chat_body, request
 from dataplane.wire_h2 import ask_h2

@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from dataplane.harness import KEYS, Files, Process, digest, rules, tenantry, until
+from dataplane.harness import KEYS, Files, digest, rules, until
+from dataplane.processes import Process, tenantry
 from dataplane.upstream import Upstream
 from dataplane.wire import ask, chat, request
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -159,6 +161,38 @@ async def ask(address: str, data: bytes, timeout: float = 20.0, **tls: Any) -> R
     """Send bytes on a connection of their own; return the response (status 0: the connection just ended)."""
     async with await Connection.open(address, **tls) as connection:
         return await connection.ask(data, timeout)
+
+
+@contextlib.asynccontextmanager
+async def load(address: str, rate: float, data: Callable[[int], bytes]) -> AsyncIterator[list[Response]]:
+    """Send `rate` requests a second inside the block, whether answers come or not; yield the responses so far.
+
+    At the end of the block all have been answered.
+    """
+    responses: list[Response] = []
+    idle: list[Connection] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def one(number: int) -> None:
+        connection = idle.pop() if idle else await Connection.open(address)
+        responses.append(await connection.ask(data(number)))
+        idle.append(connection)
+
+    async def tick() -> None:
+        begin = time.monotonic()
+        for number in itertools.count():
+            await asyncio.sleep(max(0.0, begin + number / rate - time.monotonic()))
+            tasks.add(asyncio.create_task(one(number)))
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield responses
+    finally:
+        ticking.cancel()
+        await asyncio.gather(*tasks)
+        for connection in idle:
+            connection.abort()
+        await asyncio.sleep(0)
 
 
 def _bytes(text: str | bytes) -> bytes:

@@ -184,6 +184,10 @@ def test_a_name_may_be_long_and_written_with_escapes() -> None:
         b'{"model":"a","\\u00e9":1,"\xc3\xa9":1}',
         b'{"model":"a","x\\/y":1}',
         b'{"model":"a","x\\"":1}',
+        # each of these got past one of the checks while another was taken out
+        b'{"model":"a","":{},"":0}',
+        b'{"model":"a","\\u0061}}":1}',
+        b'{"model":"a","\\u0061:1}x":1}',
     ],
 )
 def test_a_key_that_two_readers_could_understand_differently(body: bytes) -> None:

@@ -59,6 +59,7 @@ def test_a_token_that_envoy_verified() -> None:
     assert (tenant.profile.name, tenant.profile.tier, tenant.proof.kind) == ("umbrella", "gold", "jwt")
     assert presents(claims={"tenant": "acme", "tier": "bronze"}).profile.tier == "gold"  # the document is nearer
     assert presents(claims={"tenant": "umbrella"}).profile.tier == "bronze"  # the default
+    assert presents(claims={"tenant": "umbrella", "tier": ["gold"]}).profile.tier == "bronze"
 
 
 def test_a_certificate_that_envoy_verified() -> None:
@@ -85,6 +86,7 @@ NOTHING_WRONG_BUT: dict[str, dict[str, Any]] = {
     "only a scheme": {"authorization": (b"Bearer",)},
     "an empty header": {"authorization": (b"",)},
     "another scheme": {"authorization": (b"Basic " + base64.b64encode(ACME),)},
+    "another scheme with the key itself": {"authorization": (b"Token " + ACME,)},
     "a tab behind the scheme": {"authorization": (b"Bearer\t" + ACME,)},
     "base64 behind a scheme": {"bearer": base64.b64encode(ACME)},
     "base64 with something between": {
@@ -182,6 +184,13 @@ def test_a_credential_longer_than_any_key_is_not_cut_to_a_good_one() -> None:
         presents(authorization=(exactly + b"x",))
     with pytest.raises(UnauthenticatedError, match="not known"):
         presents(api_key=(ACME + b" " * MAX_CREDENTIAL_BYTES + b"x",))
+
+
+def test_what_is_longer_than_any_key_is_not_even_hashed() -> None:
+    long = "k" * (MAX_CREDENTIAL_BYTES + 1)
+    rules = book({"tenants.acme.keys": [digest_text(long)]})
+    with pytest.raises(UnauthenticatedError, match="not known"):
+        presents(api_key=(long.encode(),), rules=rules)
 
 
 def test_a_tenant_without_a_tier_is_403() -> None:

@@ -4,6 +4,7 @@ import ast
 import io
 import json
 import logging
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def test_an_object_in_any_field_is_only_its_type(stream: io.StringIO, field: str
         logs.get().error("x", **{field: [value, (CANARY,), [CANARY]]})
     assert CANARY not in stream.getvalue()
     assert len(lines(stream)) == 10
+    if field not in ("error", "where"):
+        assert [line[field] for line in lines(stream)[:3]] == ["Holder", ["Holder", "tuple", "list"], "dict"]
 
 
 def test_an_exception_is_its_type_and_place(stream: io.StringIO) -> None:
@@ -90,15 +93,18 @@ def test_an_exception_is_its_type_and_place(stream: io.StringIO) -> None:
         logs.get().exception("x")
         logs.get().error("x", exc_info=error, stack_info=True)
         logs.get().error("x", exc_info=error, error=str(error), where=CANARY)  # nobody else writes these two
+        caught = (type(error), error, error.__traceback__)
+        place = traceback.extract_tb(error.__traceback__)[-1].lineno
+    logs.get().error("x", exc_info=caught)
     logs.get().error("x", exc_info=RuntimeError(CANARY))  # never raised: it has no place
     logs.get().error("x", exc_info=True)  # outside of any: nothing to tell
     logs.get().error("x", error=CANARY, where=CANARY)
     assert CANARY not in stream.getvalue()
     *told, nowhere, nothing, nobody = lines(stream)
-    assert len(told) == 6
+    assert len(told) == 7
     for line in told:
         assert line["error"] == "RuntimeError"
-        assert line["where"].startswith("fail:")
+        assert line["where"] == f"fail:{place}"
     assert (nowhere["error"], nowhere["where"]) == ("RuntimeError", "")
     assert "error" not in nothing
     assert "error" not in nobody

@@ -132,7 +132,7 @@ def test_the_bound_holds_over_fifty_reloads_with_a_thousand_new_tenants_each() -
     for generation in range(50):
         names = [f"g{generation}-{number}" for number in range(1000)]
         tenants = {name: {"tier": "gold"} for name in names}
-        models = {f"m{generation}-{n}": {"stable": "1", "versions": {"1": {"endpoints": ["h:1"]}}} for n in range(12)}
+        models = {f"m{generation}-{n}": {"stable": "1", "versions": {"1": {"endpoints": ["h:1"]}}} for n in range(17)}
         metrics.rules_live(book({"tenants": tenants, "models": models}, metrics={"maxTenants": 200}), generation)
         for name in (*names[::50], "from-a-token"):
             for model in (*models, "unknown"):

@@ -93,6 +93,13 @@ def test_a_profile_cannot_be_changed_through_its_mappings() -> None:
         profile.pins["chat-8b"] = "1.5.0"  # type: ignore[index]
 
 
+def test_a_model_is_found_by_the_name_that_clients_know() -> None:
+    found = book().model("embed")
+    assert found is not None
+    assert found.stable == "1"
+    assert book().model("Embed") is None
+
+
 def test_headers_that_the_operator_forwards() -> None:
     assert book(limits={"forwardHeaders": ["x-trace", "baggage"]}).forwarded_headers == {"x-trace", "baggage"}
 

@@ -5,10 +5,11 @@ from datetime import UTC, datetime
 import pytest
 from tenantry.core.apikeys import digest_text
 from tenantry.core.errors import RulesError
-from tenantry.core.rules import Key, Rules, Tier, Version, key_of, not_acted_on, parse
+from tenantry.core.rules import Guard, Key, Rollout, Rules, TenantRules, Tier, Version, key_of, not_acted_on, parse
 from tenantry_testing.documents import JWT, KEYS, MTLS, document, rules
 
 DIGEST = digest_text(KEYS["nobody"])
+SHORT_JWT = {"issuer": "i", "audience": "a", "jwksFile": "j", "tenantClaim": "t"}
 STORE = {"kind": "milvus", "endpoints": ["127.0.0.1:19530"], "isolation": "partition"}
 PINE = {"kind": "pinecone", "endpoints": ["[::1]:5080"], "isolation": "namespace"}
 
@@ -75,6 +76,8 @@ def test_what_a_document_need_not_say() -> None:
         {},
         {},
     )
+    assert TenantRules() == TenantRules(tier=None, keys=(), models=None, pins={}, beta=False, adapters={})
+    assert Rollout(candidate="2") == Rollout(candidate="2", percent=0.0, mirror_percent=0.0, guard=Guard(alpha=0.01))
     assert made.limits.max_body_bytes == 10 * 1024 * 1024
     assert (made.limits.stream_idle_seconds, made.limits.max_open_exchanges, made.limits.forward_headers) == (
         300.0,
@@ -202,12 +205,14 @@ def test_what_is_wrong_is_named_with_its_place_and_what_would_be_right(
         ("models.chat-8b.rollout.guard", ({"alpha": 0}, {"alpha": 1}), ({"alpha": 0.5},)),
         ("limits", ({"maxBodyBytes": 1023}, {"maxBodyBytes": 268_435_457}),
          ({"maxBodyBytes": 1024}, {"maxBodyBytes": 268_435_456})),
-        ("limits", ({"streamIdleSeconds": 0}, {"streamIdleSeconds": float("inf")}), ({"streamIdleSeconds": 86_400},)),
-        ("limits", ({"maxOpenExchanges": 0}, {"maxOpenExchanges": 1_000_001}), ({"maxOpenExchanges": 1_000_000},)),
+        ("limits", ({"streamIdleSeconds": 0}, {"streamIdleSeconds": 86_401}),
+         ({"streamIdleSeconds": 86_400}, {"streamIdleSeconds": 0.5})),
+        ("limits", ({"maxOpenExchanges": 0}, {"maxOpenExchanges": 1_000_001}),
+         ({"maxOpenExchanges": 1_000_000}, {"maxOpenExchanges": 1})),
         ("metrics", ({"maxTenants": -1}, {"maxTenants": 10_001}), ({"maxTenants": 0}, {"maxTenants": 10_000})),
         ("identity", ({"mtls": {"uriSanPrefix": "spiffe://prod"}}, {"mtls": {"uriSanPrefix": "/tenant/"}}),
          ({"mtls": MTLS},)),
-        ("identity", ({"jwt": JWT | {"issuer": ""}}, {"jwt": JWT | {"tenantClaim": ""}}), ({"jwt": JWT},)),
+        ("identity", tuple({"jwt": JWT | {key: ""}} for key in SHORT_JWT), ({"jwt": SHORT_JWT},)),
         ("tenants.acme.keys", (["tk_x"], ["sha256:" + "A" * 64], ["sha256:" + "a" * 63], DIGEST), ([DIGEST], [])),
         ("tenants", ({"": {"tier": "gold"}}, {".a": {"tier": "gold"}}),
          ({"A.b-c_0": {"tier": "gold"}}, {"x" * 63: {"tier": "gold"}})),

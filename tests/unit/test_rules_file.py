@@ -100,6 +100,7 @@ def test_depth_has_a_bound() -> None:
     read_document(nested(MAX_DEPTH))
     read_document(b"[" + nested(MAX_DEPTH - 1) + b"," + nested(MAX_DEPTH - 1) + b"]")
     assert f"line 1: nested deeper than {MAX_DEPTH} levels" in complaint(nested(MAX_DEPTH + 1))
+    assert "nested deeper" in complaint(b"[" + b"[]," * 50 + nested(MAX_DEPTH) + b"]")
     assert "line 33: nested deeper" in complaint("".join(f"{' ' * n}a:\n" for n in range(40)).encode())
 
 

@@ -58,6 +58,10 @@ def test_what_is_forwarded() -> None:
     }
 
 
+def test_a_key_may_come_as_pinecones_clients_send_it() -> None:
+    (Transcript() >> post(("api-key", ACME.encode())) << Continue() >> body() << Forward)
+
+
 def test_an_engine_that_expects_no_secret_gets_none() -> None:
     """Invariant 2: nor does it get the client's."""
     shot = snapshot()

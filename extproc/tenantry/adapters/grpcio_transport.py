@@ -121,18 +121,8 @@ class GrpcioTransport:
 
     async def _next(self, exchange: Exchange, context: grpc.aio.ServicerContext) -> bytes | None:
         """Return the next message; None when the exchange is over, or decided and we are draining."""
-        if exchange.decided:
-            return await self._read_until_draining(context)
-        return _message(await context.read())
-
-    async def _access_log(self, _messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
-        await self._require_allowed_client(context)
-        # Envoy never ends this stream by itself: waiting for its end would take a drain's whole grace.
-        while (message := await self._read_until_draining(context)) is not None:
-            self._sidecar.access_log_message(message)
-        return b""
-
-    async def _read_until_draining(self, context: grpc.aio.ServicerContext) -> bytes | None:
+        if not exchange.decided:
+            return _message(await context.read())
         read = asyncio.ensure_future(context.read())
         drain = asyncio.ensure_future(self._draining.wait())
         try:
@@ -141,6 +131,12 @@ class GrpcioTransport:
         finally:
             read.cancel()
             drain.cancel()
+
+    async def _access_log(self, messages: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
+        await self._require_allowed_client(context)
+        async for message in messages:
+            self._sidecar.access_log_message(message)
+        return b""
 
     async def _require_allowed_client(self, context: grpc.aio.ServicerContext) -> None:
         if self._tls is None:
