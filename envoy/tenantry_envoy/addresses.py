@@ -28,6 +28,13 @@ class Endpoint(NamedTuple):
         """Whether it is on this machine for certain."""
         return bool(self.path) or (is_ip(self.host) and ipaddress.ip_address(self.host).is_loopback)
 
+    @property
+    def hostname(self) -> str:
+        """Return what a request to it has as its `host` header; nothing for a socket."""
+        if self.path:
+            return ""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
     def address(self) -> Address:
         """Return the address as a message."""
         if self.path:

@@ -78,6 +78,7 @@ must be Envoy, or a request is sent into a connection that is being closed and t
 UPSTREAM_BUFFER_BYTES = 1024 * 1024
 SIDECAR_STREAM_WINDOW_BYTES = 1024 * 1024
 SIDECAR_CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
+SIDECAR_OUTBOUND_FRAMES = 1_000_000
 
 
 def clusters(*documents: Rules) -> dict[str, Json]:
@@ -125,6 +126,11 @@ def sidecar_cluster(options: EnvoyOptions) -> Cluster:
     http2 = Http2ProtocolOptions(
         initial_stream_window_size=SIDECAR_STREAM_WINDOW_BYTES,
         initial_connection_window_size=SIDECAR_CONNECTION_WINDOW_BYTES,
+        # A client connection that closes makes Envoy reset each of its ext_proc streams at once. With
+        # the default of 1,000 frames Envoy then took its own connection to the sidecar for a flood,
+        # closed it, and cut every tenant's answer in flight.
+        max_outbound_frames=SIDECAR_OUTBOUND_FRAMES,
+        max_outbound_control_frames=SIDECAR_OUTBOUND_FRAMES,
     )
     if not all(endpoint.is_local for endpoint in endpoints):
         # Finds out about a host that went silent; for a process on this host the kernel does.
@@ -183,7 +189,11 @@ def _resource(name: str, endpoints: Sequence[Endpoint]) -> dict[str, Json]:
     resource = copy.deepcopy(_template(needs_dns=any(endpoint.needs_dns for endpoint in endpoints)))
     resource["name"] = resource["load_assignment"]["cluster_name"] = name
     resource["load_assignment"]["endpoints"] = [
-        {"lb_endpoints": [{"endpoint": {"address": endpoint.plain()}} for endpoint in endpoints]}
+        {
+            "lb_endpoints": [
+                {"endpoint": {"address": endpoint.plain(), "hostname": endpoint.hostname}} for endpoint in endpoints
+            ]
+        }
     ]
     return resource
 
@@ -205,7 +215,10 @@ def _cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
             endpoints=[
                 LocalityLbEndpoints(
                     lb_endpoints=[
-                        LbEndpoint(endpoint=endpoint_v3.Endpoint(address=endpoint.address())) for endpoint in endpoints
+                        LbEndpoint(
+                            endpoint=endpoint_v3.Endpoint(address=endpoint.address(), hostname=endpoint.hostname)
+                        )
+                        for endpoint in endpoints
                     ]
                 )
             ],

@@ -61,6 +61,8 @@ def _model_route(api: Api, rules: Rules) -> Route:
         route=RouteAction(
             cluster_header=CLUSTER_HEADER,
             cluster_not_found_response_code=RouteActionClusterNotFoundResponseCode.SERVICE_UNAVAILABLE,
+            # The client's own host would choose the backend where an endpoint is a name-routed gateway.
+            auto_host_rewrite=True,
             # The default of 15 s cut a streaming answer.
             timeout=packing.seconds(0),
             idle_timeout=packing.seconds(rules.limits.stream_idle_seconds),

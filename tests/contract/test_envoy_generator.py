@@ -237,6 +237,7 @@ def test_routes_are_the_model_api_and_nothing_else(case: Case) -> None:
         assert route["route"] == {
             "cluster_header": "x-tenantry-cluster",
             "timeout": "0s",
+            "auto_host_rewrite": True,
             "idle_timeout": f"{case.rules.limits.stream_idle_seconds:.0f}s",
         }
         # Room for what stamping adds: the exact bound is the sidecar's.

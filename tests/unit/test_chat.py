@@ -144,7 +144,6 @@ def test_a_body_that_is_no_json_object(body: bytes) -> None:
     ("body", "code"),
     [
         (b"{}", "missing_model"),
-        (b'{"Model":"chat-8b"}', "missing_model"),
         (b'{"x":{"model":"chat-8b"}}', "missing_model"),
         (b'{"model":null}', "invalid_model"),
         (b'{"model":["chat-8b"]}', "invalid_model"),
@@ -232,3 +231,37 @@ def test_a_large_body_does_not_hold_the_others_up(body: bytes) -> None:
 
 def test_the_engines_request_id_names_the_tenant() -> None:
     assert chat.engine_request_id(tenant("acme"), REQUEST_ID) == f"acme:{REQUEST_ID}"
+
+
+def media(part: str) -> bytes:
+    return f'{{"model": "m", "messages": [{{"role": "user", "content": [{part}]}}]}}'.encode()
+
+
+@pytest.mark.parametrize("spelled", ["uuid", "u\\u0075id", "uui\\u0064", "\\u0075\\u0075\\u0069\\u0064"])
+def test_a_media_uuid_is_refused(spelled: str) -> None:
+    """vLLM keys its media caches by the bare uuid, for all tenants: one could ask about another's image."""
+    with pytest.raises(BadRequestError) as caught:
+        chat.read(media(f'{{"type": "image_url", "image_url": null, "{spelled}": "acme-invoice-1"}}'))
+    assert (caught.value.code, caught.value.param) == ("unsupported_parameter", "messages")
+
+
+@pytest.mark.parametrize("part", ['{"type": "text", "text": "\\"uuid\\" \\u0075"}', '{"type": "text", "uuid": null}'])
+def test_the_word_uuid_is_not(part: str) -> None:
+    assert chat.read(media(part)).model == "m"
+
+
+@pytest.mark.parametrize(
+    "name", ["Cache_Salt", "PRIORITY", "vllm-xargs", "cache_salt ", "Model", "Previous_Response_Id"]
+)
+def test_a_name_that_resembles_one_of_ours_is_refused(name: str) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        chat.read(json.dumps({"model": "m", name: 1}).encode())
+    assert caught.value.code == "ambiguous_keys"
+
+
+def test_a_million_members_cost_no_more_than_a_thousand() -> None:
+    """They are refused while they are read: the last bytes are no JSON, and nobody gets to see that."""
+    body = b"{" + b",".join(b'"%07d":0' % number for number in range(1_000_000)) + b",!"
+    with pytest.raises(BadRequestError) as caught:
+        chat.read(body)
+    assert caught.value.code == "too_many_members"
