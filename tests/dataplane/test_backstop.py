@@ -164,9 +164,10 @@ class Seam:
         seen = len(self.upstream.seen)
 
         async def through(name: str) -> tuple[int, bool]:
-            host = f"{name}.test"
-            response = await ask(self.envoys[name], data.replace(b"tenantry.test", host.encode()))
-            arrived = [entry for entry in self.upstream.seen[seen:] if entry.header("host") == [host.encode()]]
+            agent = f"through {name}".encode()
+            marked = data.replace(b"Host: tenantry.test", b"Host: tenantry.test\r\nUser-Agent: " + agent)
+            response = await ask(self.envoys[name], marked)
+            arrived = [entry for entry in self.upstream.seen[seen:] if entry.header("user-agent") == [agent]]
             return response.status, bool(arrived)
 
         return dict(zip(self.envoys, await asyncio.gather(*map(through, self.envoys)), strict=True))

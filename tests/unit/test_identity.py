@@ -224,3 +224,12 @@ def test_a_kind_of_credential_that_is_off_counts_for_nothing() -> None:
     assert presents(bearer=ACME, api_key=(ACME, ACME), sans=(SAN + "globex",), rules=no_keys).profile.name == "globex"
     with pytest.raises(UnauthenticatedError, match="No credential was presented"):
         presents(bearer=ACME, rules=no_keys)
+
+
+def test_a_token_that_envoy_refused_is_not_forgotten_beside_a_good_certificate() -> None:
+    """Envoy removes a token that it verified; with keys off too, what is left in the header was refused."""
+    rules = book(identity={"apiKeys": False, "jwt": JWT, "mtls": MTLS}, defaultTier="bronze")
+    assert presents(rules=rules, sans=(f"{SAN}umbrella",)).profile.name == "umbrella"
+    with pytest.raises(UnauthenticatedError) as caught:
+        presents(rules=rules, sans=(f"{SAN}umbrella",), bearer=b"eyJ.refused.token")
+    assert caught.value.code == "invalid_token"

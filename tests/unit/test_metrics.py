@@ -6,7 +6,7 @@ from tenantry.adapters.metrics import MAX_VERSIONS, OTHER, BoundedLabels, Metric
 from tenantry.core.errors import ConversationError
 from tenantry.core.outcome import Outcome
 from tenantry_testing.documents import KEYS, book
-from tenantry_testing.exchanges import Transcript, body, post
+from tenantry_testing.exchanges import Transcript, body, headers, post
 
 Labels = frozenset[tuple[str, str]]
 
@@ -86,6 +86,13 @@ def test_exchanges_by_how_they_ended(metrics: Metrics) -> None:
     assert value(metrics, "decision_seconds_sum") == pytest.approx(0.0035)
 
 
+def test_an_answer_that_refuses_nothing_is_no_refusal(metrics: Metrics) -> None:
+    talk = Transcript() >> headers(method="GET", path="/v1/models", key=KEYS["acme"], end_stream=True)
+    metrics.exchange_closed(talk.session, 0.0)
+    assert value(metrics, "ext_proc_exchanges_total", tenant="acme", state="answered here") == 1
+    assert values_of(metrics, "code") == set()
+
+
 def test_errors_by_kind(metrics: Metrics) -> None:
     metrics.stream_failed("conversation")
     assert value(metrics, "internal_errors_total", kind="conversation") == 1
@@ -112,6 +119,13 @@ def test_tenants_beyond_the_limit_count_together() -> None:
     assert values_of(metrics, "tenant") == {"acme", "globex", OTHER}
     served = {"model": "chat-8b", "version": "1.4.0"}
     assert value(metrics, "requests_total", tenant=OTHER, code="200", ended="completed", **served) == 2
+
+
+def test_the_limit_may_be_nothing() -> None:
+    metrics = Metrics()
+    metrics.rules_live(book(metrics={"maxTenants": 0}), generation=1)
+    metrics.access_log_entry(outcome("acme"))
+    assert values_of(metrics, "tenant") == {OTHER}
 
 
 def test_a_tenant_keeps_its_label_whatever_comes_later() -> None:

@@ -109,6 +109,7 @@ async def test_the_same_bytes_are_no_reload(house: House, log: io.StringIO) -> N
     house.path.write_bytes(house.path.read_bytes())
     await house.reloader.check()
     assert (house.sidecar.generation, house.clusters.told, lines(log)) == (1, [], [])
+    assert house.reloader.status.state == "live"
 
 
 BAD = {
@@ -135,6 +136,12 @@ async def test_a_bad_document_changes_nothing_and_is_told(house: House, log: io.
     (line,) = lines(log)
     assert (line["level"], line["event"]) == ("error", "rules refused; the last good document stays live")
     assert line["problems"] == list(house.reloader.status.problems) != []
+
+
+async def test_every_problem_is_told(house: House, log: io.StringIO) -> None:
+    house.path.write_bytes(b"version: 1\nmodels: {}\ntiers: {a: {}}\ndefaultTier: b\ntenants: {x: {tier: c}}")
+    await house.reloader.check()
+    assert [each.partition(":")[0] for each in house.reloader.status.problems] == ["defaultTier", "tenants.x.tier"]
 
 
 async def test_each_bad_document_is_told_and_the_next_good_one_is_live(house: House, log: io.StringIO) -> None:

@@ -69,9 +69,9 @@ def path(tmp_path: Path) -> Path:
 
 def diff(path: Path, tenant: str, edit: Edit) -> list[str]:
     """Edit, and return the lines that went and came."""
-    before = path.read_text()
+    before = path.read_bytes().decode()
     edit_keys(path, tenant, edit)
-    lines = difflib.unified_diff(before.split("\n"), path.read_text().split("\n"), n=0, lineterm="")
+    lines = difflib.unified_diff(before.split("\n"), path.read_bytes().decode().split("\n"), n=0, lineterm="")
     return [line for line in lines if line[0] in "+-" and line[:3] not in ("+++", "---")]
 
 
@@ -142,6 +142,34 @@ def test_keys_on_one_line(path: Path) -> None:
     assert diff(path, "globex", lambda entries: revoked(entries, C))[1] == "+" + line.replace(f"'{C}'", f'"{NEW}"')
     assert diff(path, "globex", lambda entries: revoked(entries, NEW))[1] == "+" + line.replace(f"'{C}'", "")
     assert diff(path, "globex", rotate)[1] == "+" + line.replace(f"'{C}'", f'"{NEW}"')
+
+
+def test_several_new_ones_and_long_ones(path: Path) -> None:
+    long: Entry = {"digest": NEWER, "name": "ci"}
+    both = f'"{NEW}", {{digest: "{NEWER}", name: "ci"}}'
+    for tenant, expected in {
+        "acme": [f'+      - "{NEW}"', f'+      - {{digest: "{NEWER}", name: "ci"}}'],
+        "wayne": ["-    keys: []   # none", f"+    keys: [{both}]   # none"],
+        "stark": ["-  stark: {beta: true}", f"+  stark: {{keys: [{both}], beta: true}}"],
+    }.items():
+        path.write_text(RULES)
+        assert diff(path, tenant, lambda entries: [NEW, long, *entries]) == expected
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_one_of_three_on_one_line(path: Path, gone: int) -> None:
+    three = [NEW, NEWER, A.replace("a", "9")]
+    path.write_text(RULES.replace("stark: {beta: true}", f"stark: {{keys: [{', '.join(three)}]}}"))
+    kept = three[:gone] + three[gone + 1 :]
+    assert diff(path, "stark", lambda _: list(kept))[1:] == [f"+  stark: {{keys: [{', '.join(kept)}]}}"]
+
+
+def test_the_last_line_of_a_file_without_an_end_of_line(path: Path) -> None:
+    path.write_text(
+        f"version: 1\ntiers: {{a: {{}}}}\nmodels: {{}}\ntenants:\n  x:\n    tier: a\n    keys:\n    - {A}\n    - {B}"
+    )
+    assert diff(path, "x", lambda entries: revoked(entries, B)) == [f"-    - {B}", "+"]
+    assert f'+    - "{NEW}"' in diff(path, "x", rotate)
 
 
 def test_the_first_of_two_on_one_line(path: Path) -> None:

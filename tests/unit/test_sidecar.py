@@ -64,7 +64,7 @@ def test_an_exchange_from_its_first_byte_to_its_last(house: Sidecar) -> None:
     assert metric(house, "ext_proc_open_exchanges") == 0
     assert metric(house, "ext_proc_messages_total", tenant="acme", state="passed on") == 2
     assert metric(house, "decision_seconds_count") == 1
-    assert (metric(house, "decision_seconds_sum") or 0) > 0
+    assert 0 < (metric(house, "decision_seconds_sum") or 0) < 5
 
 
 def test_an_answer_decides_as_well(house: Sidecar) -> None:

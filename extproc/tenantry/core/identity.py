@@ -87,6 +87,9 @@ def _claims(book: RuleBook, presented: Presented, now: float) -> Iterator[_Claim
                 raise UnauthenticatedError("conflicting_credentials", "A credential header was sent more than once.")
             for value in values:
                 yield _from_key(book, read(value) if len(value) <= MAX_CREDENTIAL_BYTES else b"", now)
+    elif identity.jwt is not None and presented.authorization:
+        # Envoy removes a token that it verified: what is left here was refused.
+        raise UnauthenticatedError("invalid_token", "The token was not accepted.")
 
 
 def _from_key(book: RuleBook, key: bytes, now: float) -> _Claim:
