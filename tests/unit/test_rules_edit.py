@@ -158,7 +158,7 @@ def test_several_new_ones_and_long_ones(path: Path) -> None:
 
 @pytest.mark.parametrize("gone", [0, 1, 2])
 def test_one_of_three_on_one_line(path: Path, gone: int) -> None:
-    three = [NEW, NEWER, A.replace("a", "9")]
+    three = [NEW, NEWER, "sha256:" + "9" * 64]
     path.write_text(RULES.replace("stark: {beta: true}", f"stark: {{keys: [{', '.join(three)}]}}"))
     kept = three[:gone] + three[gone + 1 :]
     assert diff(path, "stark", lambda _: list(kept))[1:] == [f"+  stark: {{keys: [{', '.join(kept)}]}}"]
