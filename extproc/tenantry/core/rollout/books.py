@@ -1,0 +1,245 @@
+"""The books of one process: its own bets, the other writers' totals, and their sums per group and for the fleet.
+
+Log-wealth is summed per tilt before tilts are mixed: the fleet's e-value is that of one gambler with one strategy who
+bets on every tenant, not the best of many gamblers.
+"""
+
+from collections.abc import Iterable, Iterator
+from math import inf
+from zlib import crc32
+
+from tenantry.core.rollout.evidence import COMPONENTS, LAYOUT, Evidence, Ledger, Tally, log_mix, merge
+from tenantry.core.rollout.signals import SIGNALS
+
+REST = "~"
+"""Begins the name of a group of the rest; no tenant's name does (rules.TENANT_PATTERN)."""
+
+REST_GROUPS = 8
+"""Groups that tenants beyond the places fall into, by hash, so that none of those alone makes up the rest."""
+
+
+class Account:
+    """One group in one visit class. `own` is this writer's log-wealth, `total` all writers'."""
+
+    __slots__ = (
+        "all_units",
+        "counted",
+        "group",
+        "other_all_units",
+        "other_counted",
+        "other_units",
+        "own",
+        "since_s",
+        "total",
+        "units",
+        "visit",
+    )
+
+    def __init__(self, group: str, visit: int, since_s: float) -> None:
+        self.group = group
+        self.visit = visit
+        self.since_s = since_s
+        self.units = self.all_units = 0
+        self.other_units = self.other_all_units = 0
+        self.counted = [0] * len(SIGNALS)
+        self.other_counted = [0] * len(SIGNALS)
+        self.own = [0.0] * COMPONENTS
+        self.total = [0.0] * COMPONENTS
+
+
+class Books:
+    """Adds up bets. Bounded: `max_tenants` + REST_GROUPS groups of its own, and as many per other writer."""
+
+    def __init__(self, *, writer: str, max_tenants: int, evidence: Evidence) -> None:
+        self.writer = writer
+        self.max_tenants = max_tenants
+        self._places: set[str] = set()
+        self._sequence = 0
+        self._evidence = evidence
+        self._published: tuple[Tally, ...] = ()
+        self._accounts: dict[tuple[str, int], Account] = {}
+        self._fleet: dict[int, list[float]] = {}
+        self._left_out: set[str] = set()
+        self._add_up()
+
+    @property
+    def chapter(self) -> int:
+        """The chapter whose bets these are."""
+        return self._evidence.chapter
+
+    @property
+    def started_s(self) -> float:
+        """When the chapter began, seconds on the caller's clock."""
+        return self._evidence.started_s
+
+    def group_of(self, tenant: str) -> str:
+        """Return the tenant's own group while there are places, else its group of the rest."""
+        if tenant not in self._places:
+            if len(self._places) >= self.max_tenants:
+                return f"{REST}{crc32(tenant.encode()) % REST_GROUPS}"
+            self._places.add(tenant)
+        return tenant
+
+    def account(self, group: str, visit: int, now_s: float) -> Account:
+        """Return the group's account, opened if need be."""
+        account = self._accounts.get((group, visit))
+        if account is None:
+            account = self._accounts[group, visit] = Account(group, visit, now_s)
+        return account
+
+    def credit(self, account: Account, at: int, logs: Iterable[float]) -> tuple[float, float]:
+        """Add the log payoffs of one unit, from component `at` on.
+
+        Returns the largest log-wealth that the group and the fleet now have among them: an upper bound of what any
+        mixture of them is worth, which spares computing most mixtures.
+        """
+        own, total, fleet = account.own, account.total, self.fleet(account.visit)
+        counted = account.group not in self._left_out
+        top = top_fleet = -inf
+        for place, value in enumerate(logs, at):
+            own[place] += value
+            total[place] = now = total[place] + value
+            top = max(top, now)
+            if counted:
+                fleet[place] = now = fleet[place] + value
+                top_fleet = max(top_fleet, now)
+        return top, top_fleet
+
+    def fleet(self, visit: int) -> list[float]:
+        """Return the fleet's log-wealth, COMPONENTS numbers."""
+        fleet = self._fleet.get(visit)
+        if fleet is None:
+            fleet = self._fleet[visit] = [0.0] * COMPONENTS
+        return fleet
+
+    def weakest_without_one(self, signal: str, priors: tuple[float, ...], visit: int) -> float:
+        """Return the fleet's log e-value without the group that contributes most to it.
+
+        At most what any single tenant could do is thereby taken out, whoever it is.
+        """
+        begin, end = LAYOUT[signal]
+        fleet = self.fleet(visit)[begin:end]
+        without = [
+            log_mix((whole - part for whole, part in zip(fleet, account.total[begin:end], strict=True)), priors)
+            for account in self._accounts.values()
+            if account.visit == visit and account.group not in self._left_out
+        ]
+        return min(without, default=0.0)
+
+    def leave_out(self, group: str) -> None:
+        """Take a group out of the fleet's sum for the rest of the chapter."""
+        if group not in self._left_out:
+            self._left_out.add(group)
+            self._add_up()
+
+    def is_left_out(self, group: str) -> bool:
+        """Tell whether the group was taken out."""
+        return group in self._left_out
+
+    def judged_alone(self, group: str) -> bool:
+        """Tell whether the group is a tenant with a place. Of more tenants than places the earliest have one."""
+        if group.startswith(REST):
+            return False
+        opened = sorted((account.since_s, account.group) for account in self._accounts.values())
+        earliest = dict.fromkeys(name for _, name in opened if not name.startswith(REST))
+        return group in list(earliest)[: self.max_tenants]
+
+    def units(self, visit: int) -> int:
+        """Return how many candidate units came, to all writers."""
+        return sum(account.units + account.other_units for account in self._accounts.values() if account.visit == visit)
+
+    def counted(self, signal: int, visit: int, group: str | None = None) -> int:
+        """Return of how many candidate units the signal (its place in SIGNALS) had a reading."""
+        return sum(
+            account.counted[signal] + account.other_counted[signal]
+            for account in self._accounts.values()
+            if account.visit == visit and group in {None, account.group}
+        )
+
+    def accounts(self) -> Iterator[Account]:
+        """Return every account, in order of opening."""
+        return iter(self._accounts.values())
+
+    def evidence(self) -> Evidence:
+        """Return what this process knows; a new batch of its own if it bet since the last one."""
+        tallies = tuple(
+            Tally(
+                group=account.group,
+                visit=account.visit,
+                units=account.units,
+                all_units=account.all_units,
+                counted=tuple(account.counted),
+                since_s=account.since_s,
+                log_wealth=tuple(account.own),
+            )
+            for _, account in sorted(self._accounts.items())
+            if account.all_units
+        )
+        if tallies and tallies != self._published:
+            self._sequence += 1
+            self._published = tallies
+            batch = Ledger(sequence=self._sequence, writer=self.writer, tallies=tallies)
+            self._evidence = merge(
+                self._evidence, Evidence(chapter=self.chapter, started_s=self.started_s, ledgers=(batch,))
+            )
+        return self._evidence
+
+    def merge(self, evidence: Evidence) -> bool:
+        """Take in what others know. Returns True when that began a newer chapter, and all bets here are void."""
+        mine = self.evidence()
+        merged = merge(mine, evidence)
+        if merged.chapter != mine.chapter:
+            self._load(merged)
+            return True
+        self._evidence = merged
+        self._add_up()
+        return False
+
+    def turn(self, now_s: float) -> None:
+        """Begin the next chapter: every bet anew."""
+        self._load(Evidence(chapter=self.chapter + 1, started_s=now_s))
+
+    def _load(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        self._published = ()
+        self._accounts = {}
+        self._left_out = set()
+        self._places = set()
+        self._add_up()
+
+    def _add_up(self) -> None:
+        for account in self._accounts.values():
+            account.total = list(account.own)
+            account.other_units = account.other_all_units = 0
+            account.other_counted = [0] * len(SIGNALS)
+        for ledger in self._evidence.ledgers:
+            if ledger.writer == self.writer:
+                self._refuse_stranger(ledger)
+            else:
+                for tally in ledger.tallies:
+                    self._add(tally)
+        self._fleet = {}
+        for account in self._accounts.values():
+            if account.group not in self._left_out:
+                fleet = self.fleet(account.visit)
+                for place, value in enumerate(account.total):
+                    fleet[place] += value
+
+    def _refuse_stranger(self, ledger: Ledger) -> None:
+        if ledger.sequence > self._sequence:
+            raise ValueError(
+                f"batch {ledger.sequence} of writer {self.writer!r} is not from this process, which wrote "
+                f"{self._sequence}: every start of a process needs a writer id of its own"
+            )
+
+    def _add(self, tally: Tally) -> None:
+        if not tally.group.startswith(REST) and len(self._places) < self.max_tenants:
+            self._places.add(tally.group)
+        account = self.account(tally.group, tally.visit, tally.since_s)
+        account.since_s = min(account.since_s, tally.since_s)
+        account.other_units += tally.units
+        account.other_all_units += tally.all_units
+        for place, units in enumerate(tally.counted):
+            account.other_counted[place] += units
+        for place, value in enumerate(tally.log_wealth):
+            account.total[place] += value

@@ -1,0 +1,497 @@
+"""The guard: takes a bad candidate back by itself, and leaves one alone that is a little worse.
+
+Theory of operation
+===================
+
+*A bet instead of a p-value.* For each signal the guard owns one unit of play money and bets, unit after unit, that the
+candidate is worse than its margin allows. Every bet is fair or unfavourable while the candidate is within its margin
+(`betting.py`), so the money is a non-negative supermartingale, an *e-process*, and by Ville's inequality (1939)
+
+    P(the money ever reaches 1/a, at whatever moment one looks) <= a.
+
+So the guard looks after every request, needs no sample size fixed beforehand and no cooling-off, and a rollout of a
+year has the same false-alarm probability as one of an hour. (Ramdas, Gruenwald, Vovk, Shafer, "Game-theoretic
+statistics and safe anytime-valid inference", Statistical Science 2023; Waudby-Smith and Ramdas, "Estimating means of
+bounded random variables by betting", JRSS-B 2024; Howard et al., "Time-uniform Chernoff bounds via nonnegative
+supermartingales", Probability Surveys 2020. What looking at a fixed-size test does instead: Johari et al., "Always
+valid inference", Operations Research 2022; `make bench-guard` shows it.) How strongly to bet depends on how bad the
+candidate is; the money is divided among three or four strengths beforehand and never moved (a mixture, Robbins 1970).
+
+*Against a margin.* The hypothesis is "error odds at most 2 x, TTFT at most 1.25 x, answers at most 10 % shorter", not
+equality. With enough traffic any two versions differ.
+
+*Betting on the assignment.* The split decides by a keyed hash, with a probability that we know, which version a sticky
+unit gets. Take a candidate's reading back by the margin: if the candidate is at its margin, readings say nothing about
+the assignment. The guard bets that high readings are the candidate's. Nothing is assumed of latencies: daily cycles,
+bursts, heavy tails and noisy tenants hit both arms, since the dice do not know of them. It compares with what is
+*concurrent* because the yardstick (`betting.Reference`) follows the last few dozen units of the same tenant. Tenants
+with other percents need no correction, as each bet uses its own; where there was no chance (pin, beta flag) a bet is
+void by itself.
+
+*Per unit.* The hash is thrown once per unit, so a unit counts once: requests of one conversation resemble one another
+(random effects), and a test that takes them for independent draws reverted 17-38 % of healthy rollouts on Zipf users.
+To see what only long conversations do, a unit's 4th and 16th visit count too, each class in a test of its own.
+
+*Chapters.* After 2,000 candidate units, or a day with 500, or a week (`Plan`), all bets begin anew, with a share of
+alpha of their own. Units count again, and a candidate that was healthy for a day and breaks then is not protected by
+the money that the guard lost on it. A chapter ends by counts and clock, never by outcomes.
+
+*Latency and cold caches.* The first `warmup_requests` of the candidate, and the first visit of a conversation that came
+with a past (its prefix is cached on one version only), are not judged on latency; the second visit is. Both arms alike.
+
+*Tenants and fleet.* A tenant's bets are kept apart, and the fleet's are their sums; so a tenant can influence only its
+own term. The fleet's verdict needs, besides its threshold, an e-value of 20 from what remains *without* the tenant
+that contributes most. Hence no tenant alone can trip it: whatever one tenant does, while the candidate is healthy for
+all others a signal reverts the fleet with a probability of at most 1/20. A tenant's verdict binds that tenant.
+
+*The share is measured.* A client chooses its unit and can find out which version answers it. A group whose realised
+share of candidate units differs from the split's (a two-sided bet of the same kind, at SHARE_LOG_E) has no dice any
+more: it is left out and an alarm is raised. It has only itself to lose: its own protection, and only by its own doing.
+
+*Replicas.* Each process bets on the units that it sees, and log-wealth adds (`evidence.py`). A unit that two processes
+see counts in both, so its outcomes had better all go to one.
+
+*No way back onto a sick version.* While the stable version itself fails, a verdict is held back and raised as an
+alarm; it becomes a revert when the stable version is well again.
+
+What it does not see: a fault both versions share; a fault only of units already counted in this chapter at visits 1,
+4, 16; beta tenants (they have no stable half); a shift within the margin; trouble that hits one version's machines and
+not the other's for a while is a fault of that version here, whatever its cause.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from msgspec import Struct, structs
+
+from tenantry.core.rollout.betting import Reference, discordant_bets, odds_bets, shift_bets, sign_bets
+from tenantry.core.rollout.books import Account, Books
+from tenantry.core.rollout.budget import VISIT_SHARES, Budget
+from tenantry.core.rollout.evidence import LAYOUT, SHARE_RATIOS, Evidence, log_mix
+from tenantry.core.rollout.signals import SIGNALS, Margins, Observation, Pair, Sample, Signal
+from tenantry.core.rollout.visits import Visits
+
+CORROBORATION_LOG_E = 3.0
+"""log 20: what the fleet must show without its largest contributor."""
+
+SHARE_LOG_E = 11.5
+"""log 100,000: when a group's realised share is taken to be other than the split's."""
+
+STABLE_WINDOW_S = 300.0
+STABLE_WINDOW_REQUESTS = 64
+STABLE_JUDGED_FROM = 16
+STABLE_FAILED_SHARE = 0.2
+"""The stable version is unhealthy when, of its last requests in the window, at least this share failed."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """What a rollout is judged by. Units, requests and seconds are in the names.
+
+    Evidence may be added up only under one plan: another plan makes another rollout.
+    """
+
+    margins: Margins = Margins()
+    budget: Budget = Budget()
+    warmup_requests: int = 30
+    chapter_units: int = 2_000
+    chapter_s: float = 24 * 3600.0
+    chapter_min_units: int = 500
+    chapter_max_s: float = 7 * 24 * 3600.0
+    max_units_remembered: int = 50_000
+
+
+class Verdict(Struct, frozen=True, kw_only=True):
+    """What to do. `tenant` None: the fleet. `alarm`: an operator must look, and nothing is moved.
+
+    An alarm about the realised share (`signal` "share") may name a group of the rest, `~0` to `~7`, as its tenant.
+
+    `log_e` and `log_threshold` are natural logarithms; `units` counts the candidate units that the signal could read.
+    """
+
+    action: Literal["revert", "alarm"]
+    tenant: str | None
+    signal: str
+    visit: int
+    chapter: int
+    log_e: float
+    log_threshold: float
+    units: int
+    at_s: float
+    why: str
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One line of the evidence, for `tenantry rollout explain` and for metrics. `group` None: the fleet."""
+
+    group: str | None
+    signal: str
+    visit: int
+    units: int
+    log_e: float
+    log_threshold: float
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """What automatic steps look at. Times on the caller's clock, None: never.
+
+    `suspicion` is the fleet's largest log e-value over its threshold: 1 at a verdict, below 0 when bets lose. `alarms`
+    counts the verdicts that are held back.
+    """
+
+    units: int
+    last_candidate_s: float | None
+    last_stable_s: float | None
+    suspicion: float
+    alarms: int
+
+
+class _Tests(Struct, frozen=True, kw_only=True):
+    """The tests of one kind of observation: those that count at once, and those that wait for warm caches."""
+
+    all: tuple[Signal, ...]
+    cold: tuple[Signal, ...]
+    put_off: tuple[Signal, ...]
+
+
+def _tests(*, paired: bool) -> _Tests:
+    every = tuple(signal for signal in SIGNALS if signal.kind.startswith("paired") == paired)
+    return _Tests(
+        all=every,
+        cold=tuple(signal for signal in every if not signal.warm),
+        put_off=tuple(signal for signal in every if signal.warm),
+    )
+
+
+_SPLIT = _tests(paired=False)
+_PAIRED = _tests(paired=True)
+_SHARE_AT, _SHARE_END = LAYOUT["share"]
+_SHARE_PRIORS = (0.5, 0.5)
+_PLACES = {signal.name: place for place, signal in enumerate(SIGNALS)}
+
+
+class Guard:
+    """Judges one rollout. Feed it outcomes in order of arrival; it returns verdicts, each once a chapter.
+
+    `writer` is unique to this start of this process. `now_s` is any clock that the replicas share. All state is bounded
+    by the plan. Not thread-safe. Raises ValueError for evidence that this release or this writer cannot have written.
+    """
+
+    def __init__(self, plan: Plan, *, writer: str, evidence: Evidence) -> None:
+        self._plan = plan
+        self._books = Books(writer=writer, max_tenants=plan.budget.max_tenants, evidence=evidence)
+        self._margins = {signal.name: signal.margin(plan.margins) for signal in SIGNALS}
+        self._stable: deque[tuple[float, bool]] = deque(maxlen=STABLE_WINDOW_REQUESTS)
+        self._held: dict[str | None, Verdict] = {}
+        self._latest: dict[str, Reference] = {}
+        self._candidate_requests = 0
+        self._last_candidate_s: float | None = None
+        self._last_stable_s: float | None = None
+        self._visits = self._pair_visits = Visits(1)
+        self._references: dict[tuple[str, str], Reference] = {}
+        self._tripped: set[str | None] = set()
+        self._chapter_units = 0
+        self._thresholds: dict[tuple[str, int], tuple[float, float]] = {}
+        self._begin_chapter()
+
+    @property
+    def chapter(self) -> int:
+        """The chapter that is being counted, from 1."""
+        return self._books.chapter
+
+    def observe(self, seen: Observation, now_s: float) -> tuple[Verdict, ...]:
+        """Take in a request of the split that ended; return what follows from it, mostly nothing."""
+        self._turn_if_due(now_s)
+        candidate = seen.arm == "candidate"
+        if candidate:
+            self._candidate_requests += 1
+            self._last_candidate_s = now_s
+        else:
+            self._see_stable(seen.sample, now_s)
+        verdicts = self._released(now_s) if self._held else ()
+        share = seen.share
+        if not 0.0 < share < 1.0:
+            return verdicts
+        visit, tests = self._due(self._visits, seen, _SPLIT)
+        if not visit:
+            return verdicts
+        account = self._books.account(self._books.group_of(seen.tenant), visit, now_s)
+        if tests is not _SPLIT.put_off:
+            verdicts += self._count(account, share, candidate=candidate, now_s=now_s)
+        for signal in tests:
+            reading = signal.read(seen.sample)
+            if reading is None:
+                continue
+            if candidate:
+                account.counted[_PLACES[signal.name]] += 1
+            if signal.kind == "odds" and not reading:
+                continue
+            margin = self._margins[signal.name]
+            logs: Iterable[float]
+            if signal.kind == "odds":
+                logs = odds_bets(share, candidate=candidate, margin=margin, tilts=signal.tilts)
+            else:
+                reference = self._reference(account.group, signal.name)
+                z = reference.standardise(reading - margin if candidate else reading)
+                logs = shift_bets(z, share, candidate=candidate, tilts=signal.tilts)
+            verdicts += self._bet(account, signal, logs, now_s)
+        return verdicts
+
+    def observe_pair(self, seen: Pair, now_s: float) -> tuple[Verdict, ...]:
+        """Take in a mirrored request and its copy, both ended. The original also goes to `observe` if it was split."""
+        self._turn_if_due(now_s)
+        self._candidate_requests += 1
+        self._last_candidate_s = now_s
+        visit, tests = self._due(self._pair_visits, seen, _PAIRED)
+        if not visit:
+            return ()
+        account = self._books.account(self._books.group_of(seen.tenant), visit, now_s)
+        if tests is not _PAIRED.put_off:
+            self._add_unit(account)
+        verdicts: tuple[Verdict, ...] = ()
+        for signal in tests:
+            stable, copy = signal.read(seen.stable), signal.read(seen.candidate)
+            if stable is None or copy is None:
+                continue
+            account.counted[_PLACES[signal.name]] += 1
+            if signal.kind == "paired_odds" and stable == copy:
+                continue
+            margin = self._margins[signal.name]
+            logs: Iterable[float]
+            if signal.kind == "paired_odds":
+                logs = discordant_bets(candidate=bool(copy), margin=margin, tilts=signal.tilts)
+            else:
+                z = self._reference("", signal.name).scale_difference(copy - stable - margin)
+                logs = sign_bets(z, signal.tilts)
+            verdicts += self._bet(account, signal, logs, now_s)
+        return verdicts
+
+    def evidence(self) -> Evidence:
+        """Return all that is known here, with a new batch of this writer's: what to publish."""
+        return self._books.evidence()
+
+    def merge(self, evidence: Evidence, now_s: float) -> tuple[Verdict, ...]:
+        """Take in what the store or another replica knows; return what follows from the sum."""
+        if self._books.merge(evidence):
+            self._begin_chapter()
+        self._chapter_units = self._books.units(visit=1)
+        verdicts: tuple[Verdict, ...] = ()
+        for account in tuple(self._books.accounts()):
+            verdicts += self._check_share(account, now_s)
+            for signal in (*_SPLIT.all, *_PAIRED.all):
+                verdicts += self._judge(account, signal, now_s)
+        return verdicts
+
+    def resume(self, now_s: float) -> None:
+        """Begin a new chapter because an operator set the candidate going again; verdicts held back are dropped."""
+        self._held.clear()
+        self._books.turn(now_s)
+        self._begin_chapter()
+
+    def progress(self) -> Progress:
+        """Return what automatic steps look at."""
+        fleet = (row for row in self.rows() if row.group is None)
+        return Progress(
+            units=self._books.units(visit=1),
+            last_candidate_s=self._last_candidate_s,
+            last_stable_s=self._last_stable_s,
+            suspicion=max((row.log_e / row.log_threshold for row in fleet), default=0.0),
+            alarms=len(self._held),
+        )
+
+    def rows(self) -> Iterator[Row]:
+        """Return the evidence as a table: the fleet first, then every group."""
+        accounts = tuple(self._books.accounts())
+        for visit in sorted({account.visit for account in accounts}):
+            yield from self._rows_of(None, visit, self._books.fleet(visit))
+        for account in accounts:
+            yield from self._rows_of(account.group, account.visit, account.total)
+
+    def _rows_of(self, group: str | None, visit: int, log_wealth: list[float]) -> Iterator[Row]:
+        for place, signal in enumerate(SIGNALS):
+            yield Row(
+                group=group,
+                signal=signal.name,
+                visit=visit,
+                units=self._books.counted(place, visit, group),
+                log_e=_log_e(signal, log_wealth),
+                log_threshold=self._thresholds[signal.name, visit][0 if group is None else 1],
+            )
+
+    def _due(self, visits: Visits, seen: Observation | Pair, tests: _Tests) -> tuple[int, tuple[Signal, ...]]:
+        """Count the visit; return the visit class it counts in, 0 for none, and the tests that it feeds."""
+        # Salted per process, which nobody outside can collide with; keys never leave the process.
+        key = hash((seen.tenant, seen.unit))
+        visit, was_put_off = visits.arrive(key)
+        if visit not in VISIT_SHARES and not was_put_off:
+            return 0, ()
+        cold = self._candidate_requests < self._plan.warmup_requests or (visit == 1 and seen.earlier_turns > 0)
+        if visit in VISIT_SHARES:
+            if cold and visit == 1:
+                visits.put_off(key)
+            return visit, tests.cold if cold else tests.all
+        if cold:
+            visits.put_off(key)
+            return 0, ()
+        return 1, tests.put_off
+
+    def _add_unit(self, account: Account) -> None:
+        account.units += 1
+        account.all_units += 1
+        if account.visit == 1:
+            self._chapter_units += 1
+
+    def _count(self, account: Account, share: float, *, candidate: bool, now_s: float) -> tuple[Verdict, ...]:
+        if candidate:
+            self._add_unit(account)
+        else:
+            account.all_units += 1
+        if account.visit != 1:
+            return ()
+        logs = odds_bets(share, candidate=candidate, margin=1.0, tilts=SHARE_RATIOS)
+        top, _ = self._books.credit(account, _SHARE_AT, logs)
+        return self._check_share(account, now_s) if top >= SHARE_LOG_E else ()
+
+    def _check_share(self, account: Account, now_s: float) -> tuple[Verdict, ...]:
+        log_e = log_mix(account.total[_SHARE_AT:_SHARE_END], _SHARE_PRIORS)
+        if log_e < SHARE_LOG_E or self._books.is_left_out(account.group):
+            return ()
+        self._books.leave_out(account.group)
+        why = (
+            f"of {account.all_units + account.other_all_units} units of {account.group} "
+            f"{account.units + account.other_units} went to the candidate, which is not the share of the split; "
+            "its evidence is left out of this chapter"
+        )
+        return (self._verdict("alarm", account, "share", (log_e, SHARE_LOG_E), why=why, now_s=now_s, fleet=False),)
+
+    def _reference(self, group: str, signal: str) -> Reference:
+        reference = self._references.get((group, signal))
+        if reference is None:
+            reference = self._references[group, signal] = Reference(self._latest.get(signal))
+        self._latest[signal] = reference
+        return reference
+
+    def _bet(self, account: Account, signal: Signal, logs: Iterable[float], now_s: float) -> tuple[Verdict, ...]:
+        top, top_fleet = self._books.credit(account, LAYOUT[signal.name][0], logs)
+        fleet, tenant = self._thresholds[signal.name, account.visit]
+        if top < tenant and top_fleet < fleet:
+            return ()
+        return self._judge(account, signal, now_s)
+
+    def _judge(self, account: Account, signal: Signal, now_s: float) -> tuple[Verdict, ...]:
+        """Compare a signal of the fleet, and of this group, with their thresholds."""
+        found: list[Verdict] = []
+        fleet, tenant = self._thresholds[signal.name, account.visit]
+        log_e = _log_e(signal, self._books.fleet(account.visit))
+        if log_e >= fleet and None not in self._tripped and self._corroborated(signal, account.visit):
+            found += self._trip(account, signal.name, (log_e, fleet), now_s, fleet=True)
+        log_e = _log_e(signal, account.total)
+        if log_e >= tenant and account.group not in self._tripped and self._is_judged_alone(account.group):
+            found += self._trip(account, signal.name, (log_e, tenant), now_s, fleet=False)
+        return tuple(found)
+
+    def _corroborated(self, signal: Signal, visit: int) -> bool:
+        return self._books.weakest_without_one(signal.name, signal.priors, visit) >= CORROBORATION_LOG_E
+
+    def _is_judged_alone(self, group: str) -> bool:
+        return not self._books.is_left_out(group) and self._books.judged_alone(group)
+
+    def _trip(
+        self, account: Account, signal: str, measured: tuple[float, float], now_s: float, *, fleet: bool
+    ) -> Iterator[Verdict]:
+        scope = None if fleet else account.group
+        self._tripped.add(scope)
+        log_e, threshold = measured
+        worse = f"the candidate's {signal} is beyond its margin: log e-value {log_e:.1f}, threshold {threshold:.1f}"
+        if self._stable_is_sick(now_s):
+            why = f"{worse}; not reverted, as the stable version fails too"
+            verdict = self._verdict("alarm", account, signal, measured, why=why, now_s=now_s, fleet=fleet)
+            self._held[scope] = verdict
+        else:
+            self._held.pop(scope, None)
+            verdict = self._verdict("revert", account, signal, measured, why=worse, now_s=now_s, fleet=fleet)
+        yield verdict
+
+    def _verdict(
+        self,
+        action: Literal["revert", "alarm"],
+        account: Account,
+        signal: str,
+        measured: tuple[float, float],
+        *,
+        why: str,
+        now_s: float,
+        fleet: bool,
+    ) -> Verdict:
+        scope = None if fleet else account.group
+        place = _PLACES.get(signal)
+        units = account.units + account.other_units
+        if place is not None:
+            units = self._books.counted(place, account.visit, scope)
+        return Verdict(
+            action=action,
+            tenant=scope,
+            signal=signal,
+            visit=account.visit,
+            chapter=self._books.chapter,
+            log_e=measured[0],
+            log_threshold=measured[1],
+            units=units,
+            at_s=now_s,
+            why=why,
+        )
+
+    def _see_stable(self, sample: Sample, now_s: float) -> None:
+        self._last_stable_s = now_s
+        if sample.failed is not None:
+            self._stable.append((now_s, sample.failed))
+
+    def _stable_is_sick(self, now_s: float) -> bool:
+        recent = [failed for at, failed in self._stable if now_s - at <= STABLE_WINDOW_S]
+        return len(recent) >= STABLE_JUDGED_FROM and sum(recent) >= STABLE_FAILED_SHARE * len(recent)
+
+    def _released(self, now_s: float) -> tuple[Verdict, ...]:
+        """Return the verdicts held back, as reverts, once the stable version is well again."""
+        if self._stable_is_sick(now_s):
+            return ()
+        held, self._held = tuple(self._held.values()), {}
+        return tuple(
+            structs.replace(
+                verdict,
+                action="revert",
+                at_s=now_s,
+                why=f"{verdict.why}; the stable version is well again: reverted now",
+            )
+            for verdict in held
+        )
+
+    def _turn_if_due(self, now_s: float) -> None:
+        plan, units, age_s = self._plan, self._chapter_units, now_s - self._books.started_s
+        if (
+            units >= plan.chapter_units
+            or (age_s >= plan.chapter_s and units >= plan.chapter_min_units)
+            or age_s >= plan.chapter_max_s
+        ):
+            self._books.turn(now_s)
+            self._begin_chapter()
+
+    def _begin_chapter(self) -> None:
+        self._visits = Visits(self._plan.max_units_remembered)
+        self._pair_visits = Visits(self._plan.max_units_remembered)
+        self._references = {}
+        self._tripped = set()
+        self._chapter_units = self._books.units(visit=1)
+        budget, chapter = self._plan.budget, self._books.chapter
+        self._thresholds = {
+            (signal.name, visit): (
+                budget.fleet_threshold(signal.weight, visit, chapter),
+                budget.tenant_threshold(signal.weight, visit, chapter),
+            )
+            for signal in SIGNALS
+            for visit in VISIT_SHARES
+        }
+
+
+def _log_e(signal: Signal, log_wealth: list[float]) -> float:
+    begin, end = LAYOUT[signal.name]
+    return log_mix(log_wealth[begin:end], signal.priors)

@@ -1,0 +1,398 @@
+"""The guard as transcripts: traffic in, verdicts out. Dice are seeded; no test waits for luck."""
+
+import random
+from collections.abc import Callable
+from functools import partial
+from math import exp
+
+import pytest
+from msgspec import structs
+from tenantry.core.rollout.budget import Budget
+from tenantry.core.rollout.evidence import Evidence
+from tenantry.core.rollout.guard import Guard, Plan, Verdict
+from tenantry.core.rollout.signals import Arm, Observation, Pair, Sample
+from tenantry.core.rollout.visits import Visits
+
+Behaviour = Callable[[random.Random], Sample]
+PLAN = Plan(warmup_requests=0)
+
+
+def fine(dice: random.Random) -> Sample:
+    return Sample(
+        failed=dice.random() < 0.01,
+        ttft_ms=exp(dice.gauss(5.0, 1.0)),
+        time_per_token_ms=exp(dice.gauss(3.0, 0.3)),
+        output_tokens=round(exp(dice.gauss(5.0, 0.8))) + 1,
+        finished=True,
+        repetitive=False,
+        mean_log_probability=dice.gauss(-0.6, 0.2),
+    )
+
+
+def down(dice: random.Random) -> Sample:
+    del dice
+    return Sample(failed=True)
+
+
+def slow(dice: random.Random) -> Sample:
+    sample = fine(dice)
+    return structs.replace(sample, ttft_ms=(sample.ttft_ms or 0.0) * 4.0)
+
+
+def short(dice: random.Random) -> Sample:
+    return structs.replace(fine(dice), output_tokens=round(exp(dice.gauss(4.0, 0.8))) + 1)
+
+
+def babbling(dice: random.Random) -> Sample:
+    return structs.replace(fine(dice), repetitive=dice.random() < 0.3)
+
+
+def cut_off(dice: random.Random) -> Sample:
+    return structs.replace(fine(dice), finished=dice.random() > 0.3)
+
+
+def unsure(dice: random.Random) -> Sample:
+    return structs.replace(fine(dice), mean_log_probability=dice.gauss(-1.2, 0.2))
+
+
+def guard(plan: Plan = PLAN, writer: str = "one") -> Guard:
+    return Guard(plan, writer=writer, evidence=Evidence(started_s=0.0))
+
+
+class Traffic:
+    """Units of the split, one a second, each new; it goes to the candidate with probability `share`."""
+
+    def __init__(self, to: Guard, *, seed: int = 1, share: float = 0.2, tenants: int = 4) -> None:
+        self.guard, self.share = to, share
+        self.dice = random.Random(seed)
+        self.tenants = [f"tenant-{index}" for index in range(tenants)]
+        self.now_s, self.number = 0.0, 0
+        self.came: dict[Arm, int] = {"stable": 0, "candidate": 0}
+
+    def send(
+        self,
+        units: int,
+        candidate: Behaviour,
+        *,
+        stable: Behaviour = fine,
+        only: str | None = None,
+        by: Callable[[Observation], Observation] = lambda seen: seen,
+    ) -> tuple[Verdict, ...]:
+        """Send units until the first verdicts, and return them. `only`: the tenant that the behaviour is for."""
+        for _ in range(units):
+            self.number += 1
+            self.now_s += 1.0
+            tenant = self.dice.choice(self.tenants)
+            arm: Arm = "candidate" if self.dice.random() < self.share else "stable"
+            behaviour = stable if arm == "stable" else candidate if only in {None, tenant} else fine
+            seen = Observation(
+                tenant=tenant, unit=f"u{self.number}", arm=arm, share=self.share, sample=behaviour(self.dice)
+            )
+            self.came[arm] += 1
+            verdicts = self.guard.observe(by(seen), self.now_s)
+            if verdicts:
+                return verdicts
+        return ()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "signal", "at_most"),
+    [
+        (down, "errors", 12),
+        (slow, "ttft", 60),
+        (short, "length", 60),
+        (babbling, "repetition", 60),
+        (cut_off, "unfinished", 60),
+        (unsure, "log_probability", 40),
+    ],
+)
+def test_a_bad_candidate_is_reverted_for_what_is_bad_about_it(behaviour: Behaviour, signal: str, at_most: int) -> None:
+    traffic = Traffic(guard())
+    (verdict,) = traffic.send(5_000, behaviour)
+    assert (verdict.action, verdict.tenant, verdict.signal, verdict.visit) == ("revert", None, signal, 1)
+    assert verdict.log_e >= verdict.log_threshold > 5.2  # log 200, the fleet's half of alpha, and more for its shares
+    assert verdict.units == traffic.came["candidate"] <= at_most
+    assert f"the candidate's {signal} is beyond its margin" in verdict.why
+
+
+def test_a_candidate_within_its_margins_stays() -> None:
+    def a_little_worse(dice: random.Random) -> Sample:
+        sample = fine(dice)
+        return structs.replace(
+            sample, ttft_ms=(sample.ttft_ms or 0) * 1.2, output_tokens=max(1, int((sample.output_tokens or 0) * 0.92))
+        )
+
+    assert Traffic(guard()).send(20_000, a_little_worse) == ()
+
+
+def test_a_stricter_rule_catches_what_a_laxer_one_lets_pass() -> None:
+    def half_as_long_again(dice: random.Random) -> Sample:
+        sample = fine(dice)
+        return structs.replace(sample, ttft_ms=(sample.ttft_ms or 0) * 1.5)
+
+    lax = structs.replace(PLAN, margins=structs.replace(PLAN.margins, ttft_ratio=1.6))
+    assert Traffic(guard(), share=0.5).send(4_000, half_as_long_again)[0].signal == "ttft"
+    assert Traffic(guard(lax), share=0.5).send(4_000, half_as_long_again) == ()
+
+
+def test_what_comes_in_a_burst_hits_both_versions_and_reverts_nothing() -> None:
+    """Everything is ten times slower and fails ten times as often, in waves of 200 units."""
+    traffic = Traffic(guard())
+
+    def storm(dice: random.Random) -> Sample:
+        sample = fine(dice)
+        return structs.replace(sample, ttft_ms=(sample.ttft_ms or 0) * 10, failed=dice.random() < 0.1)
+
+    for wave in range(20):
+        weather = storm if wave % 2 else fine
+        assert traffic.send(200, weather, stable=weather) == ()
+
+
+def test_a_tenants_verdict_binds_that_tenant() -> None:
+    """Its adapter does not load on the candidate; the others are fine."""
+    traffic = Traffic(guard())
+    (verdict,) = traffic.send(5_000, down, only="tenant-2")
+    assert (verdict.action, verdict.tenant, verdict.signal) == ("revert", "tenant-2", "errors")
+    assert traffic.send(5_000, down, only="tenant-2") == ()  # each verdict once a chapter, never one for the fleet
+
+
+def test_the_only_tenant_is_judged_by_its_own_verdict() -> None:
+    (verdict,) = Traffic(guard(), tenants=1).send(5_000, down)
+    assert verdict.tenant == "tenant-0"
+
+
+def test_tenants_beyond_the_places_count_for_the_fleet_only() -> None:
+    one_place = structs.replace(PLAN, budget=Budget(max_tenants=1))
+    traffic = Traffic(guard(one_place), tenants=12)
+    assert traffic.send(400, fine) == ()  # tenants take their places
+    placed = {row.group for row in traffic.guard.rows()} - {None}
+    assert len([group for group in placed if group and not group.startswith("~")]) == 1
+    assert len(placed) <= 1 + 8
+    (verdict,) = traffic.send(5_000, down)
+    assert verdict.tenant is None
+
+
+def test_a_unit_counts_once_however_often_it_comes() -> None:
+    """A unit that fails on the candidate a thousand times is one failure."""
+    loud = guard()
+    for turn in range(1_000):
+        seen = Observation(tenant="acme", unit="bot", arm="candidate", share=0.05, sample=Sample(failed=True))
+        assert loud.observe(seen, float(turn)) == ()
+    counted = {row.visit: row.units for row in loud.rows() if row.group == "acme" and row.signal == "errors"}
+    assert counted == {1: 1, 4: 1, 16: 1}
+
+
+def test_without_a_chance_of_the_other_version_there_is_nothing_to_learn() -> None:
+    """Beta tenants and pinned ones: a share of 1 or 0."""
+    for share in (0.0, 1.0):
+        blind = Traffic(guard(), share=0.5)
+        assert blind.send(2_000, down, by=partial(structs.replace, share=share)) == ()
+        assert list(blind.guard.rows()) == []
+
+
+def test_shares_may_differ_between_tenants() -> None:
+    """Slow work gets 50 %, quick work 5 %: candidate units are slower on average, through no fault of the candidate."""
+    judge, dice, now_s = guard(), random.Random(3), 0.0
+    for number in range(20_000):
+        now_s += 1.0
+        heavy = number % 2 == 0
+        share = 0.5 if heavy else 0.05
+        arm: Arm = "candidate" if dice.random() < share else "stable"
+        sample = structs.replace(fine(dice), ttft_ms=exp(dice.gauss(7.0 if heavy else 4.0, 1.0)))
+        # Both kinds stand in one group: the place is taken by somebody else.
+        seen = Observation(tenant="acme", unit=str(number), arm=arm, share=share, sample=sample)
+        assert judge.observe(seen, now_s) == ()
+
+
+def test_a_candidate_with_cold_caches_is_given_time() -> None:
+    """Its first 30 requests take ten times as long; later it is as quick as the other."""
+    traffic = Traffic(guard(structs.replace(PLAN, warmup_requests=30)))
+
+    def cold_at_first(dice: random.Random) -> Sample:
+        sample = fine(dice)
+        return structs.replace(sample, ttft_ms=(sample.ttft_ms or 0) * (10 if traffic.came["candidate"] < 30 else 1))
+
+    assert traffic.send(3_000, cold_at_first) == ()
+    hasty = Traffic(guard())
+    traffic = hasty
+    (verdict,) = hasty.send(3_000, cold_at_first)
+    assert verdict.signal == "ttft"
+
+
+def test_a_conversation_that_came_with_a_past_is_judged_on_latency_at_its_second_visit() -> None:
+    judge = guard()
+
+    def visit(turns: int) -> dict[str, int]:
+        sample = Sample(failed=False, ttft_ms=100.0, output_tokens=9)
+        seen = Observation(tenant="acme", unit="u", arm="candidate", share=0.5, sample=sample, earlier_turns=turns)
+        assert judge.observe(seen, 1.0) == ()
+        return {row.signal: row.units for row in judge.rows() if row.group == "acme" and row.visit == 1 and row.units}
+
+    assert visit(3) == {"errors": 1, "length": 1}
+    assert visit(4) == {"errors": 1, "length": 1, "ttft": 1}
+    assert visit(5) == {"errors": 1, "length": 1, "ttft": 1}
+
+
+def test_latency_put_off_by_the_warm_up_is_read_when_it_is_over() -> None:
+    judge = guard(structs.replace(PLAN, warmup_requests=3))
+
+    def visit(unit: str) -> int:
+        seen = Observation(tenant="acme", unit=unit, arm="candidate", share=0.5, sample=Sample(ttft_ms=100.0))
+        judge.observe(seen, 1.0)
+        return next(row.units for row in judge.rows() if (row.group, row.signal, row.visit) == ("acme", "ttft", 1))
+
+    assert [visit("a"), visit("a"), visit("a"), visit("b")] == [0, 0, 1, 2]
+
+
+def test_a_stable_version_that_fails_too_is_no_place_to_go_back_to() -> None:
+    traffic = Traffic(guard())
+
+    def sick(dice: random.Random) -> Sample:
+        return Sample(failed=dice.random() < 0.3)
+
+    (alarm,) = traffic.send(5_000, down, stable=sick)
+    assert (alarm.action, alarm.tenant) == ("alarm", None)
+    assert "not reverted, as the stable version fails too" in alarm.why
+    assert traffic.guard.progress().alarms == 1
+    assert all(verdict.action == "alarm" for verdict in traffic.send(100, down, stable=sick))
+    traffic.now_s += 301.0  # nothing for five minutes: what was seen before says nothing of now
+    verdicts = traffic.send(100, fine)
+    assert {verdict.action for verdict in verdicts} == {"revert"}
+    assert "reverted now" in verdicts[0].why
+    assert traffic.guard.progress().alarms == 0
+
+
+def test_a_tenant_that_picks_its_version_is_left_out() -> None:
+    """A client that finds out which units go to the stable version sends its short requests there."""
+    traffic = Traffic(guard())
+
+    def chosen(seen: Observation) -> Observation:
+        if seen.tenant != "tenant-1":
+            return seen
+        return structs.replace(seen, arm="stable", sample=structs.replace(seen.sample, ttft_ms=1.0, failed=False))
+
+    (alarm,) = traffic.send(5_000, fine, by=chosen)
+    assert (alarm.action, alarm.tenant, alarm.signal) == ("alarm", "tenant-1", "share")
+    assert "is not the share of the split" in alarm.why
+    assert traffic.send(3_000, fine, by=chosen) == ()
+    (verdict,) = traffic.send(5_000, down, by=chosen)
+    assert verdict.tenant is None  # the others still count
+
+
+def test_a_fault_that_comes_late_is_found_in_the_next_chapter_at_the_latest() -> None:
+    plan = structs.replace(PLAN, chapter_units=500)
+    traffic = Traffic(guard(plan), share=0.5)
+    assert traffic.send(1_600, fine) == ()
+    assert traffic.guard.chapter == 2
+    before = traffic.came["candidate"]
+    (verdict,) = traffic.send(5_000, slow)
+    assert verdict.signal == "ttft"
+    assert traffic.came["candidate"] - before < 500 + 150
+
+
+def test_when_a_chapter_ends() -> None:
+    plan = structs.replace(PLAN, chapter_units=50, chapter_min_units=5, chapter_s=1_000.0, chapter_max_s=9_000.0)
+
+    def chapter(units: int, now_s: float) -> int:
+        judge = guard(plan)
+        for number in range(units):
+            seen = Observation(tenant="a", unit=str(number), arm="candidate", share=0.5, sample=Sample())
+            judge.observe(seen, 1.0)
+        judge.observe(Observation(tenant="a", unit="x", arm="stable", share=0.5, sample=Sample()), now_s)
+        return judge.chapter
+
+    assert [chapter(49, 2.0), chapter(50, 2.0)] == [1, 2]
+    assert [chapter(4, 1_000.0), chapter(5, 999.0), chapter(5, 1_000.0)] == [1, 1, 2]
+    assert [chapter(0, 8_999.0), chapter(0, 9_000.0)] == [1, 2]
+
+
+def test_replicas_find_together_what_neither_finds_alone() -> None:
+    replicas = [guard(writer=f"replica-{index}") for index in range(3)]
+    streams = [Traffic(replica, seed=index, share=0.2) for index, replica in enumerate(replicas)]
+    for stream in streams:
+        assert stream.send(60, slow) == ()
+    together = guard(writer="fresh")
+    verdicts = [verdict for replica in replicas for verdict in together.merge(replica.evidence(), 60.0)]
+    assert [(verdict.action, verdict.tenant, verdict.signal) for verdict in verdicts] == [("revert", None, "ttft")]
+    assert verdicts[0].units == sum(stream.came["candidate"] for stream in streams)
+
+
+def test_an_operators_resume_begins_anew() -> None:
+    traffic = Traffic(guard())
+    traffic.send(5_000, down)
+    traffic.guard.resume(traffic.now_s)
+    assert (traffic.guard.chapter, list(traffic.guard.rows())) == (2, [])
+    (verdict,) = traffic.send(5_000, down)
+    assert (verdict.chapter, verdict.action) == (2, "revert")
+
+
+def test_progress_for_the_steps() -> None:
+    traffic = Traffic(guard())
+    fresh = traffic.guard.progress()
+    assert (fresh.units, fresh.last_candidate_s, fresh.last_stable_s, fresh.suspicion) == (0, None, None, 0.0)
+    traffic.send(1_000, fine)
+    later = traffic.guard.progress()
+    assert later.units == traffic.came["candidate"]
+    assert later.last_candidate_s is not None
+    assert later.last_stable_s is not None
+    assert max(later.last_candidate_s, later.last_stable_s) == traffic.now_s
+    traffic.send(5_000, down)
+    assert traffic.guard.progress().suspicion >= 1.0
+
+
+def pairs(judge: Guard, count: int, candidate: Behaviour, *, seed: int = 5) -> tuple[Verdict, ...]:
+    """Send mirrored requests; the two answers to a prompt resemble one another."""
+    dice = random.Random(seed)
+    for number in range(count):
+        state = dice.getrandbits(64)
+        stable, copy = fine(random.Random(state)), candidate(random.Random(state + number % 2))
+        pair = Pair(tenant=f"tenant-{number % 3}", unit=str(number), stable=stable, candidate=copy)
+        if verdicts := judge.observe_pair(pair, float(number)):
+            return verdicts
+    return ()
+
+
+@pytest.mark.parametrize(("behaviour", "signal"), [(down, "errors_paired"), (slow, "ttft_paired")])
+def test_mirrored_requests_are_judged_in_pairs(behaviour: Behaviour, signal: str) -> None:
+    (verdict,) = pairs(guard(), 1_000, behaviour)
+    assert (verdict.action, verdict.tenant, verdict.signal) == ("revert", None, signal)
+    assert verdict.units < 100
+
+
+def test_healthy_copies_are_left_alone() -> None:
+    assert pairs(guard(), 3_000, fine) == ()
+
+
+def test_a_copy_of_a_conversation_with_a_past_waits_like_any_other() -> None:
+    judge = guard()
+    sample = Sample(failed=False, ttft_ms=100.0, output_tokens=9)
+    for turns in (3, 4, 5):
+        judge.observe_pair(Pair(tenant="a", unit="u", stable=sample, candidate=sample, earlier_turns=turns), 1.0)
+        if turns == 3:
+            assert {row.signal for row in judge.rows() if row.group == "a" and row.units} == {
+                "errors_paired",
+                "length_paired",
+            }
+    assert {row.signal: row.units for row in judge.rows() if row.group == "a" and row.units} == {
+        "errors_paired": 1,
+        "length_paired": 1,
+        "ttft_paired": 1,
+    }
+
+
+def test_units_are_forgotten_only_after_as_many_others() -> None:
+    visits = Visits(3)
+    assert [visits.arrive(key)[0] for key in (1, 1, 2, 3)] == [1, 2, 1, 1]
+    assert visits.arrive(4) == (1, False)  # the young generation is full: it becomes the old one
+    assert visits.arrive(1) == (3, False)  # and is still known
+    for key in range(10, 30):
+        visits.arrive(key)
+        assert len(visits) <= 6
+    assert visits.arrive(1) == (1, False)
+
+
+def test_what_was_put_off_is_remembered_once() -> None:
+    visits = Visits(3)
+    visits.arrive(1)
+    visits.put_off(1)
+    assert [visits.arrive(1), visits.arrive(1)] == [(2, True), (3, False)]
