@@ -211,12 +211,22 @@ def test_whatever_else_is_in_a_body_is_not_our_business(body: bytes) -> None:
     assert chat.read(body).model == "a"
 
 
-def test_members_have_a_bound() -> None:
-    members = [b'"m%d":1' % number for number in range(999)]
-    assert len(chat.read(b'{"model":"a",' + b",".join(members) + b"}").members) == 1000
+@pytest.mark.parametrize("padding", [b"", b"x" * 100_000])  # large bodies are counted while they are read
+def test_members_have_a_bound(padding: bytes) -> None:
+    members = b'"model":"a","user":"%s",' % padding + b",".join(b'"m%d":1' % number for number in range(998))
+    assert len(chat.read(b"{" + members + b"}").members) == 1000
     with pytest.raises(BadRequestError) as caught:
-        chat.read(b'{"model":"a","one more":1,' + b",".join(members) + b"}")
+        chat.read(b"{" + members + b',"one more":1}')
     assert caught.value.code == "too_many_members"
+
+
+def test_a_large_body_is_read_as_a_small_one_is() -> None:
+    padding = b"x" * 100_000
+    large, small = (stamped(b'{"model":"chat-8b","user":"%s","store":true}' % each) for each in (padding, b"xyz"))
+    assert large == small.replace(b"xyz", padding)
+    with pytest.raises(BadRequestError) as caught:
+        chat.read(b'{"model":"a","user":"%s","model":"a"}' % padding)
+    assert caught.value.code == "ambiguous_keys"
 
 
 @pytest.mark.parametrize(
@@ -237,7 +247,7 @@ def media(part: str) -> bytes:
     return f'{{"model": "m", "messages": [{{"role": "user", "content": [{part}]}}]}}'.encode()
 
 
-@pytest.mark.parametrize("spelled", ["uuid", "u\\u0075id", "uui\\u0064", "\\u0075\\u0075\\u0069\\u0064"])
+@pytest.mark.parametrize("spelled", ["uuid", "u\\u0075id", "uu\\u0069d", "uui\\u0064", "\\u0075\\u0075\\u0069\\u0064"])
 def test_a_media_uuid_is_refused(spelled: str) -> None:
     """vLLM keys its media caches by the bare uuid, for all tenants: one could ask about another's image."""
     with pytest.raises(BadRequestError) as caught:
