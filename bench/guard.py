@@ -26,6 +26,7 @@ from statistics import median
 import msgspec
 from tenantry.core.rollout.evidence import Evidence
 from tenantry.core.rollout.guard import Guard, Plan, Verdict
+from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import Observation, Pair
 
 from bench.guard_baselines import Baseline, FixedSizeTest, FixedThreshold
@@ -85,7 +86,7 @@ def judge(task: Task) -> Result:
         fault=fault,
         weather=fault is A_LITTLE_WORSE,
     )
-    guard = Guard(PLAN, writer="bench", evidence=Evidence(started_s=0.0))
+    guard = LoneGuard(Guard(PLAN, writer="bench", evidence=Evidence(started_s=0.0)))
     watchers = _baselines() if task.baselines else {}
     baseline_units: dict[str, int | None] = dict.fromkeys(watchers)
     reverted: Verdict | None = None
@@ -97,7 +98,7 @@ def judge(task: Task) -> Result:
         if isinstance(seen, Pair) or seen.arm == "candidate":
             units.add(seen.unit)
         if reverted is None:
-            verdicts = guard.observe_pair(seen, now_s) if isinstance(seen, Pair) else guard.observe(seen, now_s)
+            verdicts = guard.observe(seen, now_s)
             if verdicts:
                 alarms += sum(verdict.action == "alarm" for verdict in verdicts)
                 reverted = _first_revert(verdicts)
@@ -111,7 +112,7 @@ def judge(task: Task) -> Result:
         kind=task.kind,
         percent=task.percent,
         requests=requests,
-        chapters=guard.chapter,
+        chapters=guard.guard.chapter,
         alarms=alarms,
         counted=reverted.units if reverted else None,
         signal=reverted.signal if reverted else None,

@@ -9,6 +9,23 @@ SIDECAR_CLUSTER = "tenantry_sidecar"
 CLUSTER_HEADER = "x-tenantry-cluster"
 """Request header in which the sidecar names the cluster; removed before the upstream."""
 
+ROUTE_HEADER = "x-tenantry-route"
+"""Request header that chooses the route of a rollout's request: RESCUE or MIRROR; without it, one upstream, once."""
+
+RESCUE = "rescue"
+"""Tries the candidate, then the stable version (an aggregate cluster, one retry)."""
+
+MIRROR = "mirror"
+"""Sends a copy to the cluster in MIRROR_CLUSTER_HEADER; the copy bears MIRROR_HEADER."""
+
+MIRROR_CLUSTER_HEADER = "x-tenantry-mirror-cluster"
+
+MIRROR_HEADER = "x-tenantry-mirror"
+"""On the copy of a mirrored request alone; an upstream's plugin recognises the copy by it."""
+
+PER_TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
+"""How long the candidate has before its first byte; Envoy takes it off the request."""
+
 REQUEST_ID_HEADER = "x-tenantry-request-id"
 """Response header that tells the client the exchange's id."""
 

@@ -8,6 +8,7 @@ from tenantry.core.rollout.books import REST_GROUPS
 from tenantry.core.rollout.budget import VISIT_SHARES, Budget
 from tenantry.core.rollout.evidence import COMPONENTS, Evidence, Ledger, Tally
 from tenantry.core.rollout.guard import CORROBORATION_LOG_E, Guard, Plan
+from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import SIGNALS, Arm, Observation, Pair, Sample
 
 PLAN = Plan(warmup_requests=0)
@@ -30,13 +31,13 @@ DOINGS = st.tuples(
 @given(st.lists(DOINGS, min_size=1, max_size=8), st.integers(0, 2**32))
 def test_no_tenant_alone_trips_the_fleet(doings: list[tuple[str, Sample, Sample, float]], seed: int) -> None:
     """Mallory repeats doings of her choice with fresh units; the others see a healthy candidate."""
-    guard = Guard(PLAN, writer="one", evidence=Evidence(started_s=0.0))
+    guard = LoneGuard(Guard(PLAN, writer="one", evidence=Evidence(started_s=0.0)))
     dice = random.Random(seed)
     for number in range(400):
         kind, sample, copy, share = doings[number % len(doings)]
         unit = f"m{number}"
         if kind == "pair":
-            verdicts = guard.observe_pair(Pair(tenant="mallory", unit=unit, stable=sample, candidate=copy), 1.0)
+            verdicts = guard.observe(Pair(tenant="mallory", unit=unit, stable=sample, candidate=copy), 1.0)
         else:
             arm: Arm = "candidate" if kind == "candidate" else "stable"
             seen = Observation(tenant="mallory", unit=unit, arm=arm, share=share, sample=sample)
@@ -87,21 +88,22 @@ def test_two_tenants_with_evidence_do_trip_it() -> None:
 @settings(max_examples=20)
 @given(st.integers(0, 2**32))
 def test_all_state_is_bounded(seed: int) -> None:
-    plan = Plan(budget=Budget(max_tenants=5), max_units_remembered=50, chapter_units=10**9)
+    plan = Plan(budget=Budget(max_tenants=5), chapter_units=10**9)
     guard, dice = Guard(plan, writer="one", evidence=Evidence(started_s=0.0)), random.Random(seed)
+    lone = LoneGuard(guard, max_units=50)
     for number in range(2_000):
         tenant, unit = f"t{dice.randrange(200)}", f"u{dice.randrange(500)}"
         sample = Sample(failed=dice.random() < 0.5, ttft_ms=dice.random(), output_tokens=3)
         candidate = dice.random() < 0.5
-        guard.observe(
+        lone.observe(
             Observation(tenant=tenant, unit=unit, arm="candidate" if candidate else "stable", share=0.5, sample=sample),
             float(number),
         )
-        guard.observe_pair(Pair(tenant=tenant, unit=unit, stable=sample, candidate=sample), float(number))
+        lone.observe(Pair(tenant=tenant, unit=unit, stable=sample, candidate=sample), float(number))
     groups = {row.group for row in guard.rows()} - {None}
     assert len(groups) <= 5 + REST_GROUPS
-    assert len(guard._visits) <= 100
-    assert len(guard._pair_visits) <= 100
+    assert len(lone._split) <= 100
+    assert len(lone._pairs) <= 100
     assert len(guard._references) <= (5 + REST_GROUPS + 1) * len(SIGNALS)
     assert len(guard._stable) <= 64
     (ledger,) = guard.evidence().ledgers

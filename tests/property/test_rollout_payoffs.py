@@ -9,6 +9,7 @@ from tenantry.core.rollout.betting import CLIP, Reference, discordant_bets, odds
 from tenantry.core.rollout.budget import Budget
 from tenantry.core.rollout.evidence import Evidence
 from tenantry.core.rollout.guard import Guard, Plan
+from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import SIGNALS, Arm, Margins, Observation, Sample
 
 SHARES = st.floats(0.001, 0.999)
@@ -112,7 +113,7 @@ def test_a_yardstick_finds_location_and_scale() -> None:
 def reverts(seed: int, plan: Plan, candidate_factor: float) -> bool:
     """Play a rollout of 300 units at 50 % with Cauchy-like tails; the candidate's TTFT is `candidate_factor` x."""
     dice = random.Random(seed)
-    guard = Guard(plan, writer="one", evidence=Evidence(started_s=0.0))
+    guard = LoneGuard(Guard(plan, writer="one", evidence=Evidence(started_s=0.0)))
     for number in range(300):
         arm: Arm = "candidate" if dice.random() < 0.5 else "stable"
         ttft_ms = 100.0 * dice.paretovariate(0.5) * (candidate_factor if arm == "candidate" else 1.0)

@@ -10,8 +10,9 @@ from msgspec import structs
 from tenantry.core.rollout.budget import Budget
 from tenantry.core.rollout.evidence import Evidence
 from tenantry.core.rollout.guard import Guard, Plan, Verdict
+from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import Arm, Observation, Pair, Sample
-from tenantry.core.rollout.visits import Visits
+from tenantry.core.rollout.visits import Arrival, Visit, Visits
 
 Behaviour = Callable[[random.Random], Sample]
 PLAN = Plan(warmup_requests=0)
@@ -59,11 +60,15 @@ def guard(plan: Plan = PLAN, writer: str = "one") -> Guard:
     return Guard(plan, writer=writer, evidence=Evidence(started_s=0.0))
 
 
+def lone(plan: Plan = PLAN, writer: str = "one") -> LoneGuard:
+    return LoneGuard(guard(plan, writer))
+
+
 class Traffic:
     """Units of the split, one a second, each new; it goes to the candidate with probability `share`."""
 
-    def __init__(self, to: Guard, *, seed: int = 1, share: float = 0.2, tenants: int = 4) -> None:
-        self.guard, self.share = to, share
+    def __init__(self, to: LoneGuard, *, seed: int = 1, share: float = 0.2, tenants: int = 4) -> None:
+        self._to, self.guard, self.share = to, to.guard, share
         self.dice = random.Random(seed)
         self.tenants = [f"tenant-{index}" for index in range(tenants)]
         self.now_s, self.number = 0.0, 0
@@ -89,7 +94,7 @@ class Traffic:
                 tenant=tenant, unit=f"u{self.number}", arm=arm, share=self.share, sample=behaviour(self.dice)
             )
             self.came[arm] += 1
-            verdicts = self.guard.observe(by(seen), self.now_s)
+            verdicts = self._to.observe(by(seen), self.now_s)
             if verdicts:
                 return verdicts
         return ()
@@ -107,7 +112,7 @@ class Traffic:
     ],
 )
 def test_a_bad_candidate_is_reverted_for_what_is_bad_about_it(behaviour: Behaviour, signal: str, at_most: int) -> None:
-    traffic = Traffic(guard())
+    traffic = Traffic(lone())
     (verdict,) = traffic.send(5_000, behaviour)
     assert (verdict.action, verdict.tenant, verdict.signal, verdict.visit) == ("revert", None, signal, 1)
     assert verdict.log_e >= verdict.log_threshold > 5.2  # log 200, the fleet's half of alpha, and more for its shares
@@ -122,7 +127,7 @@ def test_a_candidate_within_its_margins_stays() -> None:
             sample, ttft_ms=(sample.ttft_ms or 0) * 1.2, output_tokens=max(1, int((sample.output_tokens or 0) * 0.92))
         )
 
-    assert Traffic(guard()).send(20_000, a_little_worse) == ()
+    assert Traffic(lone()).send(20_000, a_little_worse) == ()
 
 
 def test_a_stricter_rule_catches_what_a_laxer_one_lets_pass() -> None:
@@ -131,13 +136,13 @@ def test_a_stricter_rule_catches_what_a_laxer_one_lets_pass() -> None:
         return structs.replace(sample, ttft_ms=(sample.ttft_ms or 0) * 1.5)
 
     lax = structs.replace(PLAN, margins=structs.replace(PLAN.margins, ttft_ratio=1.6))
-    assert Traffic(guard(), share=0.5).send(4_000, half_as_long_again)[0].signal == "ttft"
-    assert Traffic(guard(lax), share=0.5).send(4_000, half_as_long_again) == ()
+    assert Traffic(lone(), share=0.5).send(4_000, half_as_long_again)[0].signal == "ttft"
+    assert Traffic(lone(lax), share=0.5).send(4_000, half_as_long_again) == ()
 
 
 def test_what_comes_in_a_burst_hits_both_versions_and_reverts_nothing() -> None:
     """Everything is ten times slower and fails ten times as often, in waves of 200 units."""
-    traffic = Traffic(guard())
+    traffic = Traffic(lone())
 
     def storm(dice: random.Random) -> Sample:
         sample = fine(dice)
@@ -150,20 +155,20 @@ def test_what_comes_in_a_burst_hits_both_versions_and_reverts_nothing() -> None:
 
 def test_a_tenants_verdict_binds_that_tenant() -> None:
     """Its adapter does not load on the candidate; the others are fine."""
-    traffic = Traffic(guard())
+    traffic = Traffic(lone())
     (verdict,) = traffic.send(5_000, down, only="tenant-2")
     assert (verdict.action, verdict.tenant, verdict.signal) == ("revert", "tenant-2", "errors")
     assert traffic.send(5_000, down, only="tenant-2") == ()  # each verdict once a chapter, never one for the fleet
 
 
 def test_the_only_tenant_is_judged_by_its_own_verdict() -> None:
-    (verdict,) = Traffic(guard(), tenants=1).send(5_000, down)
+    (verdict,) = Traffic(lone(), tenants=1).send(5_000, down)
     assert verdict.tenant == "tenant-0"
 
 
 def test_tenants_beyond_the_places_count_for_the_fleet_only() -> None:
     one_place = structs.replace(PLAN, budget=Budget(max_tenants=1))
-    traffic = Traffic(guard(one_place), tenants=12)
+    traffic = Traffic(lone(one_place), tenants=12)
     assert traffic.send(400, fine) == ()  # tenants take their places
     placed = {row.group for row in traffic.guard.rows()} - {None}
     assert len([group for group in placed if group and not group.startswith("~")]) == 1
@@ -174,25 +179,25 @@ def test_tenants_beyond_the_places_count_for_the_fleet_only() -> None:
 
 def test_a_unit_counts_once_however_often_it_comes() -> None:
     """A unit that fails on the candidate a thousand times is one failure."""
-    loud = guard()
+    loud = lone()
     for turn in range(1_000):
         seen = Observation(tenant="acme", unit="bot", arm="candidate", share=0.05, sample=Sample(failed=True))
         assert loud.observe(seen, float(turn)) == ()
-    counted = {row.visit: row.units for row in loud.rows() if row.group == "acme" and row.signal == "errors"}
+    counted = {row.visit: row.units for row in loud.guard.rows() if row.group == "acme" and row.signal == "errors"}
     assert counted == {1: 1, 4: 1, 16: 1}
 
 
 def test_without_a_chance_of_the_other_version_there_is_nothing_to_learn() -> None:
     """Beta tenants and pinned ones: a share of 1 or 0."""
     for share in (0.0, 1.0):
-        blind = Traffic(guard(), share=0.5)
+        blind = Traffic(lone(), share=0.5)
         assert blind.send(2_000, down, by=partial(structs.replace, share=share)) == ()
         assert list(blind.guard.rows()) == []
 
 
 def test_shares_may_differ_between_tenants() -> None:
     """Slow work gets 50 %, quick work 5 %: candidate units are slower on average, through no fault of the candidate."""
-    judge, dice, now_s = guard(), random.Random(3), 0.0
+    judge, dice, now_s = lone(), random.Random(3), 0.0
     for number in range(20_000):
         now_s += 1.0
         heavy = number % 2 == 0
@@ -206,27 +211,29 @@ def test_shares_may_differ_between_tenants() -> None:
 
 def test_a_candidate_with_cold_caches_is_given_time() -> None:
     """Its first 30 requests take ten times as long; later it is as quick as the other."""
-    traffic = Traffic(guard(structs.replace(PLAN, warmup_requests=30)))
+    traffic = Traffic(lone(structs.replace(PLAN, warmup_requests=30)))
 
     def cold_at_first(dice: random.Random) -> Sample:
         sample = fine(dice)
         return structs.replace(sample, ttft_ms=(sample.ttft_ms or 0) * (10 if traffic.came["candidate"] < 30 else 1))
 
     assert traffic.send(3_000, cold_at_first) == ()
-    hasty = Traffic(guard())
+    hasty = Traffic(lone())
     traffic = hasty
     (verdict,) = hasty.send(3_000, cold_at_first)
     assert verdict.signal == "ttft"
 
 
 def test_a_conversation_that_came_with_a_past_is_judged_on_latency_at_its_second_visit() -> None:
-    judge = guard()
+    judge = lone()
 
     def visit(turns: int) -> dict[str, int]:
         sample = Sample(failed=False, ttft_ms=100.0, output_tokens=9)
         seen = Observation(tenant="acme", unit="u", arm="candidate", share=0.5, sample=sample, earlier_turns=turns)
         assert judge.observe(seen, 1.0) == ()
-        return {row.signal: row.units for row in judge.rows() if row.group == "acme" and row.visit == 1 and row.units}
+        return {
+            row.signal: row.units for row in judge.guard.rows() if row.group == "acme" and row.visit == 1 and row.units
+        }
 
     assert visit(3) == {"errors": 1, "length": 1}
     assert visit(4) == {"errors": 1, "length": 1, "ttft": 1}
@@ -234,18 +241,20 @@ def test_a_conversation_that_came_with_a_past_is_judged_on_latency_at_its_second
 
 
 def test_latency_put_off_by_the_warm_up_is_read_when_it_is_over() -> None:
-    judge = guard(structs.replace(PLAN, warmup_requests=3))
+    judge = lone(structs.replace(PLAN, warmup_requests=3))
 
     def visit(unit: str) -> int:
         seen = Observation(tenant="acme", unit=unit, arm="candidate", share=0.5, sample=Sample(ttft_ms=100.0))
         judge.observe(seen, 1.0)
-        return next(row.units for row in judge.rows() if (row.group, row.signal, row.visit) == ("acme", "ttft", 1))
+        return next(
+            row.units for row in judge.guard.rows() if (row.group, row.signal, row.visit) == ("acme", "ttft", 1)
+        )
 
     assert [visit("a"), visit("a"), visit("a"), visit("b")] == [0, 0, 1, 2]
 
 
 def test_a_stable_version_that_fails_too_is_no_place_to_go_back_to() -> None:
-    traffic = Traffic(guard())
+    traffic = Traffic(lone())
 
     def sick(dice: random.Random) -> Sample:
         return Sample(failed=dice.random() < 0.3)
@@ -264,7 +273,7 @@ def test_a_stable_version_that_fails_too_is_no_place_to_go_back_to() -> None:
 
 def test_a_tenant_that_picks_its_version_is_left_out() -> None:
     """A client that finds out which units go to the stable version sends its short requests there."""
-    traffic = Traffic(guard())
+    traffic = Traffic(lone())
 
     def chosen(seen: Observation) -> Observation:
         if seen.tenant != "tenant-1":
@@ -281,7 +290,7 @@ def test_a_tenant_that_picks_its_version_is_left_out() -> None:
 
 def test_a_fault_that_comes_late_is_found_in_the_next_chapter_at_the_latest() -> None:
     plan = structs.replace(PLAN, chapter_units=500)
-    traffic = Traffic(guard(plan), share=0.5)
+    traffic = Traffic(lone(plan), share=0.5)
     assert traffic.send(1_600, fine) == ()
     assert traffic.guard.chapter == 2
     before = traffic.came["candidate"]
@@ -294,12 +303,12 @@ def test_when_a_chapter_ends() -> None:
     plan = structs.replace(PLAN, chapter_units=50, chapter_min_units=5, chapter_s=1_000.0, chapter_max_s=9_000.0)
 
     def chapter(units: int, now_s: float) -> int:
-        judge = guard(plan)
+        judge = lone(plan)
         for number in range(units):
             seen = Observation(tenant="a", unit=str(number), arm="candidate", share=0.5, sample=Sample())
             judge.observe(seen, 1.0)
         judge.observe(Observation(tenant="a", unit="x", arm="stable", share=0.5, sample=Sample()), now_s)
-        return judge.chapter
+        return judge.guard.chapter
 
     assert [chapter(49, 2.0), chapter(50, 2.0)] == [1, 2]
     assert [chapter(4, 1_000.0), chapter(5, 999.0), chapter(5, 1_000.0)] == [1, 1, 2]
@@ -308,7 +317,7 @@ def test_when_a_chapter_ends() -> None:
 
 def test_replicas_find_together_what_neither_finds_alone() -> None:
     replicas = [guard(writer=f"replica-{index}") for index in range(3)]
-    streams = [Traffic(replica, seed=index, share=0.2) for index, replica in enumerate(replicas)]
+    streams = [Traffic(LoneGuard(replica), seed=index, share=0.2) for index, replica in enumerate(replicas)]
     for stream in streams:
         assert stream.send(60, slow) == ()
     together = guard(writer="fresh")
@@ -318,7 +327,7 @@ def test_replicas_find_together_what_neither_finds_alone() -> None:
 
 
 def test_an_operators_resume_begins_anew() -> None:
-    traffic = Traffic(guard())
+    traffic = Traffic(lone())
     traffic.send(5_000, down)
     traffic.guard.resume(traffic.now_s)
     assert (traffic.guard.chapter, list(traffic.guard.rows())) == (2, [])
@@ -327,7 +336,7 @@ def test_an_operators_resume_begins_anew() -> None:
 
 
 def test_progress_for_the_steps() -> None:
-    traffic = Traffic(guard())
+    traffic = Traffic(lone())
     fresh = traffic.guard.progress()
     assert (fresh.units, fresh.last_candidate_s, fresh.last_stable_s, fresh.suspicion) == (0, None, None, 0.0)
     traffic.send(1_000, fine)
@@ -340,59 +349,73 @@ def test_progress_for_the_steps() -> None:
     assert traffic.guard.progress().suspicion >= 1.0
 
 
-def pairs(judge: Guard, count: int, candidate: Behaviour, *, seed: int = 5) -> tuple[Verdict, ...]:
+def pairs(judge: LoneGuard, count: int, candidate: Behaviour, *, seed: int = 5) -> tuple[Verdict, ...]:
     """Send mirrored requests; the two answers to a prompt resemble one another."""
     dice = random.Random(seed)
     for number in range(count):
         state = dice.getrandbits(64)
         stable, copy = fine(random.Random(state)), candidate(random.Random(state + number % 2))
         pair = Pair(tenant=f"tenant-{number % 3}", unit=str(number), stable=stable, candidate=copy)
-        if verdicts := judge.observe_pair(pair, float(number)):
+        if verdicts := judge.observe(pair, float(number)):
             return verdicts
     return ()
 
 
 @pytest.mark.parametrize(("behaviour", "signal"), [(down, "errors_paired"), (slow, "ttft_paired")])
 def test_mirrored_requests_are_judged_in_pairs(behaviour: Behaviour, signal: str) -> None:
-    (verdict,) = pairs(guard(), 1_000, behaviour)
+    (verdict,) = pairs(lone(), 1_000, behaviour)
     assert (verdict.action, verdict.tenant, verdict.signal) == ("revert", None, signal)
     assert verdict.units < 100
 
 
 def test_healthy_copies_are_left_alone() -> None:
-    assert pairs(guard(), 3_000, fine) == ()
+    assert pairs(lone(), 3_000, fine) == ()
 
 
 def test_a_copy_of_a_conversation_with_a_past_waits_like_any_other() -> None:
-    judge = guard()
+    judge = lone()
     sample = Sample(failed=False, ttft_ms=100.0, output_tokens=9)
     for turns in (3, 4, 5):
-        judge.observe_pair(Pair(tenant="a", unit="u", stable=sample, candidate=sample, earlier_turns=turns), 1.0)
+        judge.observe(Pair(tenant="a", unit="u", stable=sample, candidate=sample, earlier_turns=turns), 1.0)
         if turns == 3:
-            assert {row.signal for row in judge.rows() if row.group == "a" and row.units} == {
+            assert {row.signal for row in judge.guard.rows() if row.group == "a" and row.units} == {
                 "errors_paired",
                 "length_paired",
             }
-    assert {row.signal: row.units for row in judge.rows() if row.group == "a" and row.units} == {
+    assert {row.signal: row.units for row in judge.guard.rows() if row.group == "a" and row.units} == {
         "errors_paired": 1,
         "length_paired": 1,
         "ttft_paired": 1,
     }
 
 
+def visit_of(visits: Visits, unit: str) -> Visit:
+    return visits.arrive(Arrival(unit=unit, warming=False, has_past=False))
+
+
 def test_units_are_forgotten_only_after_as_many_others() -> None:
     visits = Visits(3)
-    assert [visits.arrive(key)[0] for key in (1, 1, 2, 3)] == [1, 2, 1, 1]
-    assert visits.arrive(4) == (1, False)  # the young generation is full: it becomes the old one
-    assert visits.arrive(1) == (3, False)  # and is still known
-    for key in range(10, 30):
-        visits.arrive(key)
+    assert [visit_of(visits, unit).number for unit in ("a", "a", "b", "c")] == [1, 2, 1, 1]
+    assert visit_of(visits, "d").number == 1  # the young generation is full: it becomes the old one
+    assert visit_of(visits, "a").number == 3  # and is still known
+    for number in range(20):
+        visit_of(visits, f"other {number}")
         assert len(visits) <= 6
-    assert visits.arrive(1) == (1, False)
+    assert visit_of(visits, "a").number == 1
 
 
-def test_what_was_put_off_is_remembered_once() -> None:
+def test_what_was_put_off_is_remembered_until_it_is_read() -> None:
+    """The first visit was cold; the second is too, while the candidate warms up; the third is read, once."""
     visits = Visits(3)
-    visits.arrive(1)
-    visits.put_off(1)
-    assert [visits.arrive(1), visits.arrive(1)] == [(2, True), (3, False)]
+    seen = [visits.arrive(Arrival(unit="u", warming=warming, has_past=True)) for warming in (False, True, False, False)]
+    assert [(visit.number, visit.was_put_off) for visit in seen] == [(1, False), (2, True), (3, True), (4, False)]
+
+
+def test_a_visit_that_counts_by_itself_takes_what_was_put_off_along() -> None:
+    visits = Visits(3)
+    seen = [visits.arrive(Arrival(unit="u", warming=True, has_past=False)) for _ in range(5)]
+    assert [(visit.number, visit.was_put_off) for visit in seen] == [
+        (1, False),
+        *((n, True) for n in (2, 3, 4)),
+        (5, False),
+    ]

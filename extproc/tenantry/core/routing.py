@@ -56,6 +56,11 @@ def cluster_name(model: str, version: str) -> str:
     return f"{model}@{version}"
 
 
+def rescue_cluster_name(model: str, candidate: str, stable: str) -> str:
+    """Return Envoy's name for the aggregate cluster that tries a candidate first, then the stable version."""
+    return f"{model}@{candidate}@{stable}"
+
+
 def _choose(profile: Profile, name: str, model: Model) -> tuple[str, Reason, str]:
     pinned = profile.pins.get(name)
     if pinned is not None:

@@ -11,7 +11,7 @@ Keys are camelCase in the document and snake_case here. Units are in the names.
 
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from itertools import chain
+from itertools import chain, pairwise
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -31,6 +31,15 @@ KeyDigest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$", description="f
 HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="lower case")]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 PositiveInt = Annotated[int, Meta(gt=0, le=10**15)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+OddsMargin = Annotated[float, Meta(ge=1, le=1_000)]
+StickySource = Annotated[
+    str,
+    Meta(
+        pattern=r"^(body\.[A-Za-z_][A-Za-z0-9_]{0,63}|header\.[a-z0-9][a-z0-9-]{0,63})$",
+        description="body.MEMBER or header.NAME",
+    ),
+]
 
 
 class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
@@ -94,19 +103,96 @@ class Version(_Document, frozen=True, kw_only=True):
     scheduling: Literal["fcfs", "priority"] = "fcfs"
 
 
+class GuardMargins(_Document, frozen=True, kw_only=True):
+    """How much worse than the stable version a candidate may be before it counts against it.
+
+    Odds and ratios are candidate over stable, `log_probability_drop` is in nats per output token. A candidate within
+    its margins is left alone: with enough traffic any two versions differ.
+    """
+
+    error_odds: OddsMargin = 2.0
+    ttft_ratio: OddsMargin = 1.25
+    time_per_token_ratio: OddsMargin = 1.25
+    output_length_ratio: Annotated[float, Meta(ge=0.001, le=1)] = 0.9
+    unfinished_odds: OddsMargin = 2.0
+    repetition_odds: OddsMargin = 2.0
+    log_probability_drop: Annotated[float, Meta(ge=0, le=100)] = 0.1
+
+
 class Guard(_Document, frozen=True, kw_only=True):
-    """When a candidate is taken back: the false-alarm probability over the whole rollout."""
+    """When a candidate is taken back: `alpha` is the false-alarm probability over the whole rollout.
+
+    `max_tenants` tenants are judged by themselves too, the others together. The candidate's first `warmup_requests`
+    (per sidecar process) are not judged on latency.
+    """
 
     alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.01
+    margins: GuardMargins = GuardMargins()
+    max_tenants: Annotated[int, Meta(ge=1, le=10_000)] = 50
+    warmup_requests: Annotated[int, Meta(ge=0, le=100_000)] = 30
+
+
+class Rescue(_Document, frozen=True, kw_only=True):
+    """When a candidate that has not answered is taken for hung, and the stable version answers instead.
+
+    Streams send their headers at once, so `stream_seconds` may be short; a whole answer sends nothing before it is
+    done, so `answer_seconds` bounds the longest one.
+    """
+
+    stream_seconds: Seconds = 10.0
+    answer_seconds: Seconds = 120.0
+
+
+class Records(_Document, frozen=True, kw_only=True):
+    """How long the guard waits for the engines' usage records of a request that ended.
+
+    Without its record within `seconds` a request counts by its status alone. A mirrored copy has nothing else: without
+    a record `mirror_seconds` after its original ended it counts as failed.
+    """
+
+    seconds: Seconds = 5.0
+    mirror_seconds: Seconds = 60.0
+
+
+class AutomaticSteps(_Document, frozen=True, kw_only=True):
+    """The share grows by itself through `percents`, after `min_units` candidate units and `min_seconds` at each.
+
+    Off unless it stands here. The last step promotes (100) or stays; no data and no doubt ever takes a step.
+    """
+
+    percents: Annotated[tuple[Annotated[float, Meta(gt=0, le=100)], ...], Meta(min_length=1, max_length=20)] = (
+        5.0,
+        25.0,
+        50.0,
+        100.0,
+    )
+    min_units: PositiveInt = 300
+    min_seconds: Seconds = 3_600.0
 
 
 class Rollout(_Document, frozen=True, kw_only=True):
-    """A candidate version: `percent` of each tenant's own units, `mirror_percent` copied."""
+    """A candidate version: `percent` of each tenant's own units, `mirror_percent` of the others copied.
+
+    `percent_by_tier` and `percent_by_tenant` override `percent`, the tenant's own last. `sticky` says where a request
+    names its unit, first match first: `body.MEMBER` or `header.NAME`; a request that names none is a unit by itself.
+    """
 
     candidate: VersionName
     percent: Percent = 0.0
+    percent_by_tier: dict[TierName, Percent] = {}
+    percent_by_tenant: dict[TenantName, Percent] = {}
     mirror_percent: Percent = 0.0
+    sticky: Annotated[tuple[StickySource, ...], Meta(max_length=16)] = (
+        "body.safety_identifier",
+        "body.user",
+        "body.prompt_cache_key",
+        "header.x-conversation-id",
+        "header.x-session-id",
+    )
     guard: Guard = Guard()
+    rescue: Rescue = Rescue()
+    records: Records = Records()
+    steps: AutomaticSteps | None = None
 
 
 class Model(_Document, frozen=True, kw_only=True):
@@ -129,7 +215,8 @@ class TenantRules(_Document, frozen=True, kw_only=True):
     """What is special about a tenant.
 
     `models` limits it to these (absent: all). `pins` fix versions, `beta` asks for candidates,
-    `adapters` name the LoRA adapter that answers for it.
+    `adapters` name the LoRA adapter that answers for it. `beta_self_service` lets the tenant set
+    its beta flag itself, at run time; without it the document's `betaSelfService` counts.
     """
 
     tier: TierName | None = None
@@ -137,6 +224,7 @@ class TenantRules(_Document, frozen=True, kw_only=True):
     models: tuple[ModelName, ...] | None = None
     pins: dict[ModelName, VersionName] = {}
     beta: bool = False
+    beta_self_service: bool | None = None
     adapters: dict[ModelName, ModelName] = {}
 
 
@@ -178,6 +266,7 @@ class Rules(_Document, frozen=True, kw_only=True):
     tiers: Annotated[dict[TierName, Tier], Meta(min_length=1)]
     identity: Identity = Identity()
     default_tier: TierName | None = None
+    beta_self_service: bool = False
     tenants: dict[TenantName, TenantRules] = {}
     stores: dict[str, Store] = {}
     limits: Limits = Limits()
@@ -207,6 +296,7 @@ def _dangling(rules: Rules) -> Iterator[Problem]:
         yield from _dangling_versions(name, model)
         for version, where in model.versions.items():
             yield from _bad_ports(join(f"{join('models', name)}.versions", version), where.endpoints)
+    yield from _dangling_overrides(rules)
     for name, tenant in rules.tenants.items():
         yield from _dangling_tenant(rules, name, tenant)
     yield from _credentials(rules)
@@ -256,12 +346,43 @@ def _dangling_versions(name: str, model: Model) -> Iterator[Problem]:
         return
     if rollout.candidate not in model.versions:
         yield _no_such(f"{path}.rollout.candidate", "version", rollout.candidate, model.versions)
-    elif rollout.candidate == model.stable:
+        return
+    if rollout.candidate == model.stable:
         yield Problem(
             path=f"{path}.rollout.candidate",
             message=f'"{rollout.candidate}" is the stable version already',
             hint="name another version, or remove the rollout",
         )
+    if model.stable in model.versions:
+        yield from _unlike(name, model, rollout.candidate)
+
+
+def _unlike(name: str, model: Model, candidate: str) -> Iterator[Problem]:
+    """Refuse versions that cannot answer the same request: a rescued or mirrored one goes to both as it is."""
+    ours, theirs = (model.versions[version] for version in (candidate, model.stable))
+    if (ours.served_name or name) != (theirs.served_name or name):
+        yield Problem(
+            path=f"{join(join('models', name) + '.versions', candidate)}.servedName",
+            message=f'the candidate is asked for "{ours.served_name or name}", the stable version for '
+            f'"{theirs.served_name or name}", and a request must fit both',
+            hint="give both one served name (vLLM: --served-model-name takes several)",
+        )
+
+
+def _dangling_overrides(rules: Rules) -> Iterator[Problem]:
+    for name, model in rules.models.items():
+        rollout = model.rollout
+        for tier in rollout.percent_by_tier if rollout else ():
+            if tier not in rules.tiers:
+                yield _no_such(join(f"{join('models', name)}.rollout.percentByTier", tier), "tier", tier, rules.tiers)
+        if rollout and rollout.steps is not None:
+            percents = rollout.steps.percents
+            if any(low >= high for low, high in pairwise(percents)):
+                yield Problem(
+                    path=f"{join('models', name)}.rollout.steps.percents",
+                    message="the steps do not rise",
+                    hint="for example [5, 25, 50, 100]",
+                )
 
 
 def _dangling_tenant(rules: Rules, name: str, tenant: TenantRules) -> Iterator[Problem]:
@@ -316,11 +437,5 @@ def not_acted_on(rules: Rules) -> list[str]:
         ]
         if set_keys:
             found.append(f"tiers.{name}: {', '.join(set_keys)} (admission control)")
-    for name, model in rules.models.items():
-        rollout = model.rollout
-        if rollout and (rollout.percent or rollout.mirror_percent):
-            found.append(
-                f"models.{name}.rollout: percent, mirrorPercent and guard (only beta tenants get the candidate)"
-            )
     found.extend(f"stores.{name}: every request to a vector store is refused" for name in rules.stores)
     return found

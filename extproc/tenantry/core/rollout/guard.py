@@ -70,7 +70,7 @@ from tenantry.core.rollout.books import Account, Books
 from tenantry.core.rollout.budget import VISIT_SHARES, Budget
 from tenantry.core.rollout.evidence import LAYOUT, SHARE_RATIOS, Evidence, log_mix
 from tenantry.core.rollout.signals import SIGNALS, Margins, Observation, Pair, Sample, Signal
-from tenantry.core.rollout.visits import Visits
+from tenantry.core.rollout.visits import Arrival, Visit
 
 CORROBORATION_LOG_E = 3.0
 """log 20: what the fleet must show without its largest contributor."""
@@ -98,7 +98,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     chapter_s: float = 24 * 3600.0
     chapter_min_units: int = 500
     chapter_max_s: float = 7 * 24 * 3600.0
-    max_units_remembered: int = 50_000
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
@@ -187,7 +186,6 @@ class Guard:
         self._candidate_requests = 0
         self._last_candidate_s: float | None = None
         self._last_stable_s: float | None = None
-        self._visits = self._pair_visits = Visits(1)
         self._references: dict[tuple[str, str], Reference] = {}
         self._tripped: set[str | None] = set()
         self._chapter_units = 0
@@ -199,9 +197,27 @@ class Guard:
         """The chapter that is being counted, from 1."""
         return self._books.chapter
 
-    def observe(self, seen: Observation, now_s: float) -> tuple[Verdict, ...]:
-        """Take in a request of the split that ended; return what follows from it, mostly nothing."""
-        self._turn_if_due(now_s)
+    def turn_if_due(self, now_s: float) -> None:
+        """Begin the next chapter if this one has lasted; to be asked before visits are counted."""
+        plan, units, age_s = self._plan, self._chapter_units, now_s - self._books.started_s
+        if (
+            units >= plan.chapter_units
+            or (age_s >= plan.chapter_s and units >= plan.chapter_min_units)
+            or age_s >= plan.chapter_max_s
+        ):
+            self._books.turn(now_s)
+            self._begin_chapter()
+
+    def arrival(self, seen: Observation | Pair) -> Arrival:
+        """Return what the count of visits must know of a request before it is observed."""
+        warming = self._candidate_requests < self._plan.warmup_requests
+        return Arrival(unit=f"{seen.tenant}/{seen.unit}", warming=warming, has_past=seen.earlier_turns > 0)
+
+    def observe(self, seen: Observation, visit: Visit, now_s: float) -> tuple[Verdict, ...]:
+        """Take in a request of the split that ended; return what follows from it, mostly nothing.
+
+        `visit` is what the count of visits made of its `arrival`, one count for all replicas and for this chapter.
+        """
         candidate = seen.arm == "candidate"
         if candidate:
             self._candidate_requests += 1
@@ -212,10 +228,10 @@ class Guard:
         share = seen.share
         if not 0.0 < share < 1.0:
             return verdicts
-        visit, tests = self._due(self._visits, seen, _SPLIT)
-        if not visit:
+        counted_as, tests = self._due(visit, seen, _SPLIT)
+        if not counted_as:
             return verdicts
-        account = self._books.account(self._books.group_of(seen.tenant), visit, now_s)
+        account = self._books.account(self._books.group_of(seen.tenant), counted_as, now_s)
         if tests is not _SPLIT.put_off:
             verdicts += self._count(account, share, candidate=candidate, now_s=now_s)
         for signal in tests:
@@ -237,15 +253,17 @@ class Guard:
             verdicts += self._bet(account, signal, logs, now_s)
         return verdicts
 
-    def observe_pair(self, seen: Pair, now_s: float) -> tuple[Verdict, ...]:
-        """Take in a mirrored request and its copy, both ended. The original also goes to `observe` if it was split."""
-        self._turn_if_due(now_s)
+    def observe_pair(self, seen: Pair, visit: Visit, now_s: float) -> tuple[Verdict, ...]:
+        """Take in a mirrored request and its copy, both ended. The original also goes to `observe` if it was split.
+
+        `visit` is from a count of its own, apart from that of `observe`.
+        """
         self._candidate_requests += 1
         self._last_candidate_s = now_s
-        visit, tests = self._due(self._pair_visits, seen, _PAIRED)
-        if not visit:
+        counted_as, tests = self._due(visit, seen, _PAIRED)
+        if not counted_as:
             return ()
-        account = self._books.account(self._books.group_of(seen.tenant), visit, now_s)
+        account = self._books.account(self._books.group_of(seen.tenant), counted_as, now_s)
         if tests is not _PAIRED.put_off:
             self._add_unit(account)
         verdicts: tuple[Verdict, ...] = ()
@@ -318,22 +336,16 @@ class Guard:
                 log_threshold=self._thresholds[signal.name, visit][0 if group is None else 1],
             )
 
-    def _due(self, visits: Visits, seen: Observation | Pair, tests: _Tests) -> tuple[int, tuple[Signal, ...]]:
-        """Count the visit; return the visit class it counts in, 0 for none, and the tests that it feeds."""
-        # Salted per process, which nobody outside can collide with; keys never leave the process.
-        key = hash((seen.tenant, seen.unit))
-        visit, was_put_off = visits.arrive(key)
-        if visit not in VISIT_SHARES and not was_put_off:
+    def _due(self, visit: Visit, seen: Observation | Pair, tests: _Tests) -> tuple[int, tuple[Signal, ...]]:
+        """Return the visit class that a visit counts in, 0 for none, and the tests that it feeds."""
+        number = visit.number
+        if number not in VISIT_SHARES and not visit.was_put_off:
             return 0, ()
-        cold = self._candidate_requests < self._plan.warmup_requests or (visit == 1 and seen.earlier_turns > 0)
-        if visit in VISIT_SHARES:
-            if cold and visit == 1:
-                visits.put_off(key)
-            return visit, tests.cold if cold else tests.all
-        if cold:
-            visits.put_off(key)
-            return 0, ()
-        return 1, tests.put_off
+        warming = self._candidate_requests < self._plan.warmup_requests
+        cold = warming or (number == 1 and seen.earlier_turns > 0)
+        if number in VISIT_SHARES:
+            return number, tests.cold if cold else tests.all
+        return (0, ()) if cold else (1, tests.put_off)
 
     def _add_unit(self, account: Account) -> None:
         account.units += 1
@@ -465,19 +477,7 @@ class Guard:
             for verdict in held
         )
 
-    def _turn_if_due(self, now_s: float) -> None:
-        plan, units, age_s = self._plan, self._chapter_units, now_s - self._books.started_s
-        if (
-            units >= plan.chapter_units
-            or (age_s >= plan.chapter_s and units >= plan.chapter_min_units)
-            or age_s >= plan.chapter_max_s
-        ):
-            self._books.turn(now_s)
-            self._begin_chapter()
-
     def _begin_chapter(self) -> None:
-        self._visits = Visits(self._plan.max_units_remembered)
-        self._pair_visits = Visits(self._plan.max_units_remembered)
         self._references = {}
         self._tripped = set()
         self._chapter_units = self._books.units(visit=1)
