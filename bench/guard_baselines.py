@@ -10,7 +10,8 @@ from math import log, sqrt
 from statistics import NormalDist, median
 from typing import Protocol
 
-from tenantry.core.rollout.signals import Arm, Margins, Observation
+from tenantry.core.rollout.signals import Margins, Observation
+from tenantry.core.rollout.trial import Arm
 
 MIN_REQUESTS = 10
 WINDOW_S = 60.0

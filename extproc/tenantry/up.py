@@ -38,6 +38,7 @@ class UpOptions(Struct, frozen=True, kw_only=True):
     envoy: str | None = None
     state: Path = Path(".tenantry")
     secrets: Path | None = None
+    redis: str | None = None
     outcomes: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -77,6 +78,8 @@ async def running(options: UpOptions) -> AsyncIterator[Up]:
             secrets=secrets,
             listen=Address(path=str(sockets / "sidecar.sock")),
             admin=options.admin,
+            state=state / "state.db",
+            redis=options.redis,
             cds=cds,
             envoy_admins=(f"http://{envoy_admin}",),
             outcomes=options.outcomes,

@@ -9,7 +9,8 @@ from tenantry.core.rollout.budget import VISIT_SHARES, Budget
 from tenantry.core.rollout.evidence import COMPONENTS, Evidence, Ledger, Tally
 from tenantry.core.rollout.guard import CORROBORATION_LOG_E, Guard, Plan
 from tenantry.core.rollout.lone import LoneGuard
-from tenantry.core.rollout.signals import SIGNALS, Arm, Observation, Pair, Sample
+from tenantry.core.rollout.signals import SIGNALS, Observation, Pair, Sample
+from tenantry.core.rollout.trial import Arm
 
 PLAN = Plan(warmup_requests=0)
 SAMPLES = st.builds(

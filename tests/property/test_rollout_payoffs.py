@@ -10,7 +10,8 @@ from tenantry.core.rollout.budget import Budget
 from tenantry.core.rollout.evidence import Evidence
 from tenantry.core.rollout.guard import Guard, Plan
 from tenantry.core.rollout.lone import LoneGuard
-from tenantry.core.rollout.signals import SIGNALS, Arm, Margins, Observation, Sample
+from tenantry.core.rollout.signals import SIGNALS, Margins, Observation, Sample
+from tenantry.core.rollout.trial import Arm
 
 SHARES = st.floats(0.001, 0.999)
 SCORES = st.floats(-CLIP, CLIP)

@@ -11,7 +11,8 @@ from tenantry.core.rollout.budget import Budget
 from tenantry.core.rollout.evidence import Evidence
 from tenantry.core.rollout.guard import Guard, Plan, Verdict
 from tenantry.core.rollout.lone import LoneGuard
-from tenantry.core.rollout.signals import Arm, Observation, Pair, Sample
+from tenantry.core.rollout.signals import Observation, Pair, Sample
+from tenantry.core.rollout.trial import Arm
 from tenantry.core.rollout.visits import Arrival, Visit, Visits
 
 Behaviour = Callable[[random.Random], Sample]

@@ -1,10 +1,14 @@
-"""The admin listener, on a port of its own: liveness, readiness, metrics, and what the rules came to.
+"""The admin listener, on a port of its own. Each route asks for what it gives.
 
-`/healthz`, `/readyz` and `/metrics` hold nothing secret. `/rules` names tenants and models and
-asks for the admin token.
+| route | credential | what |
+|---|---|---|
+| `GET /healthz`, `/readyz`, `/metrics` | none | nothing secret: alive, ready, what is counted |
+| `GET /rules` | admin token | what the newest document came to |
+| `GET /rollouts`, `POST /rollouts`, `GET /rollouts/history` | admin token | the rollouts, and an operator's word |
+| `POST /usage` | usage token | engines' usage records |
+| `GET /beta`, `PUT /beta` | a tenant's API key | that tenant's own beta flag, if the rules let it have one |
 """
 
-import hmac
 import os
 
 from aiohttp import web
@@ -12,7 +16,9 @@ from aiohttp.typedefs import Handler, Middleware
 
 from tenantry.adapters.bind import Address, BindError, Tls, require_safe, sans_of
 from tenantry.adapters.reload import Reloader
+from tenantry.adapters.rollout_routes import RolloutRoutes, bears, error
 from tenantry.adapters.sidecar import Sidecar
+from tenantry.core.usage import MAX_BATCH_BYTES
 
 
 class Admin:
@@ -21,19 +27,21 @@ class Admin:
     def __init__(self, sidecar: Sidecar, reloader: Reloader) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
+        self._rollout_routes = RolloutRoutes(sidecar)
         self.ready = False
         self._runner: web.AppRunner | None = None
 
     async def start(self, address: Address, tls: Tls | None) -> Address:
         """Listen; return the address with the port that was bound."""
         require_safe(address, tls, "the admin listener")
-        app = web.Application(middlewares=[_only_allowed_clients(tls)] if tls else [], client_max_size=64 * 1024)
+        app = web.Application(middlewares=[_only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.get("/rules", self._rules),
+                *self._rollout_routes.routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None)
@@ -60,15 +68,16 @@ class Admin:
         return web.Response(text="ready\n") if self.ready else web.Response(status=503, text="not ready\n")
 
     async def _metrics(self, _request: web.Request) -> web.Response:
+        if self._sidecar.rollouts is not None:
+            self._sidecar.rollouts.show()
         return web.Response(
             body=self._sidecar.metrics.exposition(),
             headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 
     async def _rules(self, request: web.Request) -> web.Response:
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        if not hmac.compare_digest(sent, self._sidecar.snapshot.keyring.admin_token):
-            return web.json_response({"error": "send the admin token as Bearer"}, status=401)
+        if not bears(request, self._sidecar.snapshot.keyring.admin_token):
+            return error(401, "send the admin token as Bearer")
         status = self._reloader.status
         rules = self._sidecar.snapshot.book.rules
         return web.json_response(
@@ -89,7 +98,7 @@ def _only_allowed_clients(tls: Tls) -> Middleware:
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         certificate = request.get_extra_info("peercert")
         if not tls.admits(sans_of(certificate)):
-            return web.json_response({"error": "this client certificate may not connect"}, status=403)
+            return error(403, "this client certificate may not connect")
         return await handler(request)
 
     return check

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
+from tenantry.adapters.rollout_metrics import RolloutMetrics
 from tenantry.core.outcome import Outcome
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.session import Session, State
@@ -71,6 +72,8 @@ class Metrics:
             "tenantry_rules_last_reload_ok", "1 when the newest document is live", registry=self.registry
         )
         self._generation = Gauge("tenantry_rules_generation", "Documents made live so far", registry=self.registry)
+        self._models = BoundedLabels(MAX_VERSIONS)
+        self.rollouts = RolloutMetrics(self.registry, self._tenants, self._models)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return Counter(f"tenantry_{name}", text, labels, registry=self.registry)
@@ -85,6 +88,7 @@ class Metrics:
         self._versions.admit(
             f"{model}@{version}" for model, rules in book.rules.models.items() for version in rules.versions
         )
+        self._models.admit(book.rules.models)
         self._reloads.labels("live").inc()
         self._rules_ok.set(1)
         self._generation.set(generation)

@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import gc
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TextIO
@@ -18,8 +20,11 @@ from tenantry.adapters.envoy_clusters import EnvoyClusters
 from tenantry.adapters.grpcio_transport import GrpcioTransport
 from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.reload import Reloader
+from tenantry.adapters.rollouts import Rollouts
 from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import OutcomeSink, Sidecar
+from tenantry.adapters.state import open_state
+from tenantry.adapters.webhook import Webhook
 from tenantry.core.errors import TenantryError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rules import not_acted_on
@@ -30,12 +35,16 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
 
     `cds` is the cluster file it keeps for Envoy, `envoy_admins` (http://host:port) are asked whether
     a new version's cluster is there; `outcomes` is a file that gets one JSON line per exchange.
+    `state` is the SQLite file of this machine's rollouts, `redis` the URL of the store that replicas
+    elsewhere share with it.
     """
 
     rules: Path
     secrets: Path
     listen: Address
     admin: Address
+    state: Path
+    redis: str | None = None
     tls: Tls | None = None
     cds: Path | None = None
     envoy_admins: tuple[str, ...] = ()
@@ -68,7 +77,10 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         sinks: list[OutcomeSink] = []
         if options.outcomes is not None:
             sinks.append(_json_lines(stack.enter_context(_opened(options.outcomes))))
-        sidecar = Sidecar(snapshot, Metrics(), sinks)
+        metrics = Metrics()
+        rollouts, webhook = await _rollouts(options, metrics, stack, lambda: sidecar.snapshot.keyring.webhook)
+        sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts)
+        await rollouts.start()
         reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
         transport = GrpcioTransport(sidecar)
         admin = Admin(sidecar, reloader)
@@ -76,8 +88,8 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         stack.push_async_callback(transport.drain, options.grace_seconds)
         admin_address = await admin.start(options.admin, options.tls)
         stack.push_async_callback(admin.stop)
-        watching = asyncio.create_task(reloader.run())
-        stack.push_async_callback(_cancelled, watching)
+        for work in (reloader.run(), rollouts.run(), webhook.run()):
+            stack.push_async_callback(_cancelled, asyncio.create_task(work))
         admin.ready = True
         # What was loaded lives as long as the process: the collector need not look at it again.
         gc.collect()
@@ -92,6 +104,23 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         finally:
             admin.ready = False
             logs.get().info("draining", open_exchanges=sidecar.open_exchanges, grace_seconds=options.grace_seconds)
+
+
+async def _rollouts(
+    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, webhook_url: Callable[[], str | None]
+) -> tuple[Rollouts, Webhook]:
+    local = open_state(str(options.state))
+    stack.push_async_callback(local.close)
+    fleet = None
+    if options.redis is not None:
+        fleet = open_state(options.redis)
+        stack.push_async_callback(fleet.close)
+    webhook = Webhook(webhook_url)
+    writer = f"{socket.gethostname()[:64]}-{os.urandom(6).hex()}"
+    return (
+        Rollouts(local=local, shared=fleet, metrics=metrics.rollouts, writer=writer, notify=webhook.tell),
+        webhook,
+    )
 
 
 async def serve(options: ServeOptions, render_clusters: Callable[..., dict[str, Any]]) -> None:

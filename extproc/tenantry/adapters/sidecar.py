@@ -15,8 +15,10 @@ from google.protobuf.message import DecodeError
 from tenantry.adapters import access_log, codec, logs
 from tenantry.adapters.bind import Address, Tls
 from tenantry.adapters.metrics import Metrics
+from tenantry.adapters.rollouts import Rollouts
 from tenantry.core.errors import ConversationError
 from tenantry.core.outcome import Outcome
+from tenantry.core.routing import Live
 from tenantry.core.session import Session, Snapshot, State
 
 OutcomeSink = Callable[[Outcome], None]
@@ -64,21 +66,40 @@ class Exchange:
 
 
 class Sidecar:
-    """State shared by all streams of a process: the live snapshot, metrics, and where outcomes go."""
+    """State shared by all streams of a process: the live snapshot, metrics, and where outcomes go.
 
-    def __init__(self, snapshot: Snapshot, metrics: Metrics, sinks: Iterable[OutcomeSink] = ()) -> None:
+    `rollouts` follows what goes live and sees the outcomes; without it nobody gets a candidate.
+    """
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        metrics: Metrics,
+        sinks: Iterable[OutcomeSink] = (),
+        *,
+        rollouts: Rollouts | None = None,
+    ) -> None:
         self.snapshot = snapshot
+        self.rollouts = rollouts
         self.generation = 1
         self.metrics = metrics
-        self._sinks = tuple(sinks)
+        self._sinks = tuple(sinks) if rollouts is None else (*sinks, rollouts.outcome)
         self._open: set[Exchange] = set()
-        metrics.rules_live(snapshot.book, self.generation)
+        self._made_live()
 
     def activate(self, snapshot: Snapshot) -> None:
         """Serve the next exchange by this snapshot; exchanges that are open keep theirs."""
         self.snapshot = snapshot
         self.generation += 1
-        self.metrics.rules_live(snapshot.book, self.generation)
+        self._made_live()
+
+    def _made_live(self) -> None:
+        self.metrics.rules_live(self.snapshot.book, self.generation)
+        if self.rollouts is not None:
+            self.rollouts.rules_live(self.snapshot.book)
+
+    def _live(self) -> Live:
+        return Live() if self.rollouts is None else self.rollouts.live
 
     @property
     def open_exchanges(self) -> int:
@@ -92,7 +113,7 @@ class Sidecar:
 
     def open_exchange(self) -> Exchange:
         """Begin an exchange."""
-        exchange = Exchange(self, Session(self.snapshot, new_request_id))
+        exchange = Exchange(self, Session(self.snapshot, new_request_id, self._live))
         self._open.add(exchange)
         self.metrics.exchange_opened()
         return exchange

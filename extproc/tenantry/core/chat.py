@@ -66,6 +66,7 @@ _anything = msgspec.json.Decoder()
 _string = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 _FALSE, _EMPTY = Raw(b"false"), (b"null", b"false")
+_assistant = re.compile(rb'"role"\s*:\s*"assistant"')
 _white = re.compile(rb"[ \t\n\r]*")
 
 
@@ -74,6 +75,24 @@ class ChatBody(Struct, frozen=True, kw_only=True):
 
     model: str
     members: dict[str, Raw]
+
+    @property
+    def streams(self) -> bool:
+        """Whether the answer is asked for as a stream, whose headers come at once."""
+        return bytes(self.members.get("stream", _FALSE)) == b"true"
+
+    @property
+    def has_past(self) -> bool:
+        """Whether the conversation has earlier answers, looked for in its first 64 KiB.
+
+        A client can spell it so that it is not seen, or write it where it means nothing; the guard then takes one
+        unit's cold cache for a slow version, or waits for its next visit.
+        """
+        return any(
+            _assistant.search(bytes(self.members[name])[:_SMALL_BODY_BYTES]) is not None
+            for name in ("messages", "input")
+            if name in self.members
+        )
 
 
 def read(body: bytes) -> ChatBody:

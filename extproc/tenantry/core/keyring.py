@@ -17,9 +17,11 @@ from tenantry.core.errors import SecretsError
 CACHE_SALT = "cache-salt"
 SPLIT = "split"
 ADMIN_TOKEN = "admin-token"  # noqa: S105  # the file's name
+USAGE_TOKEN = "usage-token"  # noqa: S105  # the file's name
 ENGINE = "engine"
+WEBHOOK = "revert-webhook"
 
-REQUIRED = (CACHE_SALT, SPLIT, ADMIN_TOKEN)
+REQUIRED = (CACHE_SALT, SPLIT, ADMIN_TOKEN, USAGE_TOKEN)
 MIN_BYTES = 32
 """256 bits: what HMAC-SHA256 and a bearer token deserve."""
 
@@ -30,6 +32,8 @@ class Keyring(Struct, frozen=True, kw_only=True):
     cache_salt: bytes
     split: bytes
     admin_token: bytes
+    usage_token: bytes
+    webhook: str | None
     engine_default: str | None
     engine_by_model: Mapping[str, str]
 
@@ -56,9 +60,11 @@ class Keyring(Struct, frozen=True, kw_only=True):
 def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = ()) -> Keyring:
     """Build a Keyring from file names and contents; raise SecretsError naming the file at fault.
 
-    `cache-salt`, `split` and `admin-token` are required, of at least 32 bytes. `engine` is the
-    bearer token for all engines; `engine.NAME` is the one for the model whose name, with `/` and
-    `:` written as `_`, is NAME. White space around a file's content is not part of it.
+    `cache-salt`, `split`, `admin-token` and `usage-token` (which engines post usage records with)
+    are required, of at least 32 bytes. `revert-webhook` is the URL that is told of reverts (such
+    URLs hold a token of the service behind them). `engine` is the bearer token for all engines;
+    `engine.NAME` is the one for the model whose name, with `/` and `:` written as `_`, is NAME.
+    White space around a file's content is not part of it.
     """
     content = {name: raw.strip() for name, raw in files.items()}
     for name in REQUIRED:
@@ -78,9 +84,19 @@ def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = ()) -> Keyring
         cache_salt=content[CACHE_SALT],
         split=content[SPLIT],
         admin_token=content[ADMIN_TOKEN],
+        usage_token=content[USAGE_TOKEN],
+        webhook=_webhook(content.get(WEBHOOK)),
         engine_default=None if default is None else _bearer(default, ENGINE),
         engine_by_model=by_model,
     )
+
+
+def _webhook(value: bytes | None) -> str | None:
+    if not value:
+        return None
+    if not value.startswith((b"https://", b"http://")) or not all(0x21 <= byte <= 0x7E for byte in value):
+        raise SecretsError(f"secret file {WEBHOOK!r} must hold one URL that begins with https:// or http://")
+    return value.decode("ascii")
 
 
 def _bearer(value: bytes, name: str) -> str:

@@ -10,6 +10,9 @@ from typing import Literal
 
 from msgspec import Struct
 
+from tenantry.core.rollout.trial import Trial
+from tenantry.core.rollout.trial import read as read_trial
+
 Ended = Literal["completed", "aborted", "failed"]
 
 
@@ -20,7 +23,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     `failed` (no response, or one cut short by the upstream or by Envoy). `code` is the status sent
     downstream, 0 when none was. Times are in milliseconds; `ttfb_ms` is the time to the first byte
     from the upstream, which is *not* the time to the first token (engines send headers at once),
-    None without one. `attempts` counts upstream attempts.
+    None without one. `attempts` counts upstream attempts. `version` is the one that was assigned, `trial` what the
+    exchange was to a rollout; `rescued`: the stable version answered in the candidate's place.
     """
 
     tenant: str
@@ -36,6 +40,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     ttfb_ms: float | None
     duration_ms: float
     cluster: str
+    trial: Trial | None = None
+    rescued: bool = False
 
 
 class ExchangeFacts(Struct, frozen=True, kw_only=True):
@@ -63,6 +69,7 @@ def outcome(metadata: Mapping[str, str], facts: ExchangeFacts) -> Outcome | None
     """Join an entry with the sidecar's metadata; None when the sidecar never decided the exchange."""
     if metadata.get("enforced") != "yes":
         return None
+    trial = read_trial(metadata)
     return Outcome(
         tenant=metadata.get("tenant", ""),
         tier=metadata.get("tier", ""),
@@ -77,7 +84,17 @@ def outcome(metadata: Mapping[str, str], facts: ExchangeFacts) -> Outcome | None
         ttfb_ms=facts.ttfb_ms,
         duration_ms=facts.duration_ms,
         cluster=facts.cluster,
+        trial=trial,
+        rescued=trial is not None and trial.arm == "candidate" and _answered_elsewhere(trial, facts),
     )
+
+
+def _answered_elsewhere(trial: Trial, facts: ExchangeFacts) -> bool:
+    # A second attempt is always at the stable version. A candidate without any host (a name that resolves to
+    # nothing) is passed over in the first: then only the cluster tells. It is `MODEL@VERSION`, or empty when no host
+    # was ever chosen.
+    version = facts.cluster.rpartition("@")[2]
+    return facts.attempts > 1 or version not in ("", trial.candidate)
 
 
 def _ended(facts: ExchangeFacts) -> Ended:

@@ -63,6 +63,9 @@ class RuleBook:
             tier=tier,
             priority=self.rules.tiers[tier].priority if tier else 0,
             beta=tenant.beta,
+            beta_self_service=self.rules.beta_self_service
+            if tenant.beta_self_service is None
+            else tenant.beta_self_service,
             models=None if tenant.models is None else frozenset(tenant.models),
             pins=MappingProxyType(tenant.pins),
             adapters=MappingProxyType(tenant.adapters),

@@ -21,7 +21,7 @@ arrive only under a processing mode other than the generated one, and change not
 from collections.abc import Callable
 from enum import Enum
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tenantry.core import chat, model_api
 from tenantry.core.errors import BadRequestError, ConversationError, NotFoundError, RequestRefusedError
@@ -39,9 +39,14 @@ from tenantry.core.events import (
 )
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.keyring import Keyring
-from tenantry.core.routing import Decision, decide
+from tenantry.core.routing import Decision, Live, decide
 from tenantry.core.rulebook import RuleBook
+from tenantry.core.rules import Model
+from tenantry.core.split import Dice, throw, unit_of
 from tenantry.core.tenant import Tenant
+
+PER_TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
+"""How long the first attempt has until its first byte (Envoy, router filter); taken off by Envoy."""
 
 
 class State(Enum):
@@ -65,12 +70,15 @@ class Session:
     """One exchange.
 
     `new_request_id` returns a fresh id of 32 hexadecimal digits; ids are never the client's, since
-    usage is billed by them. After the last event `tenant`, `decision` and `refusal` say what
-    happened, for metrics; `events` counts the messages of the conversation.
+    usage is billed by them. `live` returns what is known of rollouts; it is asked when the version
+    is chosen, so that a revert counts from the next decision on. After the last event `tenant`,
+    `decision` and `refusal` say what happened, for metrics; `events` counts the messages of the
+    conversation.
     """
 
     __slots__ = (
         "_headers",
+        "_live",
         "_snapshot",
         "api",
         "decision",
@@ -82,8 +90,9 @@ class Session:
         "tenant",
     )
 
-    def __init__(self, snapshot: Snapshot, new_request_id: Callable[[], str]) -> None:
+    def __init__(self, snapshot: Snapshot, new_request_id: Callable[[], str], live: Callable[[], Live] = Live) -> None:
         self._snapshot = snapshot
+        self._live = live
         self._headers: tuple[Header, ...] = ()
         self.state = State.AWAIT_HEADERS
         self.api: chat.Api | None = None
@@ -142,7 +151,7 @@ class Session:
             raise NotFoundError(
                 "model_not_found", "The model does not exist, or you do not have access to it.", param="model"
             )
-        decision = self.decision = decide(tenant.profile, body.model, model)
+        decision = self.decision = self._decide(tenant, body, model)
         stamped = chat.stamp(
             body, api=api, tenant=tenant, decision=decision, keyring=keyring, request_id=self.request_id
         )
@@ -161,6 +170,11 @@ class Session:
             ("content-type", "application/json"),
             ("content-length", str(len(stamped))),
         ]
+        if decision.rescue_seconds is not None:
+            seconds = decision.rescue_seconds[0 if body.streams else 1]
+            set_headers += [("x-tenantry-route", "rescue"), (PER_TRY_HEADER, str(round(seconds * 1000)))]
+        elif decision.mirror_cluster:
+            set_headers += [("x-tenantry-route", "mirror"), ("x-tenantry-mirror-cluster", decision.mirror_cluster)]
         if secret is not None:
             set_headers.append(("authorization", f"Bearer {secret}"))
         names = {name for name, _ in set_headers}
@@ -169,8 +183,22 @@ class Session:
             set_headers=tuple(set_headers),
             remove_headers=tuple(name for name in removed if name not in names),
             body=stamped,
-            metadata=identity | {"request_id": self.request_id, "reason": decision.reason, "enforced": "yes"},
+            metadata=identity
+            | (decision.trial.metadata() if decision.trial is not None else {})
+            | {"request_id": self.request_id, "reason": decision.reason, "enforced": "yes"},
         )
+
+    def _decide(self, tenant: Tenant, body: chat.ChatBody, model: Model) -> Decision:
+        sticky = model.rollout.sticky if model.rollout is not None else ()
+
+        def dice(rollout: str) -> Dice:
+            unit = unit_of(sticky, body.members, self._headers, self.request_id)
+            return throw(self._snapshot.keyring.split, rollout, tenant.profile.name, unit)
+
+        decision = decide(tenant.profile, body.model, model, self._live(), dice)
+        if decision.trial is None or not body.has_past:
+            return decision
+        return structs.replace(decision, trial=structs.replace(decision.trial, has_past=True))
 
     def _on_second_body(self, event: RequestBody, _now: float) -> Reply:
         if event.body:

@@ -18,13 +18,15 @@ class Profile(Struct, frozen=True, kw_only=True):
     """What the rules say about one tenant.
 
     `priority` is vLLM's (lower is earlier). `models` limits the tenant to these names, None means
-    all. `pins` and `adapters` map a model to a version or a LoRA adapter.
+    all. `pins` and `adapters` map a model to a version or a LoRA adapter. `beta_self_service`: the
+    tenant may set its beta flag itself.
     """
 
     name: str
     tier: str
     priority: int
     beta: bool = False
+    beta_self_service: bool = False
     models: frozenset[str] | None = None
     pins: Mapping[str, str] = {}
     adapters: Mapping[str, str] = {}

@@ -148,6 +148,12 @@ class Books:
         """Return how many candidate units came, to all writers."""
         return sum(account.units + account.other_units for account in self._accounts.values() if account.visit == visit)
 
+    def all_units(self, visit: int) -> int:
+        """Return how many units of both versions came, to all writers."""
+        return sum(
+            account.all_units + account.other_all_units for account in self._accounts.values() if account.visit == visit
+        )
+
     def counted(self, signal: int, visit: int, group: str | None = None) -> int:
         """Return of how many candidate units the signal (its place in SIGNALS) had a reading."""
         return sum(

@@ -61,6 +61,7 @@ not the other's for a while is a fault of that version here, whatever its cause.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -134,11 +135,13 @@ class Row(Struct, frozen=True, kw_only=True):
 class Progress(Struct, frozen=True, kw_only=True):
     """What automatic steps look at. Times on the caller's clock, None: never.
 
+    `units` are the candidate's of this chapter, `all_units` both versions': their ratio is the realised share.
     `suspicion` is the fleet's largest log e-value over its threshold: 1 at a verdict, below 0 when bets lose. `alarms`
     counts the verdicts that are held back.
     """
 
     units: int
+    all_units: int
     last_candidate_s: float | None
     last_stable_s: float | None
     suspicion: float
@@ -308,9 +311,10 @@ class Guard:
 
     def progress(self) -> Progress:
         """Return what automatic steps look at."""
-        fleet = (row for row in self.rows() if row.group is None)
+        fleet = takewhile(lambda row: row.group is None, self.rows())
         return Progress(
             units=self._books.units(visit=1),
+            all_units=self._books.all_units(visit=1),
             last_candidate_s=self._last_candidate_s,
             last_stable_s=self._last_stable_s,
             suspicion=max((row.log_e / row.log_threshold for row in fleet), default=0.0),

@@ -23,13 +23,14 @@ from typing import Literal
 from msgspec import Struct
 
 from tenantry.core.outcome import Ended
+from tenantry.core.rollout.trial import Arm
 
-Arm = Literal["stable", "candidate"]
 Kind = Literal["shift", "odds", "paired_shift", "paired_odds"]
 
-FAILURES_BELOW_500 = frozenset({408, 429})
-"""4xx codes that say what the *server* could not do. Envoy answers 408 when an upstream hangs before its headers
-(`stream_idle_timeout`); an engine's 429 is a full queue (the sidecar's own 429 reach no version, so none is observed).
+FAILURES_BELOW_500 = frozenset({401, 403, 404, 408, 429})
+"""4xx codes of an *upstream* that say what it could not do. The sidecar has checked credential, route and model, so an
+engine that misses any of these is set up wrongly; its 429 is a full queue; Envoy answers 408 when an upstream hangs
+before its headers (`stream_idle_timeout`). What the sidecar refuses itself reaches no version, so none is observed.
 Every other 4xx is caused by what the client sent."""
 
 

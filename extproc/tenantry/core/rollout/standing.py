@@ -14,6 +14,7 @@ publishes it to a store that does not, and a resume clears the reverts that its 
 after it.
 """
 
+from collections.abc import Iterable
 from enum import Enum
 
 from msgspec import Struct, structs
@@ -123,13 +124,26 @@ def merge(one: Standing, other: Standing) -> Standing:
     )
 
 
-def takes_candidate(fleet: Standing, tenant: Standing, *, store_readable: bool) -> bool:
-    """Tell whether split, beta and mirror traffic of a tenant may go to the candidate at all.
+FLEET = "fleet"
 
-    `store_readable`: the standings were read since the process started. Until then nobody gets the candidate.
-    """
-    open_states = (State.SPLITTING, State.PROMOTED)
-    return store_readable and fleet.state in open_states and tenant.state in open_states
+
+def tier_scope(tier: str) -> str:
+    """Return the name of a tier's scope."""
+    return f"tier:{tier}"
+
+
+def tenant_scope(tenant: str) -> str:
+    """Return the name of a tenant's scope."""
+    return f"tenant:{tenant}"
+
+
+_STRONGEST = (State.REVERTED, State.PAUSED, State.PROMOTED)
+
+
+def effective(states: Iterable[State]) -> State:
+    """Return the state that several scopes come to together: a revert before a pause before a promotion."""
+    found = set(states)
+    return next((state for state in _STRONGEST if state in found), State.SPLITTING)
 
 
 class Steps(Struct, frozen=True, kw_only=True):
@@ -147,7 +161,7 @@ class Steps(Struct, frozen=True, kw_only=True):
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """The percent from now on, and why. `done`: there is nothing left to step to (Event.STEPS_DONE)."""
+    """The percent from now on, and why. `done`: the step to take is that to 100 %, a promotion (Event.STEPS_DONE)."""
 
     percent: float
     done: bool
@@ -164,10 +178,13 @@ def next_step(
     why = _not_yet(steps, standing, since_s, progress, now_s)
     if why is not None:
         return Step(percent=percent, done=False, why=why)
+    passed = f"{steps.min_units} units and no objection at {percent:g} %"
     for larger in steps.percents:
+        if larger >= 100.0:
+            return Step(percent=percent, done=True, why=passed)
         if larger > percent:
-            return Step(percent=larger, done=False, why=f"{steps.min_units} units and no objection at {percent:g} %")
-    return Step(percent=percent, done=True, why=f"the last step, {percent:g} %, was passed")
+            return Step(percent=larger, done=False, why=passed)
+    return Step(percent=percent, done=False, why=f"{percent:g} % is the last step; an operator promotes")
 
 
 def _not_yet(steps: Steps, standing: Standing, since_s: float, progress: Progress | None, now_s: float) -> str | None:
