@@ -4,6 +4,24 @@ The core decides what a document says and how two of them merge; a store keeps d
 read-merge-write atomic. `sqlite.py` is one file on one machine, `redis.py` the fleet's.
 """
 
+from pathlib import Path
+
 from tenantry.adapters.state.store import StateStore, StateUnavailableError
 
-__all__ = ["StateStore", "StateUnavailableError"]
+__all__ = ["StateStore", "StateUnavailableError", "open_state"]
+
+
+def open_state(where: str) -> StateStore:
+    """Return the store at a URL (`redis://`, `rediss://`, `unix://`) or in a file; nothing is opened yet.
+
+    Raises StateUnavailableError for a URL that no store can have.
+    """
+    if "://" not in where:
+        from tenantry.adapters.state.sqlite import SqliteState  # noqa: PLC0415  # each store loads what it needs alone
+
+        return SqliteState(Path(where))
+    try:
+        from tenantry.adapters.state.redis import RedisState  # noqa: PLC0415  # redis-py is an extra
+    except ModuleNotFoundError as error:
+        raise StateUnavailableError("state in a Redis needs redis-py: pip install 'tenantry[redis]'") from error
+    return RedisState(where)

@@ -1,0 +1,313 @@
+"""Shared state in one SQLite file, for the processes of one machine.
+
+What was acknowledged is on the disk: write-ahead log with synchronous=FULL, so a commit ends with an fsync and neither
+`kill -9` nor a power cut takes a revert back. One connection, used by one thread of its own; the event loop
+never waits for the disk. Processes take turns by BEGIN IMMEDIATE, which waits up to BUSY_SECONDS for another's turn.
+
+A file that is not ours is never written to: `application_id` marks ours, `user_version` counts the schema, and both are
+looked at again in every transaction, for a newer release may have come to the file since it was opened. A file that was
+moved away while it was open (its inode tells) is let go of: what is written to it nobody would find again.
+"""
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from tenantry.adapters.state.store import MAX_ENTRIES, MAX_UNITS, Merge, StateUnavailableError, checked
+from tenantry.core.rollout.visits import Arrival, Visit, next_visit
+
+Result = TypeVar("Result")
+
+BUSY_SECONDS = 5.0
+APPLICATION_ID = 0x746E7279
+"""`tnry`, in the header of each of our files."""
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE documents (key TEXT PRIMARY KEY, document BLOB NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE log (
+  place INTEGER PRIMARY KEY AUTOINCREMENT, key TEXT NOT NULL, id TEXT NOT NULL, entry BLOB NOT NULL, UNIQUE (key, id)
+);
+CREATE INDEX log_by_key ON log (key, place);
+
+CREATE TABLE counts (
+  key TEXT PRIMARY KEY, generation INTEGER NOT NULL, young INTEGER NOT NULL, expires_s REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE units (
+  key TEXT NOT NULL, unit TEXT NOT NULL, generation INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (key, unit)
+) WITHOUT ROWID;
+CREATE INDEX units_by_generation ON units (key, generation);
+"""
+
+_DAMAGED = (
+    "is damaged or not a SQLite file; stop what uses it, move it and its -wal and -shm aside, start again, and look "
+    "whether a rollout that was reverted has to be reverted anew"
+)
+_ADVICE = {
+    sqlite3.SQLITE_NOTADB: _DAMAGED,
+    sqlite3.SQLITE_CORRUPT: _DAMAGED,
+    sqlite3.SQLITE_BUSY: f"has been locked by another process for {BUSY_SECONDS:g} s; see who holds it (lsof)",
+    sqlite3.SQLITE_FULL: "has no room left on its disk; make some",
+    sqlite3.SQLITE_READONLY: "may not be written; check the owner and mode of it and its folder",
+    sqlite3.SQLITE_PERM: "may not be opened; check the owner and mode of it and its folder",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the owner and mode of it and its folder",
+}
+
+
+class SqliteState:
+    """A StateStore in the file `path`, made with mode 0600 (and its folder with 0700) when it is missing.
+
+    `now` is the clock that all processes on the file share, in seconds.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        max_units: int = MAX_UNITS,
+        max_entries: int = MAX_ENTRIES,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = path
+        self._max_units = max_units
+        self._max_entries = max_entries
+        self._now = now
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry-state")
+        self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._closed = False
+
+    async def update(self, key: str, merge: Merge) -> bytes:
+        """See StateStore."""
+        checked(key)
+
+        def work(connection: sqlite3.Connection) -> bytes:
+            row = connection.execute("SELECT document FROM documents WHERE key = ?", (key,)).fetchone()
+            before = None if row is None else bytes(row[0])
+            after = merge(before)
+            if after != before:
+                connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, after))
+            return after
+
+        return await self._do(work)
+
+    async def visits(self, key: str, arrivals: Sequence[Arrival], *, ttl_s: float) -> list[Visit]:
+        """See StateStore."""
+        checked(key)
+        if not arrivals:
+            return []
+
+        def work(connection: sqlite3.Connection) -> list[Visit]:
+            now_s = self._now()
+            _forget_expired(connection, now_s)
+            counts = _Counts(connection, key, self._max_units)
+            visits = [counts.arrive(arrival) for arrival in arrivals]
+            counts.save(now_s + ttl_s)
+            return visits
+
+        return await self._do(work)
+
+    async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
+        """See StateStore."""
+        row = (checked(key), checked(entry_id), entry)
+
+        def work(connection: sqlite3.Connection) -> bool:
+            done = connection.execute("INSERT OR IGNORE INTO log (key, id, entry) VALUES (?, ?, ?)", row)
+            if done.rowcount:
+                connection.execute(
+                    "DELETE FROM log WHERE key = ?1 AND place <= (SELECT place FROM log WHERE key = ?1 "
+                    "ORDER BY place DESC LIMIT 1 OFFSET ?2)",
+                    (key, self._max_entries),
+                )
+            return bool(done.rowcount)
+
+        return await self._do(work)
+
+    async def entries(self, key: str, limit: int) -> list[bytes]:
+        """See StateStore."""
+        row = (checked(key), max(limit, 0))
+
+        def work(connection: sqlite3.Connection) -> list[bytes]:
+            rows = connection.execute("SELECT entry FROM log WHERE key = ? ORDER BY place DESC LIMIT ?", row)
+            return [bytes(entry) for (entry,) in rows][::-1]
+
+        return await self._do(work)
+
+    async def close(self) -> None:
+        """See StateStore."""
+        if self._closed:
+            return
+        self._closed = True
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._let_go)
+        self._thread.shutdown(wait=False)
+
+    async def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        if self._closed:
+            raise StateUnavailableError(f"state file {self._path}: was closed")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._in_thread, work)
+
+    def _in_thread(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
+        try:
+            connection = self._opened()
+            with _transaction(connection):
+                if (version := _pragma(connection, "user_version")) != SCHEMA_VERSION:
+                    raise self._newer(version)
+                return work(connection)
+        except StateUnavailableError:
+            self._let_go()
+            raise
+        except sqlite3.Error as error:
+            self._let_go()
+            raise StateUnavailableError(f"state file {self._path}: {_explain(error)}") from error
+        except OSError as error:
+            raise StateUnavailableError(f"state file {self._path}: {error.strerror or error}") from error
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is not None and self._inode == _inode(self._path):
+            return self._connection
+        self._let_go()
+        _make(self._path)
+        self._inode = _inode(self._path)
+        # The transactions are ours: without isolation_level=None the module begins its own, and not IMMEDIATE.
+        self._connection = connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
+        self._check_ours(connection)
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise StateUnavailableError(
+                f"state file {self._path}: its file system cannot have a write-ahead log (journal mode {mode}); "
+                "keep the file on a local disk"
+            )
+        connection.execute("PRAGMA synchronous = FULL")
+        with _transaction(connection):
+            if _is_empty(connection):
+                _lay_out(connection)
+        return connection
+
+    def _check_ours(self, connection: sqlite3.Connection) -> None:
+        """Refuse another program's file, a newer schema's and a damaged one, before anything is written."""
+        if not _is_empty(connection):
+            if _pragma(connection, "application_id") != APPLICATION_ID:
+                raise StateUnavailableError(
+                    f"state file {self._path}: is a SQLite database of another program; name another file"
+                )
+            if (version := _pragma(connection, "user_version")) != SCHEMA_VERSION:
+                raise self._newer(version)
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise StateUnavailableError(f"state file {self._path}: {_DAMAGED} ({found})")
+
+    def _newer(self, version: int) -> StateUnavailableError:
+        return StateUnavailableError(
+            f"state file {self._path}: has schema {version}, this release knows {SCHEMA_VERSION}; run the release that "
+            "wrote it, or name another file"
+        )
+
+    def _let_go(self) -> None:
+        connection, self._connection, self._inode = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                connection.close()
+
+
+class _Counts:
+    """`core.rollout.visits.Visits` in two tables: a unit's generation is young, old (the one before), or forgotten."""
+
+    def __init__(self, connection: sqlite3.Connection, key: str, max_units: int) -> None:
+        self._connection = connection
+        self._key = key
+        self._max_units = max_units
+        row = connection.execute("SELECT generation, young FROM counts WHERE key = ?", (key,)).fetchone()
+        self._generation: int
+        self._young: int
+        self._generation, self._young = row or (1, 0)
+
+    def arrive(self, arrival: Arrival) -> Visit:
+        row = self._connection.execute(
+            "SELECT number, generation FROM units WHERE key = ? AND unit = ?", (self._key, arrival.unit)
+        ).fetchone()
+        before, generation = row or (0, None)
+        if generation != self._generation:
+            if self._young >= self._max_units:
+                self._turn()
+            self._young += 1
+        after, visit = next_visit(before, arrival)
+        self._connection.execute(
+            "INSERT OR REPLACE INTO units VALUES (?, ?, ?, ?)", (self._key, arrival.unit, self._generation, after)
+        )
+        return visit
+
+    def _turn(self) -> None:
+        """Let the young generation be the old one, and forget the old one."""
+        self._connection.execute("DELETE FROM units WHERE key = ? AND generation < ?", (self._key, self._generation))
+        self._generation, self._young = self._generation + 1, 0
+
+    def save(self, expires_s: float) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO counts VALUES (?, ?, ?, ?)", (self._key, self._generation, self._young, expires_s)
+        )
+
+
+def _forget_expired(connection: sqlite3.Connection, now_s: float) -> None:
+    for (key,) in connection.execute("SELECT key FROM counts WHERE expires_s <= ?", (now_s,)).fetchall():
+        connection.execute("DELETE FROM units WHERE key = ?", (key,))
+        connection.execute("DELETE FROM counts WHERE key = ?", (key,))
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # A failure that SQLite itself rolled back (disk full) leaves nothing to roll back.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _lay_out(connection: sqlite3.Connection) -> None:
+    for statement in SCHEMA.split(";"):  # not executescript, which would commit first
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _make(path: Path) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        # SQLite gives its -wal and -shm the mode of the file.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the name of the file, too, must survive a power cut
+        finally:
+            os.close(folder)
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _explain(error: sqlite3.Error) -> str:
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    advice = _ADVICE.get(code & 0xFF)  # the upper bytes say more exactly what the lowest one says
+    return f"{advice} ({error})" if advice else str(error)
