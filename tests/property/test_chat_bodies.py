@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from tenantry.core import chat
 from tenantry.core.chat import Api
 from tenantry.core.errors import BadRequestError
-from tenantry.core.routing import decide
 from tenantry.core.tenant import Proof, Tenant
-from tenantry_testing.documents import book, keyring
+from tenantry_testing.documents import book, decision, keyring
 from tenantry_testing.exchanges import REQUEST_ID
 
 RULES = book({"tenants.acme.adapters": {"embed": "acme-search"}})
@@ -62,12 +61,11 @@ def written(draw: st.DrawFn, pairs: Pairs, escaped: int | None = None) -> bytes:
 
 def stamped(body: bytes, api: Api, name: str) -> bytes:
     read = chat.read(body)
-    profile, model = RULES.profile(name), RULES.model(read.model)
+    profile = RULES.profile(name)
     assert profile is not None
-    assert model is not None
     who = Tenant(profile=profile, proof=Proof(kind="api_key"))
-    decision = decide(profile, read.model, model)
-    return chat.stamp(read, api=api, tenant=who, decision=decision, keyring=keyring(), request_id=REQUEST_ID)
+    chosen = decision(profile, read.model, RULES.rules)
+    return chat.stamp(read, api=api, tenant=who, decision=chosen, keyring=keyring(), request_id=REQUEST_ID)
 
 
 @given(st.data(), objects(), st.sampled_from(Api), st.sampled_from(["acme", "globex"]))

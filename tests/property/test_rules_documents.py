@@ -28,21 +28,39 @@ STORE = {
     "collections": {"notes": {"tenantField": "t"}},
 }
 
+MARGINS = {
+    "errorOdds": 2.0,
+    "ttftRatio": 1.25,
+    "timePerTokenRatio": 1.25,
+    "outputLengthRatio": 0.9,
+    "unfinishedOdds": 2.0,
+    "repetitionOdds": 2.0,
+    "logProbabilityDrop": 0.1,
+}
+
 FULL = document(
     {
         "tiers.gold": GOLD,
         "models.chat-8b.rollout": {
             "candidate": "1.5.0",
             "percent": 5.0,
+            "percentByTier": {"gold": 1.0},
+            "percentByTenant": {"globex": 10.0},
             "mirrorPercent": 1.0,
-            "guard": {"alpha": 0.01},
+            "sticky": ["body.user"],
+            "guard": {"alpha": 0.01, "maxTenants": 9, "warmupRequests": 5, "margins": MARGINS},
+            "rescue": {"streamSeconds": 10.0, "answerSeconds": 120.0},
+            "records": {"seconds": 5.0, "mirrorSeconds": 60.0},
+            "steps": {"percents": [5.0, 100.0], "minUnits": 300, "minSeconds": 3600.0},
         },
+        "tenants.globex.betaSelfService": False,
         "tenants.acme.adapters": {"embed": "lora"},
         "tenants.acme.models": ["embed"],
         "tenants.acme.keys": [DIGEST, {"digest": OTHER_DIGEST, "notAfter": "2027-01-15T08:00:00Z", "name": "ci"}],
     },
     identity={"apiKeys": True, "jwt": JWT | {"tenantClaim": "tenant"}, "mtls": MTLS},
     defaultTier="bronze",
+    betaSelfService=True,
     stores={"docs": STORE},
     limits={"maxBodyBytes": 1024, "streamIdleSeconds": 60.0, "maxOpenExchanges": 5, "forwardHeaders": ["x-trace"]},
     metrics={"maxTenants": 10},
@@ -146,6 +164,8 @@ def test_a_value_of_another_type_anywhere_is_refused_at_its_place(path: Path, be
         result = parsed(changed)
         if isinstance(result, Rules):
             assert fits(path, before, value), value
+        elif path[-1] == "servedName" and value is None:
+            assert "must fit both" in str(result)  # the candidate's and the stable version's: the candidate is named
         elif (path, value) == (("models",), {}):
             assert "tenants.acme.models[0]" in named(result)  # what points at a model is named then
         else:

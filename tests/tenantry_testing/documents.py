@@ -7,9 +7,14 @@ from typing import Any
 from tenantry.core import keyring as keyrings
 from tenantry.core.apikeys import digest_text, new_key
 from tenantry.core.keyring import Keyring
+from tenantry.core.rollout.conduct import identity
+from tenantry.core.rollout.standing import FLEET, State
+from tenantry.core.routing import Decision, Live, RolloutView, decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, parse
 from tenantry.core.session import Snapshot
+from tenantry.core.split import Dice
+from tenantry.core.tenant import Profile
 
 Document = dict[str, Any]
 
@@ -29,8 +34,8 @@ _DOCUMENT: Document = {
         "chat-8b": {
             "stable": "1.4.0",
             "versions": {
-                "1.4.0": {"endpoints": ["127.0.0.1:8001"]},
-                "1.5.0": {"endpoints": ["127.0.0.1:8002"], "servedName": "chat-8b-next", "scheduling": "priority"},
+                "1.4.0": {"endpoints": ["127.0.0.1:8001"], "servedName": "chat-served"},
+                "1.5.0": {"endpoints": ["127.0.0.1:8002"], "servedName": "chat-served", "scheduling": "priority"},
             },
             "rollout": {"candidate": "1.5.0"},
         },
@@ -69,6 +74,29 @@ def rules(changes: Mapping[str, object] | None = None, /, **sections: object) ->
 
 def book(changes: Mapping[str, object] | None = None, /, **sections: object) -> RuleBook:
     return RuleBook(rules(changes, **sections))
+
+
+def live(rules: Rules, **states: State) -> Live:
+    """What routing knows when every rollout of the rules splits, but for the fleet-wide `states` by model."""
+    views = {}
+    for name, model in rules.models.items():
+        if model.rollout is not None:
+            candidate = model.rollout.candidate
+            views[name] = RolloutView(
+                id=identity(name, model),
+                candidate=candidate,
+                image=model.versions[candidate].image,
+                states={FLEET: states[name]} if name in states else {},
+            )
+    return Live(rollouts=views)
+
+
+def decision(
+    profile: Profile, name: str, of: Rules, *, known: Live | None = None, split: float = 50.0, mirror: float = 50.0
+) -> Decision:
+    """What a request of `profile` gets whose unit has these buckets; rollouts are splitting unless `known` says more."""
+    dice = Dice(split=split, mirror=mirror, tag="00c0ffee00c0ffee")
+    return decide(profile, name, of.models[name], live(of) if known is None else known, lambda _rollout: dice)
 
 
 def secret_files(**files: bytes) -> dict[str, bytes]:

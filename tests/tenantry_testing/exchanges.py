@@ -8,8 +8,10 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 from tenantry.core.events import Answer, Event, Header, Reply, RequestBody, RequestHeaders
+from tenantry.core.routing import Live
 from tenantry.core.session import Session, Snapshot, State
 
+from tenantry_testing import documents
 from tenantry_testing.documents import NOW, snapshot
 
 CHAT = "/v1/chat/completions"
@@ -70,8 +72,9 @@ Expected = Reply | type | State | Refused
 class Transcript:
     """One session. `>> event` sends an event; `<< expected` checks the reply, the type of it, or the state after it."""
 
-    def __init__(self, snapshot: Snapshot = SNAPSHOT, *, now: float = NOW) -> None:
-        self.session = Session(snapshot, lambda: REQUEST_ID)
+    def __init__(self, snapshot: Snapshot = SNAPSHOT, *, now: float = NOW, live: Live | None = None) -> None:
+        known = live or documents.live(snapshot.book.rules)
+        self.session = Session(snapshot, lambda: REQUEST_ID, lambda: known)
         self.now = now
         self.heard: Reply | Exception | None = None
 

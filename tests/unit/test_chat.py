@@ -8,9 +8,8 @@ import pytest
 from tenantry.core import chat
 from tenantry.core.chat import Api
 from tenantry.core.errors import BadRequestError
-from tenantry.core.routing import decide
 from tenantry.core.tenant import Proof, Tenant
-from tenantry_testing.documents import book, keyring
+from tenantry_testing.documents import book, decision, keyring
 from tenantry_testing.exchanges import REQUEST_ID
 
 RULES = book({"tenants.globex.adapters": {"embed": "globex-search"}})
@@ -25,11 +24,9 @@ def tenant(name: str) -> Tenant:
 
 def stamped(body: bytes, *, api: Api = Api.CHAT, name: str = "acme") -> bytes:
     read = chat.read(body)
-    model = RULES.model(read.model)
-    assert model is not None
     who = tenant(name)
-    decision = decide(who.profile, read.model, model)
-    return chat.stamp(read, api=api, tenant=who, decision=decision, keyring=keyring(), request_id=REQUEST_ID)
+    chosen = decision(who.profile, read.model, RULES.rules)
+    return chat.stamp(read, api=api, tenant=who, decision=chosen, keyring=keyring(), request_id=REQUEST_ID)
 
 
 def stamp(api: Api, name: str, **members: object) -> Any:
@@ -47,10 +44,9 @@ def test_what_the_engine_gets() -> None:
 @pytest.mark.parametrize("api", [Api.CHAT, Api.COMPLETIONS])
 def test_on_the_generating_routes(api: Api) -> None:
     assert stamp(api, "globex", stream=True) == {
-        "model": "chat-8b-next",  # globex is a beta tenant: the candidate, by the name that its engine serves
+        "model": "chat-served",  # globex is a beta tenant: the candidate, by the name that its engine serves
         "stream": True,
         "cache_salt": SALT["globex"],
-        "priority": 20,  # whose pool schedules by priority
         "vllm_xargs": {"tenant": "globex", "version": "1.5.0", "request_id": REQUEST_ID},
     }
 

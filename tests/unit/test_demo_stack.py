@@ -10,9 +10,9 @@ from aiohttp import web
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.core.apikeys import digest_text
 from tenantry.core.errors import RulesError
-from tenantry.core.routing import decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import not_acted_on
+from tenantry_testing.documents import decision
 
 from demo import rules_document, scenario
 from demo.observe import EngineRecord
@@ -44,7 +44,7 @@ def served(path: Path, tenant: str) -> str:
     book = RuleBook(read_rules(read_file(path)))
     profile = book.profile(tenant)
     assert profile is not None
-    return decide(profile, MODEL, book.rules.models[MODEL]).version
+    return decision(profile, MODEL, book.rules).version
 
 
 def test_the_template_is_valid_and_acted_on_whole() -> None:

@@ -16,13 +16,15 @@ MODELS = ("chat-8b", "org/chat:70b")
 
 def test_files_become_key_material_without_the_white_space_around_them() -> None:
     ring = keyrings.keyring(
-        {"cache-salt": b"s" * 32 + b"\n", "split": b" \t" + b"p" * 32, "admin-token": b"a" * 32, "engine": b"token\r\n"}
-    )
+        {"cache-salt": b"s" * 32 + b"\n", "split": b" \t" + b"p" * 32, "admin-token": b"a" * 32,
+         "usage-token": b"u" * 32 + b"\n", "engine": b"token\r\n"}
+    )  # fmt: skip
     assert (ring.cache_salt, ring.split, ring.admin_token) == (b"s" * 32, b"p" * 32, b"a" * 32)
+    assert (ring.usage_token, ring.webhook) == (b"u" * 32, None)
     assert ring.engine_secret("any") == "token"
 
 
-@pytest.mark.parametrize("name", ["cache-salt", "split", "admin-token"])
+@pytest.mark.parametrize("name", ["cache-salt", "split", "admin-token", "usage-token"])
 def test_what_is_missing_or_short_is_named(name: str) -> None:
     files = secret_files()
     with pytest.raises(SecretsError, match=f"'{name}' holds 31 bytes; at least 32 are needed"):
@@ -83,3 +85,12 @@ def test_no_representation_shows_a_value() -> None:
     for text in (repr(ring), str(ring), f"{ring}", repr(holder), pretty_repr(ring), pretty_repr(holder)):
         assert "Keyring" in text
         assert "CANARY" not in text
+
+
+def test_a_webhook_is_a_url() -> None:
+    assert keyrings.keyring(secret_files(**{"revert-webhook": b" https://chat.example/T0/x\n"})).webhook == (
+        "https://chat.example/T0/x"
+    )
+    for wrong in (b"chat.example", b"ftp://x", b"https://two\nhttps://urls"):
+        with pytest.raises(SecretsError, match="'revert-webhook' must hold one URL"):
+            keyrings.keyring(secret_files(**{"revert-webhook": wrong}))

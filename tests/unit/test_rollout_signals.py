@@ -18,7 +18,9 @@ READ = {signal.name: signal.read for signal in SIGNALS}
         (503, "completed", True),
         (0, "failed", True),
         (400, "completed", False),  # the client's fault, and an answer all the same
-        (404, "failed", False),
+        (404, "completed", True),  # the sidecar knows the model: its engine does not
+        (401, "completed", True),  # nor does it take the secret that it was given
+        (422, "failed", False),
         (413, "completed", False),
         (408, "completed", True),  # Envoy: the upstream hung before its headers
         (429, "completed", True),  # the engine's queue is full

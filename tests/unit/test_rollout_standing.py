@@ -11,9 +11,9 @@ from tenantry.core.rollout.standing import (
     Steps,
     TransitionError,
     apply,
+    effective,
     merge,
     next_step,
-    takes_candidate,
 )
 
 
@@ -98,18 +98,22 @@ def test_a_revert_is_not_a_mode() -> None:
         Standing(mode=State.REVERTED)
 
 
-@pytest.mark.parametrize("fleet", State)
-@pytest.mark.parametrize("tenant", State)
-def test_who_may_get_the_candidate(fleet: State, tenant: State) -> None:
-    both_open = {fleet, tenant} <= {State.SPLITTING, State.PROMOTED}
-    assert takes_candidate(IN[fleet], IN[tenant], store_readable=True) is both_open
-    assert not takes_candidate(IN[fleet], IN[tenant], store_readable=False)
+@pytest.mark.parametrize("one", State)
+@pytest.mark.parametrize("other", State)
+def test_of_several_scopes_the_most_careful_word_counts_and_a_promotion_beats_a_split(one: State, other: State) -> None:
+    order = [State.REVERTED, State.PAUSED, State.PROMOTED, State.SPLITTING]
+    assert effective([one, other]) is order[min(order.index(one), order.index(other))]
+
+
+def test_nobody_moved_anything() -> None:
+    assert effective([]) is State.SPLITTING
 
 
 STEPS = Steps(min_units=300, min_seconds=3600.0, stale_after_s=300.0)
 NOW_S = 100_000.0
 READY: dict[str, object] = {
     "units": 300,
+    "all_units": 6_000,
     "last_candidate_s": NOW_S - 10,
     "last_stable_s": NOW_S - 10,
     "suspicion": 0.0,
@@ -124,13 +128,20 @@ def step(percent: float = 5.0, since_s: float = NOW_S - 3600.0, **changes: objec
 
 
 def test_a_healthy_rollout_climbs() -> None:
-    assert [step(percent)[:2] for percent in (1.0, 5.0, 25.0, 50.0, 100.0)] == [
+    assert [step(percent)[:2] for percent in (1.0, 5.0, 25.0, 50.0)] == [
         (5.0, False),
         (25.0, False),
         (50.0, False),
-        (100.0, False),
-        (100.0, True),
+        (50.0, True),  # to 100 % is to promote: at 100 % there is nothing to compare with
     ]
+
+
+def test_steps_that_end_below_100_promote_nobody() -> None:
+    steps = Steps(percents=(5.0, 25.0), min_units=300, min_seconds=3600.0)
+    progress = Progress(**READY)  # type: ignore[arg-type]
+    taken = next_step(steps, Standing(), percent=25.0, since_s=0.0, progress=progress, now_s=NOW_S)
+    assert (taken.percent, taken.done) == (25.0, False)
+    assert "an operator promotes" in taken.why
 
 
 @pytest.mark.parametrize(

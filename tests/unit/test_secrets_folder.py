@@ -33,7 +33,7 @@ def test_two_folders_share_nothing(tmp_path: Path) -> None:
 
 def test_what_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "split").write_text("mine")
-    assert write_missing(tmp_path) == ["cache-salt", "admin-token"]
+    assert write_missing(tmp_path) == ["cache-salt", "admin-token", "usage-token"]
     assert (tmp_path / "split").read_text() == "mine"
     before = read_secrets(tmp_path)
     assert write_missing(tmp_path) == []
