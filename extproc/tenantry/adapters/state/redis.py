@@ -16,7 +16,7 @@ What is stored, with the prefix `tenantry:` and the key in braces, so that a clu
 | name | what |
 |---|---|
 | `tenantry:document:{KEY}` | string, the document |
-| `tenantry:visits:{KEY}`, `tenantry:visits:{KEY}:old` | hashes by unit, as in `core.rollout.visits.Visits`; they expire |
+| `tenantry:visits:{KEY}`, `tenantry:visits:{KEY}:old` | hashes by unit, as in `core.rollout.visits`; they expire |
 | `tenantry:log:{KEY}` | list of `ID ENTRY` |
 | `tenantry:log:{KEY}:ids` | set of the ids in the list |
 """
