@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import random
 import shutil
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -98,6 +100,47 @@ async def test_a_frozen_server_and_its_return(own_redis: RedisServer) -> None:
     await store.close()
 
 
+async def test_answers_that_come_too_late_are_never_taken_for_others(own_redis: RedisServer) -> None:
+    """What is cancelled between a command and its answer leaves an answer behind, on a connection that is used again."""
+    dice = random.Random(7)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, late: bool) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := await reader.read(65_536):
+                await asyncio.sleep(dice.choice((0, 0, 0.05, 0.2)) if late else 0)
+                writer.write(chunk)
+                await writer.drain()
+        writer.close()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", own_redis.port)
+        await asyncio.gather(pass_on(reader, far_writer, late=False), pass_on(far_reader, writer, late=True))
+
+    done: Counter[bool] = Counter()
+
+    async def work(store: RedisState, key: str) -> None:
+        def merge(document: bytes | None) -> bytes:
+            assert (document or key.encode()).startswith(key.encode())
+            return key.encode() + b"%d" % dice.randrange(10**6)
+
+        for number in range(12):
+            try:
+                async with asyncio.timeout(dice.choice((0.01, 0.06, 1.0))):
+                    assert (await store.update(key, merge)).startswith(key.encode())
+                    await store.append(key, f"{key}{number}", key.encode())
+                    assert set(await store.entries(key, 100)) == {key.encode()}
+                done[True] += 1
+            except (StateUnavailableError, TimeoutError):
+                done[False] += 1
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        stores = [RedisState(f"redis://127.0.0.1:{port}/1", timeout_s=0.1) for _ in range(6)]
+        await asyncio.gather(*(work(store, f"k{letter}-") for store in stores for letter in "abc"))
+        await asyncio.gather(*(store.close() for store in stores))
+    assert min(done[True], done[False]) > 10, f"both happen: {done}"
+
+
 @pytest.mark.parametrize("end", ["stop", "kill"])
 async def test_a_restart_that_lost_everything(own_redis: RedisServer, end: str) -> None:
     store = RedisState(own_redis.url)
@@ -129,7 +172,7 @@ async def test_full_memory_changes_nothing(own_redis: RedisServer) -> None:
     await store.visits("key", [Arrival(unit="s1", warming=False, has_past=False)], ttl_s=60)
     await own_redis.command("CONFIG", "SET", "maxmemory", "1")
     for call in CALLS[:3]:
-        with pytest.raises(StateUnavailableError, match=r"OOM.*give it more memory"):
+        with pytest.raises(StateUnavailableError, match=r"maxmemory.*give it more memory"):
             await call(store)
     assert await store.entries("key", 10) == [b"1"]
     await own_redis.command("CONFIG", "SET", "maxmemory", "0")
@@ -207,33 +250,6 @@ async def test_a_server_that_repeats_the_password() -> None:
         assert "never-shown" not in text
         assert "***" in text
         await store.close()
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://:never-shown@host",
-        "redis:///:never-shown@host",
-        "redis://:never/shown@host:6379",
-        "redis://:never#shown@host:6379",
-        "redis://:never?shown@host:6379",
-        "redis://host:never-shown/0",
-        "redis://host:99999/0",
-        "redis://[never-shown/0",
-        "redis://:never-shown@host/zero",
-        "redis://host/-1",
-        "redis://host/0?socket_timeout=900",
-        "redis://host/0?never",
-        "rediss://host/0?ssl_cert_reqs=none",
-    ],
-)
-def test_urls_that_no_store_can_have(url: str) -> None:
-    with pytest.raises(StateUnavailableError) as caught:
-        RedisState(url)
-    text = "".join(traceback.format_exception(caught.value))
-    shown = text.partition("StateUnavailableError")[2]
-    assert "never" not in shown or url == "redis://host/0?never"
-    assert "shown" not in shown
 
 
 @pytest.fixture
