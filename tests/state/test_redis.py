@@ -60,7 +60,7 @@ async def talking(answer: Callable[[bytes], bytes]) -> AsyncIterator[str]:
 
     server = await asyncio.start_server(talk, "127.0.0.1", 0)
     async with server:
-        yield "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
 async def test_nobody_listens() -> None:
@@ -101,7 +101,7 @@ async def test_a_frozen_server_and_its_return(own_redis: RedisServer) -> None:
 
 
 async def test_answers_that_come_too_late_are_never_taken_for_others(own_redis: RedisServer) -> None:
-    """What is cancelled between a command and its answer leaves an answer behind, on a connection that is used again."""
+    """A call cancelled before its answer came must not leave the answer to the connection's next user."""
     dice = random.Random(7)
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, late: bool) -> None:

@@ -9,7 +9,8 @@ from tenantry.adapters.state.sqlite import SqliteState
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://host", "redis://host:6380/2", "rediss://user:p%40ss@[::1]:6379?db=3", "unix:///run/redis.sock?db=1"]
+    "url",
+    ["redis://host", "redis://host:6380/2", "rediss://user:p%40ss@[::1]:6379?db=3", "unix:///run/redis.sock?db=1"],
 )
 def test_a_url_is_a_redis(url: str) -> None:
     assert isinstance(open_state(url), RedisState)
