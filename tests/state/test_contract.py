@@ -168,6 +168,16 @@ async def test_counts_are_forgotten_when_nobody_came_for_a_while(store: StateSto
     assert [await number(60), await number(60)] == [1, 2]
 
 
+async def test_an_arrival_keeps_all_counts_under_its_key(where: str, key: str) -> None:
+    store = RedisState(where, max_units=1) if "://" in where else SqliteState(Path(where), max_units=1)
+    await store.visits(key, [arrival("s1"), arrival("s2")], ttl_s=0.4)
+    await asyncio.sleep(0.25)
+    await store.visits(key, [arrival("s2")], ttl_s=0.4)
+    await asyncio.sleep(0.25)
+    assert await store.visits(key, [arrival("s1")], ttl_s=0.4) == [Visit(number=2, was_put_off=False)]
+    await store.close()
+
+
 async def test_an_entry_is_appended_once_and_in_order(store: StateStore, key: str) -> None:
     entries = [b"reverted by the guard", b"", b"resumed \x00\n by ops", b" "]
     done = [await store.append(key, f"event-{number}", entry) for number, entry in enumerate(entries)]
