@@ -175,6 +175,8 @@ async def test_an_arrival_keeps_all_counts_under_its_key(where: str, key: str) -
     await store.visits(key, [arrival("s2")], ttl_s=0.4)
     await asyncio.sleep(0.25)
     assert await store.visits(key, [arrival("s1")], ttl_s=0.4) == [Visit(number=2, was_put_off=False)]
+    await asyncio.sleep(0.5)
+    assert await store.visits(key, [arrival("s2")], ttl_s=0.4) == [Visit(number=1, was_put_off=False)]
     await store.close()
 
 

@@ -30,6 +30,8 @@ def test_anything_else_is_a_file_that_is_not_opened_yet(tmp_path: Path) -> None:
         "redis://:never/shown@host:6379",
         "redis://:never#shown@host:6379",
         "redis://:never?shown@host:6379",
+        "redis://:123#never-shown@host",
+        "unix://:123/never-shown@/run/redis.sock",
         "redis://host:never-shown/0",
         "redis://host:99999/0",
         "redis://[never-shown/0",
