@@ -170,13 +170,16 @@ async def test_counts_are_forgotten_when_nobody_came_for_a_while(store: StateSto
 
 async def test_an_arrival_keeps_all_counts_under_its_key(where: str, key: str) -> None:
     store = RedisState(where, max_units=1) if "://" in where else SqliteState(Path(where), max_units=1)
-    await store.visits(key, [arrival("s1"), arrival("s2")], ttl_s=0.4)
-    await asyncio.sleep(0.25)
-    await store.visits(key, [arrival("s2")], ttl_s=0.4)
-    await asyncio.sleep(0.25)
-    assert await store.visits(key, [arrival("s1")], ttl_s=0.4) == [Visit(number=2, was_put_off=False)]
-    await asyncio.sleep(0.5)
-    assert await store.visits(key, [arrival("s2")], ttl_s=0.4) == [Visit(number=1, was_put_off=False)]
+    await store.visits(f"{key}/left", [arrival("s1"), arrival("s2")], ttl_s=1)
+    await store.visits(key, [arrival("s1"), arrival("s2")], ttl_s=1)
+    await asyncio.sleep(0.6)
+    await store.visits(key, [arrival("s2")], ttl_s=1)
+    await asyncio.sleep(0.6)
+    assert await store.visits(key, [arrival("s1")], ttl_s=1) == [Visit(number=2, was_put_off=False)]
+    await store.visits(key, [arrival("s3")], ttl_s=1)
+    await asyncio.sleep(1.1)
+    for each in (key, f"{key}/left"):
+        assert await store.visits(each, [arrival("s1")], ttl_s=1) == [Visit(number=1, was_put_off=False)]
     await store.close()
 
 
