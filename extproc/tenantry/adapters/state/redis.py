@@ -2,14 +2,14 @@
 
 What has to decide on the server is Lua: replacing a document unless it changed, visits, the log. A script runs whole or
 not at all: it reads what could fail first, and where the memory is full or the server is a read-only replica it is
-refused before it writes. Writes are never repeated by themselves, as redis-py would by default (10 times): a script
-whose answer got lost may have run.
+refused before it writes (but full memory does not keep old visits from being forgotten). Writes are never repeated by
+themselves, as redis-py would by default (10 times): a script whose answer got lost may have run.
 
-Not WATCH, MULTI and EXEC: that is a round trip more and a connection held while documents merge, redis-py quotes the
-command, hence the whole document, when it fails, and asks a server that hangs to UNWATCH, for another second.
+Not WATCH, MULTI and EXEC: that is a round trip more, a connection held while documents merge, and redis-py quotes a
+command of a transaction that fails, hence the whole document, in the error's text.
 
-Bounds on waiting: `timeout_s` for connecting and for each answer, twice that for a call as a whole, so a
-server that hangs costs two seconds and never a stuck task. A connection that broke is made anew by the next call.
+Bounds on waiting: `timeout_s` for connecting and for each answer, twice that for a call as a whole, so a server that
+hangs costs a second or two and never a stuck task. A connection that broke is made anew by the next call.
 
 The server should not evict (`maxmemory-policy noeviction`, or `volatile-*`: documents and logs have no expiry): a store
 that forgets is filled again by replicas that remember, but not by replicas that started meanwhile.
