@@ -22,7 +22,7 @@ up: env ## leave the demo's stack running (Envoy, sidecar, stand-in engines) unt
 	@$(PY) -m demo --engine $(ENGINE) --stay
 
 .PHONY: test
-test: check test-fast test-dataplane test-engines ## all checks and tests; ends with what did not run and why
+test: check test-fast test-state test-dataplane test-engines ## all checks and tests; ends with what did not run and why
 	@$(PY) tools/not_run.py out/test
 
 .PHONY: check
@@ -37,6 +37,11 @@ check: env ## formatting, lint, types, import rule, stubs
 .PHONY: test-fast
 test-fast: env ## tests without any other process: unit, property, contract
 	$(PY) -m pytest -q tests/unit tests/property tests/contract --not-run out/test/fast.json
+
+.PHONY: test-state
+test-state: env ## tests of shared state against SQLite and a real Redis (installs Debian's redis-server where it can)
+	@python3 tools/services.py redis >/dev/null || echo "no Redis here: its tests will be listed as not run"
+	$(PY) -m pytest -q tests/state --not-run out/test/state.json
 
 .PHONY: test-dataplane
 test-dataplane: env ## tests through a real Envoy

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import socket
 import subprocess
 import time
@@ -65,6 +67,25 @@ class RedisServer:
             self._process.kill()
             await self._gone()
 
+    def freeze(self) -> None:
+        """Let it hang: its port still accepts, and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on, with what was sent to it meanwhile."""
+        os.kill(self.pid, signal.SIGCONT)
+
+    async def command(self, *words: str) -> bytes:
+        """Send it a command, as an operator would; return the first line of its answer."""
+        async with asyncio.timeout(READY_SECONDS):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            for command in [("AUTH", self.password), words] if self.password else [words]:
+                writer.write(b"".join([b"*%d\r\n" % len(command), *(_bulk(word or "") for word in command)]))
+                answer = await reader.readline()
+            writer.close()
+            await writer.wait_closed()
+        return answer
+
     async def _gone(self) -> None:
         assert self._process is not None
         await asyncio.to_thread(self._process.wait, READY_SECONDS)
@@ -94,6 +115,10 @@ async def redis_server(folder: Path, *options: str, password: str | None = None)
         yield server
     finally:
         await server.kill()
+
+
+def _bulk(word: str) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode())
 
 
 def free_port() -> int:

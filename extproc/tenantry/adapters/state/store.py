@@ -18,7 +18,9 @@ MAX_ENTRIES = 10_000
 """A log keeps its last entries, and knows the ids of those alone."""
 
 MAX_UNITS = 50_000
-"""At least so many units are remembered under a key, at most twice as many (see `core.rollout.visits.Visits`)."""
+"""At least so many units are remembered under a key, at most twice as many (see `core.rollout.visits.Visits`).
+
+Twice as many take 11 MB in a Redis, at 110 bytes each."""
 
 
 class StateUnavailableError(TenantryError):

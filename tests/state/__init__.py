@@ -1,0 +1,1 @@
+"""Shared state against real stores: SQLite files, and a redis-server started here."""

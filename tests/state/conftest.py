@@ -1,0 +1,55 @@
+"""One Redis for the whole run; where there is none, SQLite is tested alone and the rest is listed as not run."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tenantry.adapters.state import StateStore, open_state
+from tenantry_testing.redis_server import RedisServer, redis_server
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # One event loop for all, since the shared server's fixture lives in it.
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> None:
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server: `python3 tools/services.py redis` says why")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def redis(redis_program: None, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisServer]:
+    """A server that no test stops or fills."""
+    async with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own_redis(redis_program: None, tmp_path: Path) -> AsyncIterator[RedisServer]:
+    """A server of the test's own."""
+    async with redis_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["sqlite", "redis"])
+def where(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A place for state, in each kind of store; tests use keys of their own."""
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis")
+        return server.url
+    return str(tmp_path_factory.mktemp("sqlite") / "state.db")
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def store(where: str) -> AsyncIterator[StateStore]:
+    opened = open_state(where)
+    yield opened
+    await opened.close()
