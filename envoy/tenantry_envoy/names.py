@@ -1,8 +1,5 @@
 """Names that the generated configuration shares with the sidecar."""
 
-from tenantry.core.routing import cluster_name
-from tenantry.core.rules import Rules
-
 SIDECAR_CLUSTER = "tenantry_sidecar"
 """Cluster of the ext_proc and access-log services. No version's cluster: those hold an `@`."""
 
@@ -47,10 +44,3 @@ DETAILS_PREFIX = "tenantry_"
 """Beginning of the response code details of every answer that the sidecar itself gave."""
 
 ACCESS_LOG_NAME = "tenantry"
-
-
-def cluster_names(rules: Rules) -> frozenset[str]:
-    """Return the names of the clusters that the rules' versions need."""
-    return frozenset(
-        cluster_name(model_name, version) for model_name, model in rules.models.items() for version in model.versions
-    )

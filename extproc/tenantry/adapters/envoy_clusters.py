@@ -8,14 +8,14 @@ reports the new ones as active, goes live, and takes the old ones out a while la
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
 from tenantry.core.errors import TenantryError
-from tenantry.core.routing import cluster_name
+from tenantry.core.routing import cluster_names
 from tenantry.core.rules import Rules
 
 ADMIN_TIMEOUT = aiohttp.ClientTimeout(total=2)
@@ -49,8 +49,9 @@ class EnvoyClusters:
 
     async def wait_for(self, rules: Rules, timeout_seconds: float) -> None:
         """Return once every Envoy has every cluster of `rules`; raise ClustersNotReadyError otherwise."""
-        wanted = {cluster_name(model, version) for model, entry in rules.models.items() for version in entry.versions}
-        missing, admin = wanted, ""
+        wanted = cluster_names(rules)
+        missing: Set[str] = wanted
+        admin = ""
         try:
             async with asyncio.timeout(timeout_seconds), aiohttp.ClientSession(timeout=ADMIN_TIMEOUT) as http:
                 for admin in self._admins:

@@ -11,7 +11,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from tenantry.core.rules import Model
+from tenantry.core.rules import Model, Rules
 from tenantry.core.tenant import Profile
 
 Reason = Literal["pin", "beta", "stable"]
@@ -59,6 +59,16 @@ def cluster_name(model: str, version: str) -> str:
 def rescue_cluster_name(model: str, candidate: str, stable: str) -> str:
     """Return Envoy's name for the aggregate cluster that tries a candidate first, then the stable version."""
     return f"{model}@{candidate}@{stable}"
+
+
+def cluster_names(rules: Rules) -> frozenset[str]:
+    """Return the names of all clusters that requests decided by these rules can be sent to."""
+    names = set()
+    for name, model in rules.models.items():
+        names.update(cluster_name(name, version) for version in model.versions)
+        if model.rollout is not None:
+            names.add(rescue_cluster_name(name, model.rollout.candidate, model.stable))
+    return frozenset(names)
 
 
 def _choose(profile: Profile, name: str, model: Model) -> tuple[str, Reason, str]:
