@@ -119,6 +119,14 @@ def model_cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
     return cluster
 
 
+def breakers() -> CircuitBreakers:
+    """Return the circuit breakers of every cluster."""
+    threshold = CircuitBreakersThresholds(
+        max_connections=BREAKER, max_pending_requests=BREAKER, max_requests=BREAKER, max_retries=BREAKER
+    )
+    return CircuitBreakers(thresholds=[threshold])
+
+
 def rescue_cluster(model: str, candidate: str, stable: str) -> Cluster:
     """Return the aggregate cluster that tries a candidate first, then the stable version."""
     return Cluster(
@@ -133,7 +141,7 @@ def rescue_cluster(model: str, candidate: str, stable: str) -> Cluster:
         # Connections are those of the two clusters; requests and retries are counted here.
         connect_timeout=packing.seconds(CONNECT_TIMEOUT_SECONDS),
         per_connection_buffer_limit_bytes=UPSTREAM_BUFFER_BYTES,
-        circuit_breakers=_breakers(),
+        circuit_breakers=breakers(),
     )
 
 
@@ -260,7 +268,7 @@ def _cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
                 )
             ],
         ),
-        circuit_breakers=_breakers(),
+        circuit_breakers=breakers(),
         upstream_connection_options=UpstreamConnectionOptions(
             tcp_keepalive=TcpKeepalive(keepalive_time=30, keepalive_interval=10, keepalive_probes=3)
         ),
@@ -275,13 +283,6 @@ def _cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
     else:
         cluster.type = ClusterDiscoveryType.STATIC
     return cluster
-
-
-def _breakers() -> CircuitBreakers:
-    threshold = CircuitBreakersThresholds(
-        max_connections=BREAKER, max_pending_requests=BREAKER, max_requests=BREAKER, max_retries=BREAKER
-    )
-    return CircuitBreakers(thresholds=[threshold])
 
 
 def _http(explicit: HttpProtocolOptionsExplicitHttpConfig, common: CommonHttpOptions | None = None) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 SIDECAR_CLUSTER = "tenantry_sidecar"
 """Cluster of the ext_proc and access-log services. No version's cluster: those hold an `@`."""
 
+MIRROR_CLUSTER = "tenantry_mirror"
+"""Cluster and internal listener through which copies go to candidates (`mirror`)."""
+
 CLUSTER_HEADER = "x-tenantry-cluster"
 """Request header in which the sidecar names the cluster; removed before the upstream."""
 
@@ -42,5 +45,8 @@ URI_SAN_ATTRIBUTE = "connection.uri_san_peer_certificate"
 
 DETAILS_PREFIX = "tenantry_"
 """Beginning of the response code details of every answer that the sidecar itself gave."""
+
+UPSTREAM_HEADERS = "envoy.filters.http.header_mutation"
+"""The filter between the router and an upstream, under which a route says what it does."""
 
 ACCESS_LOG_NAME = "tenantry"

@@ -22,17 +22,18 @@ from envoy_data_plane.envoy.config.core.v3 import (
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
     HeaderMatcher,
+    RetryPolicy,
+    RetryPolicyRetryBackOff,
+    RetryPolicyRetryPriority,
     Route,
     RouteAction,
     RouteActionClusterNotFoundResponseCode,
     RouteActionRequestMirrorPolicy,
     RouteConfiguration,
-    RetryPolicy,
-    RetryPolicyRetryBackOff,
-    RetryPolicyRetryPriority,
     RouteMatch,
     VirtualHost,
 )
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutationPerRoute, Mutations
 from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities.v3 import PreviousPrioritiesConfig
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import FractionalPercent
@@ -45,11 +46,12 @@ from tenantry_envoy.names import (
     CLUSTER_HEADER,
     METADATA_NAMESPACE,
     MIRROR,
+    MIRROR_CLUSTER,
     MIRROR_CLUSTER_HEADER,
-    MIRROR_HEADER,
     REQUEST_ID_HEADER,
     RESCUE,
     ROUTE_HEADER,
+    UPSTREAM_HEADERS,
 )
 
 STAMP_BYTES = 16 * 1024
@@ -88,15 +90,28 @@ def route_configuration(rules: Rules) -> RouteConfiguration:
     )
 
 
+def to_cluster_of(header: str, rules: Rules) -> RouteAction:
+    """Return the way to the cluster that a header names, and to it alone."""
+    return RouteAction(
+        cluster_header=header,
+        cluster_not_found_response_code=RouteActionClusterNotFoundResponseCode.SERVICE_UNAVAILABLE,
+        # The client's own host would choose the backend where an endpoint is a name-routed gateway.
+        auto_host_rewrite=True,
+        # The default of 15 s cut a streaming answer.
+        timeout=packing.seconds(0),
+        idle_timeout=packing.seconds(rules.limits.stream_idle_seconds),
+    )
+
+
 def _model_routes(api: Api, rules: Rules) -> Iterator[Route]:
-    rescue, mirror = _model_route(api, rules, RESCUE), _model_route(api, rules, MIRROR)
-    assert rescue.route is not None
-    assert mirror.route is not None
-    rescue.route.retry_policy = _stable_after_candidate()
-    mirror.route.request_mirror_policies = [_copy_to_candidate()]
-    yield rescue
-    yield mirror
-    yield _model_route(api, rules, None)
+    rescue, mirror, plain = (to_cluster_of(CLUSTER_HEADER, rules) for _ in range(3))
+    rescue.retry_policy = _stable_after_candidate()
+    yield _model_route(api, rules, rescue, RESCUE)
+    mirror.request_mirror_policies = [_copy_to_candidate()]
+    mirrored = _model_route(api, rules, mirror, MIRROR)
+    mirrored.typed_per_filter_config = {UPSTREAM_HEADERS: Any.pack(_original_without_helper())}
+    yield mirrored
+    yield _model_route(api, rules, plain)
 
 
 def _stable_after_candidate() -> RetryPolicy:
@@ -116,19 +131,22 @@ def _stable_after_candidate() -> RetryPolicy:
     )
 
 
+def _original_without_helper() -> HeaderMutationPerRoute:
+    # A copy is made of what the virtual host left of the headers and needs this one (`mirror`), so it cannot go
+    # with the other helpers. The router's own filters run on the original with its route, on a copy without.
+    return HeaderMutationPerRoute(mutations=Mutations(request_mutations=[HeaderMutation(remove=MIRROR_CLUSTER_HEADER)]))
+
+
 def _copy_to_candidate() -> RouteActionRequestMirrorPolicy:
-    mark = HeaderValueOption(
-        header=HeaderValue(key=MIRROR_HEADER, value="1"),
-        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
     return RouteActionRequestMirrorPolicy(
-        cluster_header=MIRROR_CLUSTER_HEADER,
+        cluster=MIRROR_CLUSTER,
         runtime_fraction=RuntimeFractionalPercent(default_value=FractionalPercent(numerator=100)),
-        request_headers_mutations=[HeaderMutation(append=mark)],
+        # Behind the listener the copy gets the host of its endpoint.
+        disable_shadow_host_suffix_append=True,
     )
 
 
-def _model_route(api: Api, rules: Rules, variant: str | None) -> Route:
+def _model_route(api: Api, rules: Rules, action: RouteAction, variant: str | None = None) -> Route:
     chosen = [HeaderMatcher(name=ROUTE_HEADER, string_match=StringMatcher(exact=variant))] if variant else []
     return Route(
         name=f"{api.name.lower()}.{variant}" if variant else api.name.lower(),
@@ -136,15 +154,7 @@ def _model_route(api: Api, rules: Rules, variant: str | None) -> Route:
             path=api.value,
             headers=[HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST")), *chosen],
         ),
-        route=RouteAction(
-            cluster_header=CLUSTER_HEADER,
-            cluster_not_found_response_code=RouteActionClusterNotFoundResponseCode.SERVICE_UNAVAILABLE,
-            # The client's own host would choose the backend where an endpoint is a name-routed gateway.
-            auto_host_rewrite=True,
-            # The default of 15 s cut a streaming answer.
-            timeout=packing.seconds(0),
-            idle_timeout=packing.seconds(rules.limits.stream_idle_seconds),
-        ),
+        route=action,
         request_body_buffer_limit=rules.limits.max_body_bytes + STAMP_BYTES,
     )
 

@@ -8,7 +8,7 @@ reports the new ones as active, goes live, and takes the old ones out a while la
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,7 @@ class EnvoyClusters:
     async def wait_for(self, rules: Rules, timeout_seconds: float) -> None:
         """Return once every Envoy has every cluster of `rules`; raise ClustersNotReadyError otherwise."""
         wanted = cluster_names(rules)
-        missing: Set[str] = wanted
-        admin = ""
+        missing, admin = wanted, ""
         try:
             async with asyncio.timeout(timeout_seconds), aiohttp.ClientSession(timeout=ADMIN_TIMEOUT) as http:
                 for admin in self._admins:

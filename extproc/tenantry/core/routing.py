@@ -63,7 +63,7 @@ def rescue_cluster_name(model: str, candidate: str, stable: str) -> str:
 
 def cluster_names(rules: Rules) -> frozenset[str]:
     """Return the names of all clusters that requests decided by these rules can be sent to."""
-    names = set()
+    names: set[str] = set()
     for name, model in rules.models.items():
         names.update(cluster_name(name, version) for version in model.versions)
         if model.rollout is not None:
