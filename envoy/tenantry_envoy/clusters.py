@@ -77,7 +77,7 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 
 UPSTREAM_IDLE_SECONDS = 3.0
 """Below the 5 s after which uvicorn, and so vLLM, closes an idle connection: the first to close
-must be Envoy, or a request is sent into a connection that is being closed and there is no retry."""
+must be Envoy, or a request is sent into a connection that is being closed, and retries are for rollouts alone."""
 
 UPSTREAM_BUFFER_BYTES = 1024 * 1024
 SIDECAR_STREAM_WINDOW_BYTES = 1024 * 1024

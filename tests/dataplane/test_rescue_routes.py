@@ -228,7 +228,7 @@ async def test_200_failures_at_once_are_all_rescued(pair: Pair) -> None:
 
 def large(mark: str, steer: dict[str, str]) -> bytes:
     """A body of exactly the limit."""
-    members = {"mark": mark, "script": mark, "steer": steer}
+    members: Json = {"mark": mark, "script": mark, "steer": steer}
     return chat_body(**members, pad="x" * (MAX_BODY_BYTES - len(chat_body(**members, pad=""))))
 
 
