@@ -28,6 +28,7 @@ from tenantry_envoy import packing
 from tenantry_envoy.addresses import Endpoint
 from tenantry_envoy.clusters import sidecar_cluster
 from tenantry_envoy.listener import listener
+from tenantry_envoy.mirror import mirror_cluster, mirror_extension, mirror_listener
 from tenantry_envoy.options import EnvoyOptions
 
 CONNECTIONS_PER_EXCHANGE = 2
@@ -51,8 +52,10 @@ def bootstrap(rules: Rules, options: EnvoyOptions) -> dict[str, Json]:
                 ignore_global_conn_limit=True,
             ),
             static_resources=BootstrapStaticResources(
-                listeners=[listener(rules, options)], clusters=[sidecar_cluster(options)]
+                listeners=[listener(rules, options), mirror_listener(rules)],
+                clusters=[sidecar_cluster(options), mirror_cluster()],
             ),
+            bootstrap_extensions=[mirror_extension()],
             dynamic_resources=BootstrapDynamicResources(cds_config=_discovery(options.cds_path)),
             overload_manager=_overload(rules, options),
         )

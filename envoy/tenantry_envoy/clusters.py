@@ -1,5 +1,8 @@
 """Clusters: one for each model version, from a file that Envoy watches, and one for the sidecar.
 
+A rollout has one more, which holds no endpoints: the aggregate of candidate and stable version, in
+this order, by which a request that failed on the candidate finds the stable version (`routes`).
+
 While rules are being reloaded, requests decided by the old and by the new document are both on
 their way, so the file holds the versions of both until the old document's last exchange is over.
 """
@@ -38,6 +41,7 @@ from envoy_data_plane.envoy.config.endpoint.v3 import (
     LbEndpoint,
     LocalityLbEndpoints,
 )
+from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig as AggregateCluster
 from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
 from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
@@ -57,7 +61,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 from tenantry.core.errors import Problem, RulesError
-from tenantry.core.routing import cluster_name
+from tenantry.core.routing import cluster_name, rescue_cluster_name
 from tenantry.core.rules import Rules
 from tenantry.core.schema import join
 
@@ -73,7 +77,7 @@ CONNECT_TIMEOUT_SECONDS = 1.0
 
 UPSTREAM_IDLE_SECONDS = 3.0
 """Below the 5 s after which uvicorn, and so vLLM, closes an idle connection: the first to close
-must be Envoy, or a request is sent into a connection that is being closed and there is no retry."""
+must be Envoy, or a request is sent into a connection that is being closed, and retries are for rollouts alone."""
 
 UPSTREAM_BUFFER_BYTES = 1024 * 1024
 SIDECAR_STREAM_WINDOW_BYTES = 1024 * 1024
@@ -97,6 +101,9 @@ def clusters(*documents: Rules) -> dict[str, Json]:
                 path = join(f"{join('models', model_name)}.versions", version_name)
                 name = cluster_name(model_name, version_name)
                 found[name] = _resource(name, _endpoints(version.endpoints, f"{path}.endpoints"))
+            if model.rollout is not None:
+                resource = _rescue_resource(model_name, model.rollout.candidate, model.stable)
+                found[resource["name"]] = resource
     resources = [found[name] for name in sorted(found)]
     canonical = json.dumps(resources, sort_keys=True, separators=(",", ":")).encode()
     return {"version_info": hashlib.sha256(canonical).hexdigest()[:16], "resources": resources}
@@ -110,6 +117,32 @@ def model_cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
         CommonHttpOptions(idle_timeout=packing.seconds(UPSTREAM_IDLE_SECONDS)),
     )
     return cluster
+
+
+def breakers() -> CircuitBreakers:
+    """Return the circuit breakers of every cluster."""
+    threshold = CircuitBreakersThresholds(
+        max_connections=BREAKER, max_pending_requests=BREAKER, max_requests=BREAKER, max_retries=BREAKER
+    )
+    return CircuitBreakers(thresholds=[threshold])
+
+
+def rescue_cluster(model: str, candidate: str, stable: str) -> Cluster:
+    """Return the aggregate cluster that tries a candidate first, then the stable version."""
+    return Cluster(
+        name=rescue_cluster_name(model, candidate, stable),
+        cluster_type=ClusterCustomClusterType(
+            name="envoy.clusters.aggregate",
+            typed_config=Any.pack(
+                AggregateCluster(clusters=[cluster_name(model, candidate), cluster_name(model, stable)])
+            ),
+        ),
+        lb_policy=ClusterLbPolicy.CLUSTER_PROVIDED,
+        # Connections are those of the two clusters; requests and retries are counted here.
+        connect_timeout=packing.seconds(CONNECT_TIMEOUT_SECONDS),
+        per_connection_buffer_limit_bytes=UPSTREAM_BUFFER_BYTES,
+        circuit_breakers=breakers(),
+    )
 
 
 def sidecar_endpoints(options: EnvoyOptions) -> list[Endpoint]:
@@ -198,6 +231,18 @@ def _resource(name: str, endpoints: Sequence[Endpoint]) -> dict[str, Json]:
     return resource
 
 
+def _rescue_resource(model: str, candidate: str, stable: str) -> dict[str, Json]:
+    resource = copy.deepcopy(_rescue_template())
+    resource["name"] = rescue_cluster_name(model, candidate, stable)
+    resource["cluster_type"]["typed_config"]["clusters"] = [cluster_name(model, candidate), cluster_name(model, stable)]
+    return resource
+
+
+@functools.cache
+def _rescue_template() -> dict[str, Json]:
+    return packing.plain(Any.pack(rescue_cluster("template", "candidate", "stable")))
+
+
 @functools.cache
 def _template(*, needs_dns: bool) -> dict[str, Json]:
     somewhere = Endpoint(host="name.invalid" if needs_dns else "127.0.0.1", port=1)
@@ -223,16 +268,7 @@ def _cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
                 )
             ],
         ),
-        circuit_breakers=CircuitBreakers(
-            thresholds=[
-                CircuitBreakersThresholds(
-                    max_connections=BREAKER,
-                    max_pending_requests=BREAKER,
-                    max_requests=BREAKER,
-                    max_retries=BREAKER,
-                )
-            ]
-        ),
+        circuit_breakers=breakers(),
         upstream_connection_options=UpstreamConnectionOptions(
             tcp_keepalive=TcpKeepalive(keepalive_time=30, keepalive_interval=10, keepalive_probes=3)
         ),

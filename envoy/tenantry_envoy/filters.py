@@ -32,6 +32,7 @@ from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ProcessingModeBodySendMode,
     ProcessingModeHeaderSendMode,
 )
+from envoy_data_plane.envoy.extensions.filters.http.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import (
     JwtAuthentication,
     JwtHeader,
@@ -42,6 +43,7 @@ from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import (
 )
 from envoy_data_plane.envoy.extensions.filters.http.rbac.v3 import Rbac
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
+from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import UpstreamCodec
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher.v3 import (
@@ -63,6 +65,7 @@ from tenantry_envoy.names import (
     JWT_NAMESPACE,
     METADATA_NAMESPACE,
     SIDECAR_CLUSTER,
+    UPSTREAM_HEADERS,
     URI_SAN_ATTRIBUTE,
 )
 from tenantry_envoy.options import EnvoyOptions
@@ -88,7 +91,7 @@ def _http_filters(rules: Rules, options: EnvoyOptions) -> Iterator[HttpFilter]:
         yield packing.http_filter("envoy.filters.http.jwt_authn", _jwt_authn(rules.identity.jwt))
     yield packing.http_filter("envoy.filters.http.ext_proc", _ext_proc(rules, options))
     yield packing.http_filter("envoy.filters.http.rbac", _backstop())
-    yield packing.http_filter("envoy.filters.http.router", Router(suppress_envoy_headers=True))
+    yield packing.http_filter("envoy.filters.http.router", _router())
 
 
 def _jwt_authn(jwt: Jwt) -> JwtAuthentication:
@@ -168,6 +171,17 @@ def _another_sidecar() -> RetryPolicy:
             )
         ],
         host_selection_retry_max_attempts=10,
+    )
+
+
+def _router() -> Router:
+    # Does what the route of mirrored requests says, and for others nothing.
+    return Router(
+        suppress_envoy_headers=True,
+        upstream_http_filters=[
+            packing.http_filter(UPSTREAM_HEADERS, HeaderMutation()),
+            packing.http_filter("envoy.filters.http.upstream_codec", UpstreamCodec()),
+        ],
     )
 
 

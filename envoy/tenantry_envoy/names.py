@@ -1,10 +1,10 @@
 """Names that the generated configuration shares with the sidecar."""
 
-from tenantry.core.routing import cluster_name
-from tenantry.core.rules import Rules
-
 SIDECAR_CLUSTER = "tenantry_sidecar"
 """Cluster of the ext_proc and access-log services. No version's cluster: those hold an `@`."""
+
+MIRROR_CLUSTER = "tenantry_mirror"
+"""Cluster and internal listener through which copies go to candidates (`mirror`)."""
 
 CLUSTER_HEADER = "x-tenantry-cluster"
 """Request header in which the sidecar names the cluster; removed before the upstream."""
@@ -46,11 +46,7 @@ URI_SAN_ATTRIBUTE = "connection.uri_san_peer_certificate"
 DETAILS_PREFIX = "tenantry_"
 """Beginning of the response code details of every answer that the sidecar itself gave."""
 
+UPSTREAM_HEADERS = "envoy.filters.http.header_mutation"
+"""The filter between the router and an upstream, under which a route says what it does."""
+
 ACCESS_LOG_NAME = "tenantry"
-
-
-def cluster_names(rules: Rules) -> frozenset[str]:
-    """Return the names of the clusters that the rules' versions need."""
-    return frozenset(
-        cluster_name(model_name, version) for model_name, model in rules.models.items() for version in model.versions
-    )

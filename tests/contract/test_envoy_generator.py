@@ -19,12 +19,13 @@ from envoy_data_plane.google.protobuf import Any as ProtoAny
 from tenantry.adapters import codec
 from tenantry.core.chat import Api
 from tenantry.core.errors import RequestRefusedError, RulesError
+from tenantry.core.routing import cluster_names
 from tenantry.core.rules import Rules, parse
 from tenantry_envoy import addresses, cases, names, packing
 from tenantry_envoy.binary import EnvoyNotFoundError, find_envoy
 from tenantry_envoy.bootstrap import bootstrap
 from tenantry_envoy.cases import Case
-from tenantry_envoy.clusters import clusters, model_cluster
+from tenantry_envoy.clusters import clusters, model_cluster, rescue_cluster
 from tenantry_envoy.local_replies import table
 from tenantry_envoy.options import EnvoyOptions, ListenerTls, OptionsError, SidecarTls
 
@@ -48,10 +49,15 @@ def one_model(**endpoints: str) -> Rules:
 OPTIONS = EnvoyOptions(sidecars=("127.0.0.1:9200",), cds_path="/run/tenantry/cds.json")
 
 
-def manager(document: dict[str, Any]) -> dict[str, Any]:
-    """The HTTP connection manager of a bootstrap."""
-    (listener,) = document["static_resources"]["listeners"]
-    (chain,) = listener["filter_chains"]
+def listener(document: dict[str, Any], name: str = "clients") -> dict[str, Any]:
+    (found,) = (entry for entry in document["static_resources"]["listeners"] if entry["name"] == name)
+    config: dict[str, Any] = found
+    return config
+
+
+def manager(document: dict[str, Any], name: str = "clients") -> dict[str, Any]:
+    """The HTTP connection manager of a bootstrap's listener."""
+    (chain,) = listener(document, name)["filter_chains"]
     (network_filter,) = chain["filters"]
     config: dict[str, Any] = network_filter["typed_config"]
     return config
@@ -157,7 +163,7 @@ def test_envoy_takes_the_clusters(case: Case, disk: Path) -> None:
     document["static_resources"]["clusters"] += resources
     log = validate(document, disk)
     assert not re.findall(r".*\[(?:warning|error|critical)\].*", log)
-    assert f"loading {len(resources) + 1} cluster(s)" in log
+    assert f"loading {len(resources) + 2} cluster(s)" in log
 
 
 def test_envoy_refuses_what_is_wrong(disk: Path) -> None:
@@ -199,7 +205,9 @@ def test_no_filter_can_be_left_out_or_failed_open(case: Case) -> None:
         "response_trailer_mode": "SKIP",
     }
     keys = {key for key, _ in walk(document)}
-    assert not keys & {"typed_per_filter_config", "disabled", "is_optional"}
+    assert not keys & {"disabled", "is_optional"}
+    overridden = {name for key, value in walk(document) if key == "typed_per_filter_config" for name in value}
+    assert overridden == {"envoy.filters.http.header_mutation"}, "it stands behind the router and changes headers"
 
 
 @every_case
@@ -215,26 +223,56 @@ def test_the_backstop_waits_for_the_sidecars_word(case: Case) -> None:
     }
 
 
+MORE_THAN_ONE_UPSTREAM = re.compile("retry|retries|mirror|shadow|hedge")
+"""In a field's name: a request could reach a second upstream, or the same one twice."""
+
+
+def chosen_by(route: dict[str, Any]) -> str | None:
+    """The value of `x-tenantry-route` that a route asks for; None when it takes any request of its path."""
+    asked = (entry for entry in route["match"].get("headers", []) if entry["name"] == "x-tenantry-route")
+    return next((entry["string_match"]["exact"] for entry in asked), None)
+
+
 @every_case
-def test_each_request_reaches_one_upstream_once(case: Case) -> None:
-    """No retry, no mirror, no hedge: they come with split and shadow traffic, and only there."""
+def test_each_request_reaches_one_upstream_once_except_a_rollouts(case: Case) -> None:
+    """Whatever the sidecar does not call a rollout's (pinned, stable, reverted) is never sent twice."""
     document = bootstrap(case.rules, case.options)
+    allowed = {"rescue": {"retry_policy"}, "mirror": {"request_mirror_policies"}, None: set[str]()}
+    routes = [
+        (name, route)
+        for name in ("clients", "tenantry_mirror")
+        for host in manager(document, name)["route_config"]["virtual_hosts"]
+        for route in host["routes"]
+    ]
+    assert {chosen_by(route) for name, route in routes if name == "clients"} == allowed.keys()
+    assert {chosen_by(route) for name, route in routes if name == "tenantry_mirror"} == {None}
+    for _, route in routes:
+        action = route.get("route", {})
+        assert {field for field in action if MORE_THAN_ONE_UPSTREAM.search(field)} == allowed[chosen_by(route)]
+        for field in allowed[chosen_by(route)]:
+            del action[field]
+    # And so it is nowhere else: not for a virtual host, a route table, a cluster.
     http_filter(document, "envoy.filters.http.ext_proc")["grpc_service"].pop("retry_policy", None)  # asks a sidecar
-    keys = {key for key, _ in walk([document, clusters(case.rules)])}
-    assert not [key for key in keys if re.search("retry_policy|retry_on|num_retries|mirror|hedge", key)]
+    found = {key for key, _ in walk([document, clusters(case.rules)]) if MORE_THAN_ONE_UPSTREAM.search(key)}
+    assert found == {"max_retries"}, "a circuit breaker's, which allows and does not ask"
 
 
 @every_case
 def test_routes_are_the_model_api_and_nothing_else(case: Case) -> None:
     (host,) = manager(bootstrap(case.rules, case.options))["route_config"]["virtual_hosts"]
     *routes, last = host["routes"]
-    assert {route["match"]["path"] for route in routes} == {api.value for api in Api}
+    found = [(route["match"]["path"], chosen_by(route)) for route in routes]
+    assert found == [(api.value, variant) for api in Api for variant in ("rescue", "mirror", None)], "the first counts"
     assert last["match"] == {"prefix": "/"}
     assert last["direct_response"] == {"status": 404}
     for route in routes:
-        (method,) = route["match"]["headers"]
+        method, *others = route["match"]["headers"]
         assert method == {"name": ":method", "string_match": {"exact": "POST"}}
-        assert route["route"] == {
+        assert len(others) == (chosen_by(route) is not None)
+        action = route["route"]
+        action.pop("retry_policy", None)
+        action.pop("request_mirror_policies", None)
+        assert action == {
             "cluster_header": "x-tenantry-cluster",
             "timeout": "0s",
             "auto_host_rewrite": True,
@@ -242,14 +280,72 @@ def test_routes_are_the_model_api_and_nothing_else(case: Case) -> None:
         }
         # Room for what stamping adds: the exact bound is the sidecar's.
         assert int(route["request_body_buffer_limit"]) - case.rules.limits.max_body_bytes == 16 * 1024
-    assert host["request_headers_to_remove"] == ["x-tenantry-cluster"]
+    assert host["request_headers_to_remove"] == ["x-tenantry-cluster", "x-tenantry-route"]
+    assert host["include_request_attempt_count"] is True
+    assert "include_attempt_count_in_response" not in host
+
+
+def variants(variant: str) -> list[dict[str, Any]]:
+    (host,) = manager(bootstrap(rules(), OPTIONS))["route_config"]["virtual_hosts"]
+    return [route for route in host["routes"] if chosen_by(route) == variant]
+
+
+def test_a_rescue_tries_the_stable_version_once() -> None:
+    for route in variants("rescue"):
+        policy = route["route"]["retry_policy"]
+        assert policy["num_retries"] == 1
+        assert policy["retry_priority"]["typed_config"]["update_frequency"] == 1
+        assert policy["retry_on"].split(",") == ["connect-failure", "refused-stream", "reset", "retriable-status-codes"]
+        statuses = set(policy["retriable_status_codes"])
+        assert statuses == {401, 403, 404, 408, 429, 500, 502, 503, 504}
+        assert not statuses & {400, 413, 415, 422}, "the client's own doing; the stable version would say the same"
+        # The first is the sidecar's to set, by header; the second would cut slow streams.
+        assert not {"per_try_timeout", "per_try_idle_timeout"} & policy.keys()
+        assert policy["retry_back_off"] == {"base_interval": "0.001s", "max_interval": "0.001s"}
+
+
+def test_a_copy_goes_through_the_listener_inside() -> None:
+    for route in variants("mirror"):
+        (policy,) = route["route"]["request_mirror_policies"]
+        assert policy == {
+            "cluster": "tenantry_mirror",
+            "runtime_fraction": {"default_value": {"numerator": 100}},
+            "disable_shadow_host_suffix_append": True,
+        }
+        (mutation,) = route["typed_per_filter_config"].values()
+        assert mutation["mutations"] == {"request_mutations": [{"remove": "x-tenantry-mirror-cluster"}]}
+    document = bootstrap(rules(), OPTIONS)
+    inside = listener(document, "tenantry_mirror")
+    assert inside["internal_listener"] == {}
+    assert "address" not in inside, "nobody outside can reach it"
+    assert inside["ignore_global_conn_limit"] is True
+    (cluster,) = (c for c in document["static_resources"]["clusters"] if c["name"] == "tenantry_mirror")
+    (locality,) = cluster["load_assignment"]["endpoints"]
+    (endpoint,) = locality["lb_endpoints"]
+    assert endpoint["endpoint"]["address"] == {"envoy_internal_address": {"server_listener_name": "tenantry_mirror"}}
+
+
+def test_a_copy_is_routed_as_a_request_is_and_marked() -> None:
+    config = manager(bootstrap(rules(), OPTIONS), "tenantry_mirror")
+    assert config["stream_idle_timeout"] == "300s"
+    (host,) = config["route_config"]["virtual_hosts"]
+    (route,) = host["routes"]
+    assert route["route"] == {
+        "cluster_header": "x-tenantry-mirror-cluster",
+        "timeout": "0s",
+        "auto_host_rewrite": True,
+        "idle_timeout": "300s",
+    }
+    (mark,) = host["request_headers_to_add"]
+    assert mark["header"] == {"key": "x-tenantry-mirror", "value": "1"}
+    assert host["request_headers_to_remove"] == ["x-tenantry-mirror-cluster", "x-envoy-internal"]
 
 
 @every_case
 def test_breakers_and_time_limits_stand_on_every_cluster(case: Case) -> None:
     static = bootstrap(case.rules, case.options)["static_resources"]["clusters"]
     found = static + clusters(case.rules)["resources"]
-    assert len(found) == 1 + len(names.cluster_names(case.rules))
+    assert len(found) == 2 + len(cluster_names(case.rules))
     for cluster in found:
         (threshold,) = cluster["circuit_breakers"]["thresholds"]
         assert threshold == dict.fromkeys(
@@ -344,11 +440,16 @@ def test_the_sidecar_and_envoy_give_the_same_errors_the_same_code() -> None:
     assert by_status[413].kind == RequestRefusedError.kind
 
 
+@every_case
+def test_every_cluster_that_a_request_can_be_sent_to_is_there(case: Case) -> None:
+    assert {resource["name"] for resource in clusters(case.rules)["resources"]} == cluster_names(case.rules)
+
+
 def test_names_are_those_the_sidecar_uses() -> None:
     assert names.METADATA_NAMESPACE == codec.METADATA_NAMESPACE
     assert (names.JWT_NAMESPACE, names.JWT_KEY) == (codec.JWT_NAMESPACE, codec.JWT_KEY)
     assert names.URI_SAN_ATTRIBUTE == codec.URI_SAN_ATTRIBUTE
-    assert "@" not in names.SIDECAR_CLUSTER, "or a model's version could have its name"
+    assert "@" not in names.SIDECAR_CLUSTER + names.MIRROR_CLUSTER, "or a model's version could have its name"
 
 
 # --- identity ---
@@ -394,8 +495,7 @@ def test_certificates_cannot_name_tenants_where_none_is_verified() -> None:
 def test_a_client_certificate_is_verified_but_not_required() -> None:
     """Who comes without one may have another credential; who comes with a bad one is not let in."""
     (case,) = (case for case in CASES if case.name == "mtls")
-    (listener,) = bootstrap(case.rules, case.options)["static_resources"]["listeners"]
-    tls = listener["filter_chains"][0]["transport_socket"]["typed_config"]
+    tls = listener(bootstrap(case.rules, case.options))["filter_chains"][0]["transport_socket"]["typed_config"]
     assert tls["require_client_certificate"] is False
     assert tls["common_tls_context"]["validation_context"] == {
         "trusted_ca": {"filename": "/etc/tenantry/tls/clients-ca.pem"}
@@ -412,7 +512,8 @@ def test_a_client_certificate_is_verified_but_not_required() -> None:
 )
 def test_the_sidecar_must_show_the_expected_name(san: str, matched: dict[str, str]) -> None:
     tls = SidecarTls(ca_file="ca", cert_file="cert", key_file="key", server_san=san)
-    (sidecar,) = bootstrap(rules(), msgspec.structs.replace(OPTIONS, sidecar_tls=tls))["static_resources"]["clusters"]
+    document = bootstrap(rules(), msgspec.structs.replace(OPTIONS, sidecar_tls=tls))
+    (sidecar,) = (c for c in document["static_resources"]["clusters"] if c["name"] == names.SIDECAR_CLUSTER)
     context = sidecar["transport_socket"]["typed_config"]["common_tls_context"]
     assert context["validation_context"]["trusted_ca"] == {"filename": "ca"}
     (name,) = context["validation_context"]["match_typed_subject_alt_names"]
@@ -430,6 +531,15 @@ def endpoints_of(response: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
             for entry in locality["lb_endpoints"]
         ]
         for cluster in response["resources"]
+        if "load_assignment" in cluster
+    }
+
+
+def aggregates_of(response: dict[str, Any]) -> dict[str, list[str]]:
+    return {
+        cluster["name"]: cluster["cluster_type"]["typed_config"]["clusters"]
+        for cluster in response["resources"]
+        if "load_assignment" not in cluster
     }
 
 
@@ -438,7 +548,21 @@ def test_during_a_reload_the_clusters_of_both_documents_are_there() -> None:
     both = endpoints_of(clusters(old, new))
     assert list(both) == ["m@v1", "m@v2", "m@v3"]
     assert both["m@v2"] == [{"address": "10.0.0.9", "port_value": 80}], "the last document counts"
-    assert both.keys() == names.cluster_names(old) | names.cluster_names(new)
+    assert both.keys() == cluster_names(old) | cluster_names(new)
+
+
+def test_a_rollout_has_an_aggregate_and_a_reload_those_of_both_documents() -> None:
+    def rollout(stable: str, candidate: str | None) -> Rules:
+        versions = {name: {"endpoints": [f"10.0.0.{name}:80"]} for name in "123"}
+        model = {"stable": stable, "versions": versions}
+        return rules(models={"m": model | ({"rollout": {"candidate": candidate}} if candidate else {})})
+
+    first, next_one, none = rollout("1", "2"), rollout("2", "3"), rollout("1", None)
+    assert aggregates_of(clusters(first)) == {"m@2@1": ["m@2", "m@1"]}, "the candidate first"
+    assert aggregates_of(clusters(first, next_one)) == {"m@2@1": ["m@2", "m@1"], "m@3@2": ["m@3", "m@2"]}
+    assert aggregates_of(clusters(none)) == {}
+    names_of_both = {resource["name"] for resource in clusters(first, next_one)["resources"]}
+    assert names_of_both == cluster_names(first) | cluster_names(next_one)
 
 
 def test_the_version_tells_contents_apart_and_nothing_else() -> None:
@@ -462,7 +586,11 @@ def test_names_are_looked_up_and_addresses_are_not() -> None:
 def test_clusters_are_those_of_the_typed_generator(case: Case) -> None:
     """`clusters` fills in copies of a template, for speed; by way of the messages the same comes out."""
     for resource in clusters(case.rules)["resources"]:
-        model, _, version = resource["name"].partition("@")
+        model, *versions = resource["name"].split("@")
+        if len(versions) == 2:
+            assert resource == packing.plain(ProtoAny.pack(rescue_cluster(model, *versions)))
+            continue
+        (version,) = versions
         parsed = [addresses.parse(text) for text in case.rules.models[model].versions[version].endpoints]
         assert resource == packing.plain(ProtoAny.pack(model_cluster(resource["name"], parsed)))
 
@@ -528,8 +656,9 @@ def test_the_admin_page_answers_when_clients_are_too_many() -> None:
 
 
 def test_a_second_envoy_on_the_same_port_is_an_error() -> None:
-    (listener,) = bootstrap(rules(), OPTIONS)["static_resources"]["listeners"]
-    assert listener["enable_reuse_port"] is False, "with it the kernel splits the traffic between both, silently"
+    assert listener(bootstrap(rules(), OPTIONS))["enable_reuse_port"] is False, (
+        "with it the kernel splits the traffic between both, silently"
+    )
 
 
 @pytest.mark.parametrize(("path", "folder"), [("/run/tenantry/cds.json", "/run/tenantry"), ("cds.json", ".")])
@@ -543,7 +672,7 @@ def test_the_folder_of_the_clusters_is_watched(path: str, folder: str) -> None:
 def test_a_listener_for_all_addresses_takes_ipv4_too() -> None:
     def socket(host: str) -> dict[str, Any]:
         document = bootstrap(rules(), msgspec.structs.replace(OPTIONS, listen_host=host))
-        address: dict[str, Any] = document["static_resources"]["listeners"][0]["address"]["socket_address"]
+        address: dict[str, Any] = listener(document)["address"]["socket_address"]
         return address
 
     assert socket("::")["ipv4_compat"] is True

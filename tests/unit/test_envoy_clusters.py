@@ -12,7 +12,7 @@ from tenantry.adapters.envoy_clusters import ClustersNotReadyError, EnvoyCluster
 from tenantry.core.rules import Rules
 from tenantry_testing.documents import rules
 
-WANTED = ["chat-8b@1.4.0", "chat-8b@1.5.0", "embed@1"]
+WANTED = ["chat-8b@1.4.0", "chat-8b@1.5.0", "chat-8b@1.5.0@1.4.0", "embed@1"]
 Serve = Callable[[list[Any]], Any]
 
 
@@ -79,7 +79,7 @@ async def test_an_envoy_that_never_has_them_is_named_with_what_it_lacks(envoy: S
     good, bad = await envoy([has(*WANTED)]), await envoy([has(WANTED[0])])
     with pytest.raises(ClustersNotReadyError) as caught:
         await EnvoyClusters(None, (good, bad), render).wait_for(rules(), 0.3)
-    assert str(caught.value).startswith(f"Envoy at {bad} has no cluster chat-8b@1.5.0, embed@1 after 0.3 s")
+    assert str(caught.value).startswith(f"Envoy at {bad} has no cluster {', '.join(WANTED[1:])} after 0.3 s")
 
 
 async def test_an_envoy_that_does_not_answer_has_none() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from tenantry.core.errors import TenantryError
-from tenantry.core.routing import cluster_name
+from tenantry.core.routing import cluster_names
 from tenantry.core.rules import Rules
 
 ADMIN_TIMEOUT = aiohttp.ClientTimeout(total=2)
@@ -49,7 +49,7 @@ class EnvoyClusters:
 
     async def wait_for(self, rules: Rules, timeout_seconds: float) -> None:
         """Return once every Envoy has every cluster of `rules`; raise ClustersNotReadyError otherwise."""
-        wanted = {cluster_name(model, version) for model, entry in rules.models.items() for version in entry.versions}
+        wanted = cluster_names(rules)
         missing, admin = wanted, ""
         try:
             async with asyncio.timeout(timeout_seconds), aiohttp.ClientSession(timeout=ADMIN_TIMEOUT) as http:

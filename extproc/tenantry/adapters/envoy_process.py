@@ -32,7 +32,8 @@ class EnvoyProcess:
         """Return `host:port` of the client listener."""
         async with aiohttp.ClientSession() as http, http.get(f"{self.admin}/listeners?format=json") as response:
             statuses = (await response.json(content_type=None))["listener_statuses"]
-        address = statuses[0]["local_address"]["socket_address"]
+        # The others are internal: no socket.
+        (address,) = (status["local_address"]["socket_address"] for status in statuses if status["name"] == "clients")
         return f"{address['address']}:{address['port_value']}"
 
     async def ended(self) -> EnvoyError:
