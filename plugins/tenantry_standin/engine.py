@@ -168,7 +168,7 @@ class Engine:
     def _report(self, finished: Finished) -> None:
         self.totals.update(
             finished=1,
-            aborted=finished.aborted,
+            aborted=int(finished.aborted),  # an empty Counter would keep the bool
             prompt_tokens=finished.prompt_tokens,
             cached_tokens=finished.cached_tokens,
             output_tokens=finished.output_tokens,

@@ -153,7 +153,7 @@ class _ModelRoutes:
         fate = behaviour.draw_fate(self._rng)
         job = self._job(call, request.headers, behaviour)
         attempt = read_attempt(request.headers, call.arguments, job, model=self._config.model)
-        self._engine.totals.update(mirrored=attempt.mirror, retried=attempt.number > 1)
+        self._engine.totals.update(mirrored=int(attempt.mirror), retried=int(attempt.number > 1))
         work, ended = _Work(), Ended.FAILED
         try:
             response = await self._answer(request, call, job, fate, work)

@@ -6,7 +6,8 @@
 
 A batch is due `flush_s` after its oldest record came, or at once when it is full. `later` (down, hanging, 401, 5xx)
 puts it back in front and waits: `first_retry_s`, doubled each time up to `longest_retry_s`. No jitter: engines that
-retry in step cost a sidecar one POST each. A batch may arrive twice; a record's id makes that harmless (tenantry.core.usage).
+retry in step cost a sidecar one POST each. A batch may arrive twice; a record's id makes that harmless
+(tenantry.core.usage).
 
 Nothing here grows without end or lives for ever: beyond `waiting_records` the oldest go ("full"), and beyond
 `max_age_s` a record is worthless to the guard, which has judged the request without it ("too_old").

@@ -23,7 +23,7 @@ from msgspec import Struct
 from tenantry.core.usage import UsageRecord
 
 from tenantry_vllm.outbox import DROP_REASONS, SHIPPED, Item, Limits, Outbox, Verdict, batch_body, verdict
-from tenantry_vllm.sidecar_http import Answer, Endpoint, SidecarConnection, parse_url, resolve
+from tenantry_vllm.sidecar_http import Answer, Endpoint, SidecarConnection, TokenError, parse_url, resolve
 
 __all__ = ["Shipper"]
 
@@ -39,7 +39,7 @@ class Transport(Protocol):
     """Posts batches to one address."""
 
     def post(self, body: bytes) -> Answer:
-        """Return the answer; raise OSError, ValueError or http.client.HTTPException when there is none."""
+        """Return the answer; raise OSError, TokenError or http.client.HTTPException when there is none."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -55,8 +55,9 @@ Connect = Callable[[Endpoint, str, Callable[[], str]], Transport]
 class Shipper:
     """Sends records to all sidecars of some URLs. `log` gets whole sentences, one per change for the worse or better.
 
-    `counts` are of records times sidecars: `shipped`, and those dropped by reason (`full`, `too_old`, `refused`,
-    `stopped`); `invalid` are records that no sidecar would take, counted once.
+    `counts` are of records times sidecars: `shipped`, and those dropped by reason: `full`, `too_old`, `refused`,
+    `stopped` (still queued when the shipper stopped or the address went). `invalid` are records that no sidecar would
+    take, counted once.
     """
 
     def __init__(
@@ -249,7 +250,7 @@ class _Lane:
         """Post; return what becomes of the batch, and what to complain about."""
         try:
             answer = self.transport.post(body)
-        except (OSError, ValueError) as error:
+        except (OSError, TokenError) as error:
             return Verdict.LATER, _Trouble("unreached", f"was not reached: {error}")
         except HTTPException as error:
             return Verdict.LATER, _Trouble("unreached", f"does not answer in HTTP: {type(error).__name__}")

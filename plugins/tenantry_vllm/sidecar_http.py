@@ -16,6 +16,7 @@ PATH = "/usage"
 POST_TIMEOUT_S = 2.0
 
 _MAX_ANSWER_BYTES = 64 * 1024
+_KINDS = (socket.AF_INET, socket.AF_INET6)
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
@@ -38,14 +39,18 @@ class Answer(Struct, frozen=True, kw_only=True):
     text: str = ""
 
 
+class TokenError(ValueError):
+    """There is no usable token; the message says why, and never what was found."""
+
+
 def parse_url(url: str) -> Endpoint:
     """Read `http://HOST[:PORT][/PREFIX]`; raise ValueError that says what is wrong with any other."""
     parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"a sidecar's URL looks like http://HOST:PORT, not '{url}'")
-    if parts.username is not None or parts.query or parts.fragment:
+    if "@" in url or parts.query or parts.fragment:
         # Said without the URL: the part before an @ may be a password.
         raise ValueError("a sidecar's URL has no user, query or fragment; the token comes from a file")
+    if parts.scheme != "http" or not parts.hostname or not url.isascii() or " " in url:
+        raise ValueError(f"a sidecar's URL looks like http://HOST:PORT, not '{url}'")
     prefix = parts.path.rstrip("/").removesuffix(PATH)
     return Endpoint(host=parts.hostname, port=parts.port or 80, path=prefix + PATH)
 
@@ -61,20 +66,17 @@ def resolve(endpoint: Endpoint) -> frozenset[str]:
     return next((addresses for addresses in of_kind.values() if addresses), frozenset())
 
 
-_KINDS = (socket.AF_INET, socket.AF_INET6)
-
-
 def token_from(path: Path) -> Callable[[], str]:
     """Return a function that reads the token, anew each time: a rotated one counts from the next connection on.
 
-    It raises OSError or ValueError, never with the token in the message.
+    It raises OSError or TokenError.
     """
 
     def read() -> str:
         token = path.read_text(encoding="ascii", errors="replace").strip()
         if not token or not token.isascii() or any(character <= " " or character == "\x7f" for character in token):
             # http.client would refuse such a header too, but quote it.
-            raise ValueError(f"{path} must hold one token of visible ASCII characters")
+            raise TokenError(f"{path} must hold one token of visible ASCII characters")
         return token
 
     return read
@@ -92,7 +94,7 @@ class SidecarConnection:
         self._http = HTTPConnection(address, endpoint.port, timeout=timeout_s)
 
     def post(self, body: bytes) -> Answer:
-        """Post a batch; raise OSError or http.client.HTTPException when there is no answer."""
+        """Post a batch; raise OSError, TokenError or http.client.HTTPException when there is no answer."""
         reused = self._http.sock is not None
         try:
             return self._post(body)
