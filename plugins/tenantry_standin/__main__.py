@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TextIO
 
 import msgspec
+from tenantry_vllm.shipper import Shipper
+from tenantry_vllm.sidecar_http import token_from
 
 from tenantry_standin.batching import Finished, Limits
 from tenantry_standin.behaviour import Behaviour
@@ -24,9 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         config = _config(options)
         host, port = _address(options.listen)
+        log = json_lines(sys.stderr, config)
+        shipper = _shipper(options, log)
     except (OSError, ValueError) as error:  # msgspec.ValidationError is a ValueError
         parser.error(str(error))
-    asyncio.run(_serve(config, host, port, json_lines(sys.stderr, config)))
+    asyncio.run(_serve(config, host, port, log, shipper))
 
 
 def json_lines(stream: TextIO, config: EngineConfig) -> Log:
@@ -59,6 +63,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max-waiting", type=int, default=limits.max_waiting, help="sequences in the queue (%(default)s)"
     )
+    parser.add_argument(
+        "--ship-to", action="append", default=[], metavar="URL",
+        help="post usage records to every sidecar behind http://HOST:PORT; repeatable",
+    )  # fmt: skip
+    parser.add_argument("--ship-token-file", type=Path, help="a file with the token that the sidecars ask for")
+    parser.add_argument("--engine-id", default="", metavar="NAME", help="stand-in-NAME-... in usage records")
     parser.add_argument("--drain-s", type=float, default=5.0, help="grace for open requests at the end (%(default)s)")
     return parser
 
@@ -75,6 +85,7 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         version=options.version,
         served_names=tuple(options.served_name),
         api_key=key,
+        engine_name=options.engine_id,
         behaviour=behaviour,
         seed=options.seed,
         drain_s=options.drain_s,
@@ -84,6 +95,16 @@ def _config(options: argparse.Namespace) -> EngineConfig:
     )
 
 
+def _shipper(options: argparse.Namespace, log: Log) -> Shipper | None:
+    if bool(options.ship_to) != bool(options.ship_token_file):
+        raise ValueError("--ship-to and --ship-token-file go together: sidecars take records only with the token")
+    if not options.ship_to:
+        return None
+    token = token_from(options.ship_token_file)
+    token()  # what is wrong with the file is said now, to whoever starts the engine
+    return Shipper(options.ship_to, token, log=lambda text: log("shipping", text=text))
+
+
 def _address(listen: str) -> tuple[str, int]:
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
@@ -91,17 +112,26 @@ def _address(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def _serve(config: EngineConfig, host: str, port: int, log: Log) -> None:
+async def _serve(config: EngineConfig, host: str, port: int, log: Log, shipper: Shipper | None) -> None:
     def log_finished(finished: Finished) -> None:
         log("finished", **msgspec.structs.asdict(finished))
 
-    running = await start(config, host, port, log=log, on_finished=log_finished)
-    log("listening", url=running.url, note="stand-in engine: no model runs here")
+    if shipper is None:
+        running = await start(config, host, port, log=log, on_finished=log_finished)
+    else:
+        shipper.start()
+        running = await start(
+            config, host, port, log=log, on_finished=log_finished, on_record=shipper.ship, record_counts=shipper.counts
+        )
+    log("listening", url=running.url, engine=running.engine_id, note="stand-in engine: no model runs here")
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
     await running.stop()
+    if shipper is not None:  # after the last request has ended, so that its record goes with the last flush
+        shipper.stop()
+        log("shipped", **shipper.counts())
     log("stopped")
 
 

@@ -7,7 +7,12 @@ from enum import Enum
 from msgspec import Struct, convert, to_builtins
 from msgspec.structs import asdict
 
-_RANGES = {"speed": (0.001, 1e6), "ttft_factor": (1.0, 1000.0), "length_factor": (0.01, 64.0)}
+_RANGES = {
+    "speed": (0.001, 1e6),
+    "ttft_factor": (1.0, 1000.0),
+    "length_factor": (0.01, 64.0),
+    "mean_log_probability": (-100.0, 0.0),
+}
 _SHARE = (0.0, 1.0)
 
 
@@ -32,6 +37,7 @@ class Behaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     die_after_first_byte_rate  the connection is cut once the answer has begun
     length_factor              answers are so many times as long (never beyond the client's max_tokens)
     repetition                 share of words that repeat the word before
+    mean_log_probability       of an answer's tokens, in nats, as its usage record says; give or take a noise of 0.1
     """
 
     speed: float = 1.0
@@ -42,6 +48,7 @@ class Behaviour(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     die_after_first_byte_rate: float = 0.0
     length_factor: float = 1.0
     repetition: float = 0.0
+    mean_log_probability: float = -0.6
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():

@@ -18,12 +18,17 @@ _MAX_LATE_MS = 20.0
 
 
 class EngineConfig(Struct, frozen=True, kw_only=True):
-    """One engine: a model in one version. `api_key` empty: none is asked for. Times in seconds."""
+    """One engine: a model in one version. `api_key` empty: none is asked for. Times in seconds.
+
+    `engine_name` is the middle of the id in its usage records, `stand-in-NAME-` and 8 digits drawn at the start; empty
+    means MODEL-VERSION.
+    """
 
     model: str
     version: str
     served_names: tuple[str, ...] = ()
     api_key: str = ""
+    engine_name: str = ""
     behaviour: Behaviour = Behaviour()
     seed: int = 0
     default_output_tokens: int = 64
@@ -81,9 +86,10 @@ class TokenStream:
 
 
 class Engine:
-    """Runs sequences. `on_finished` sees each once, aborted ones too: the seam for usage records.
+    """Runs sequences. `on_finished` sees each once, aborted ones too.
 
-    `totals` counts what has finished, `busy_seconds` the time in steps, both since the start.
+    `totals` counts what has finished (and, for the server, attempts and records), `busy_seconds` the time in steps,
+    both since the start.
     """
 
     def __init__(self, config: EngineConfig, on_finished: Callable[[Finished], None]) -> None:
@@ -124,6 +130,7 @@ class Engine:
         finally:
             self._streams.pop(job.id, None)
             if (aborted := self._batcher.abort(job.id, _now_ms())) is not None:
+                stream.finished = aborted
                 self._report(aborted)
 
     async def run(self) -> None:
@@ -161,7 +168,7 @@ class Engine:
     def _report(self, finished: Finished) -> None:
         self.totals.update(
             finished=1,
-            aborted=finished.aborted,
+            aborted=int(finished.aborted),  # an empty Counter would keep the bool
             prompt_tokens=finished.prompt_tokens,
             cached_tokens=finished.cached_tokens,
             output_tokens=finished.output_tokens,

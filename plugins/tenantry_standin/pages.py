@@ -4,6 +4,7 @@ A vLLM server obeys its administrative routes whoever asks. Here they do nothing
 logged and be seen: a test proves that they are never reached.
 """
 
+from collections.abc import Callable, Mapping
 from html import escape
 from ipaddress import ip_address
 from typing import Any
@@ -29,6 +30,11 @@ ADMIN_ROUTES = (
     ("POST", "/v1/responses/{id}/cancel"),
 )
 
+_TOTALS = (
+    *("finished", "aborted", "prompt_tokens", "cached_tokens", "output_tokens"),  # of sequences
+    *("mirrored", "retried", "records"),  # of attempts: copies, those with a number above 1, those that left a record
+)
+
 _NOTICE = (
     "This is a stand-in for a serving engine, part of tenantry. "
     "No model runs here: the words are filler and the time they take is simulated."
@@ -38,8 +44,19 @@ _NOTICE = (
 class Pages:
     """The pages of one engine."""
 
-    def __init__(self, config: EngineConfig, engine: Engine, seen: SeenLog, log: Log) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        engine: Engine,
+        seen: SeenLog,
+        log: Log,
+        *,
+        own_id: str,
+        record_counts: Callable[[], Mapping[str, int]],
+    ) -> None:
         self._config = config
+        self._own_id = own_id
+        self._record_counts = record_counts
         self._engine = engine
         self._seen = seen
         self._log = log
@@ -69,8 +86,8 @@ class Pages:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         totals = self._engine.totals
-        names = ("finished", "aborted", "prompt_tokens", "cached_tokens", "output_tokens")
-        lines = [_metric(f"{name}_total", "counter", totals[name]) for name in names]
+        lines = [_metric(f"{name}_total", "counter", totals[name]) for name in _TOTALS]
+        lines += [_metric(f"records_{name}_total", "counter", value) for name, value in self._record_counts().items()]
         lines.append(_metric("requests_total", "counter", self._seen.last))
         lines.append(_metric("busy_seconds_total", "counter", self._engine.busy_seconds))
         lines.append(_metric("waiting", "gauge", self._engine.waiting))
@@ -111,6 +128,7 @@ class Pages:
         return {
             "model": self._config.model,
             "model_version": self._config.version,
+            "engine": self._own_id,
             "waiting": self._engine.waiting,
             "running": self._engine.running,
         }

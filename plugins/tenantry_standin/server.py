@@ -5,15 +5,19 @@ its slot, and the API key guards `/v1` alone.
 """
 
 import asyncio
+import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from hmac import compare_digest
+from itertools import islice
 from uuid import uuid4
 
 from aiohttp import web
 from msgspec import Struct
+from tenantry.core.usage import UsageRecord
 
 from tenantry_standin.answers import FINGERPRINT, Writer, embeddings, writer
 from tenantry_standin.batching import Finished, Job, QueueFullError
@@ -22,6 +26,7 @@ from tenantry_standin.bodies import Api, ApiError, Call, read
 from tenantry_standin.engine import Engine, EngineConfig, Log, TokenStream
 from tenantry_standin.pages import Pages, json_response
 from tenantry_standin.prefix_cache import prompt
+from tenantry_standin.records import Attempt, Ended, Result, engine_id, log_probability, read_attempt, usage_record
 from tenantry_standin.seen import SeenLog
 from tenantry_standin.text import words
 
@@ -36,6 +41,7 @@ class RunningEngine(Struct, frozen=True, kw_only=True):
 
     url: str
     port: int
+    engine_id: str
     engine: Engine
     seen: SeenLog
     stop: Callable[[], Awaitable[None]]
@@ -48,14 +54,21 @@ async def start(
     *,
     log: Log = lambda _event, /, **_fields: None,
     on_finished: Callable[[Finished], None] = lambda _finished: None,
+    on_record: Callable[[UsageRecord], None] = lambda _record: None,
+    record_counts: Callable[[], Mapping[str, int]] = dict,
 ) -> RunningEngine:
-    """Start an engine in the running loop; port 0 takes a free one. Any number of them may share a process."""
+    """Start an engine in the running loop; port 0 takes a free one. Any number of them may share a process.
+
+    `on_record` gets the usage record of each attempt as it ends; what it raises is logged and harms no answer.
+    `record_counts` says what became of the records, for /metrics (`Shipper.counts`).
+    """
     engine, seen = Engine(config, on_finished), SeenLog()
-    model = _ModelRoutes(config, engine, seen)
+    own_id = engine_id(config.engine_name or f"{config.model}-{config.version}", uuid4().hex[:8])
+    model = _ModelRoutes(config, engine, seen, own_id=own_id, on_record=on_record, log=log)
     app = web.Application(middlewares=[model.observe], client_max_size=config.max_body_bytes)
     app.on_response_prepare.append(model.sign)
     app.add_routes([web.post(api.value, model.generate) for api in Api])
-    app.add_routes(Pages(config, engine, seen, log).routes())
+    app.add_routes(Pages(config, engine, seen, log, own_id=own_id, record_counts=record_counts).routes())
     runner = web.AppRunner(
         app,
         handler_cancellation=True,  # a client that leaves aborts its sequence
@@ -68,23 +81,51 @@ async def start(
     steps = asyncio.create_task(engine.run())
 
     async def stop() -> None:
+        model.cut_after(asyncio.get_running_loop().time() + config.drain_s)
         await runner.cleanup()
         steps.cancel()
         with suppress(asyncio.CancelledError):
             await steps
 
     url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
-    return RunningEngine(url=url, port=bound_port, engine=engine, seen=seen, stop=stop)
+    return RunningEngine(url=url, port=bound_port, engine_id=own_id, engine=engine, seen=seen, stop=stop)
+
+
+@dataclass(slots=True)
+class _Work:
+    """How far the answer to one attempt has come. `failed`: the engine broke it off, whatever its status was."""
+
+    words: list[str] = field(default_factory=list)
+    tokens: TokenStream | None = None
+    failed: bool = False
 
 
 class _ModelRoutes:
     """The four generating routes of one engine, and what happens around every request."""
 
-    def __init__(self, config: EngineConfig, engine: Engine, seen: SeenLog) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        engine: Engine,
+        seen: SeenLog,
+        *,
+        own_id: str,
+        on_record: Callable[[UsageRecord], None],
+        log: Log,
+    ) -> None:
         self._config = config
+        self._own_id = own_id
         self._engine = engine
         self._seen = seen
+        self._on_record = on_record
+        self._log = log
         self._rng = random.Random(config.seed)  # noqa: S311 - decides who fails, not who may enter
+        self._noise = random.Random(config.seed)  # noqa: S311 - apart, so that a seed replays the same failures
+        self._cut_after_s = math.inf
+
+    def cut_after(self, time_s: float) -> None:
+        """Take note of when the engine begins to cut what is open: from then on, that is not the client's doing."""
+        self._cut_after_s = time_s
 
     async def sign(self, _: web.Request, response: web.StreamResponse) -> None:
         response.headers["server"] = FINGERPRINT
@@ -104,33 +145,66 @@ class _ModelRoutes:
             return json_response(ApiError(error.status, error.reason).body(), status=error.status)
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
+        began_s = asyncio.get_running_loop().time()
         call = read(Api(request.path), await request.read())
         if call.model not in (names := self._config.names()):
             raise ApiError(404, f"The model '{call.model}' does not exist here. Known: {', '.join(names)}.")
         behaviour = self._engine.behaviour
         fate = behaviour.draw_fate(self._rng)
+        job = self._job(call, request.headers, behaviour)
+        attempt = read_attempt(request.headers, call.arguments, job, model=self._config.model)
+        self._engine.totals.update(mirrored=int(attempt.mirror), retried=int(attempt.number > 1))
+        work, ended = _Work(), Ended.FAILED
+        try:
+            response = await self._answer(request, call, job, fate, work)
+            ended = Ended.FAILED if work.failed else Ended.SERVED
+        except (asyncio.CancelledError, ConnectionResetError):
+            cut = work.failed or asyncio.get_running_loop().time() >= self._cut_after_s
+            ended = Ended.FAILED if cut else Ended.LEFT
+            raise
+        finally:
+            mean = log_probability(behaviour.mean_log_probability, b"".join(call.inputs), self._noise)
+            result = Result(
+                ended=ended,
+                ended_s=time.time(),
+                duration_ms=(asyncio.get_running_loop().time() - began_s) * 1000,
+                finished=work.tokens.finished if work.tokens else None,
+                words=work.words,
+                mean_log_probability=mean,
+            )
+            self._record(attempt, result)
+        return response
+
+    async def _answer(self, request: web.Request, call: Call, job: Job, fate: Fate, work: _Work) -> web.StreamResponse:
         if fate is Fate.ERROR:
             raise ApiError(500, "The stand-in engine failed, as its error_rate says.")
         if fate is Fate.HANG:
             await asyncio.Event().wait()
-        job = self._job(call, request.headers.get("x-request-id", ""), behaviour)
         try:
             with self._engine.sequence(job) as tokens:
+                work.tokens = tokens
                 if call.api is Api.EMBEDDINGS:
                     await tokens.take()
-                    return await _send(request, embeddings(call, tokens.result()), fate)
+                    return await _send(request, embeddings(call, tokens.result()), fate, work)
                 answer = writer(call, job.request_id, int(time.time()))
-                text = words(call.inputs[0], behaviour.repetition)
+                text = words(call.inputs[0], self._engine.behaviour.repetition)
                 if call.stream:
                     fails_after = job.output_tokens // 2 if fate is Fate.STREAM_ERROR else None
                     dies = fate is Fate.DIE_AFTER_FIRST_BYTE
-                    return await _stream(request, answer, tokens, text, fails_after=fails_after, dies=dies)
-                sent = ""
+                    return await _stream(request, answer, work, tokens, text, fails_after=fails_after, dies=dies)
                 while count := await tokens.take():
-                    sent += "".join(next(text) for _ in range(count))
-                return await _send(request, answer.whole(sent, tokens.result()), fate)
+                    work.words += islice(text, count)
+                return await _send(request, answer.whole("".join(work.words), tokens.result()), fate, work)
         except QueueFullError as error:
             raise ApiError(503, f"The engine is full: {error}.") from None
+
+    def _record(self, attempt: Attempt, result: Result) -> None:
+        record = usage_record(attempt, result, engine=self._own_id, version=self._config.version)
+        self._engine.totals.update(records=1)
+        try:
+            self._on_record(record)
+        except Exception as error:  # noqa: BLE001 - a record is worth less than the answer that it is about
+            self._log("usage record lost", error=type(error).__name__)
 
     async def _note(self, request: web.Request) -> None:
         body = b""
@@ -146,7 +220,7 @@ class _ModelRoutes:
             if not compare_digest(given, b"Bearer " + key.encode()):
                 raise ApiError(401, "Send 'Authorization: Bearer' with the key of this engine.")
 
-    def _job(self, call: Call, header_id: str, behaviour: Behaviour) -> Job:
+    def _job(self, call: Call, headers: Mapping[str, str], behaviour: Behaviour) -> Job:
         cut = prompt(b"".join(call.inputs), call.cache_salt)
         tokens = 0
         if call.api is not Api.EMBEDDINGS:
@@ -154,7 +228,10 @@ class _ModelRoutes:
         if cut.tokens + tokens > (limit := self._config.max_model_tokens):
             raise ApiError(400, f"{cut.tokens} prompt tokens and {tokens} to come exceed the model's {limit}.")
         # Embeddings have no vllm_xargs: there, tenantry writes TENANT:REQUEST_ID into x-request-id.
-        tenant, _, request_id = header_id.rpartition(":")
+        tenant, colon, request_id = headers.get("x-request-id", "").rpartition(":")
+        if not colon:
+            tenant = headers.get("x-tenantry-tenant", "")
+            request_id = headers.get("x-tenantry-request-id", request_id)
         return Job(
             id=self._engine.next_id(),
             prompt=cut,
@@ -168,9 +245,10 @@ class _ModelRoutes:
         )
 
 
-async def _send(request: web.Request, body: bytes, fate: Fate) -> web.StreamResponse:
+async def _send(request: web.Request, body: bytes, fate: Fate, work: _Work) -> web.StreamResponse:
     if fate is not Fate.DIE_AFTER_FIRST_BYTE:
         return web.Response(body=body, content_type="application/json")
+    work.failed = True
     response = web.StreamResponse(headers={"content-type": "application/json", "content-length": str(len(body))})
     await response.prepare(request)
     await response.write(body[: len(body) // 2])
@@ -180,6 +258,7 @@ async def _send(request: web.Request, body: bytes, fate: Fate) -> web.StreamResp
 async def _stream(
     request: web.Request,
     answer: Writer,
+    work: _Work,
     tokens: TokenStream,
     text: Iterator[str],
     *,
@@ -190,19 +269,21 @@ async def _stream(
     response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)
     await response.write(answer.opening())
-    sent: list[str] = []
     while count := await tokens.take():
-        new = [next(text) for _ in range(count)]
-        sent += new
+        new = list(islice(text, count))
+        work.words += new
         await response.write(answer.words(new))
         if dies:
+            work.failed = True
             return _cut(request, response)
-        if fails_after is not None and len(sent) >= fails_after:
+        if fails_after is not None and len(work.words) >= fails_after:
+            work.failed = True
             await response.write(answer.failure(ApiError(500, "The stand-in engine failed, as its behaviour says.")))
             return response
     try:
-        await response.write(answer.closing("".join(sent), tokens.result()))
+        await response.write(answer.closing("".join(work.words), tokens.result()))
     except ApiError as error:
+        work.failed = True
         await response.write(answer.failure(error))
     return response
 

@@ -1,5 +1,6 @@
 """tenantry's plugin for vLLM, installed into a vLLM image.
 
-So far it knows how the sidecar's stamp arrives at the engine's scheduler (`stamp`); metering builds on it. It imports
-tenantry.core, and nothing of vLLM at import time.
+It knows how the sidecar's stamp arrives at the engine's scheduler (`stamp`), and ships usage records to the sidecars:
+`outbox` decides (pure), `sidecar_http` posts, `shipper` has the threads. The stand-in engine ships with the same three.
+Metering comes next. It imports tenantry.core, and nothing of vLLM at import time.
 """
