@@ -2,13 +2,13 @@
 
 import random
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from math import exp
 
 import pytest
 from msgspec import structs
 from tenantry.core.rollout.budget import Budget
-from tenantry.core.rollout.evidence import Evidence
+from tenantry.core.rollout.evidence import Evidence, merge
 from tenantry.core.rollout.guard import Guard, Plan, Verdict
 from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import Observation, Pair, Sample
@@ -116,7 +116,9 @@ def test_a_bad_candidate_is_reverted_for_what_is_bad_about_it(behaviour: Behavio
     traffic = Traffic(lone())
     (verdict,) = traffic.send(5_000, behaviour)
     assert (verdict.action, verdict.tenant, verdict.signal, verdict.visit) == ("revert", None, signal, 1)
-    assert verdict.log_e >= verdict.log_threshold > 5.2  # log 200, the fleet's half of alpha, and more for its shares
+    assert (
+        verdict.log_e >= verdict.log_threshold > 4.8
+    )  # log 133, the fleet's three quarters of alpha, and more for its shares
     assert verdict.units == traffic.came["candidate"] <= at_most
     assert f"the candidate's {signal} is beyond its margin" in verdict.why
 
@@ -322,7 +324,7 @@ def test_replicas_find_together_what_neither_finds_alone() -> None:
     for stream in streams:
         assert stream.send(60, slow) == ()
     together = guard(writer="fresh")
-    verdicts = [verdict for replica in replicas for verdict in together.merge(replica.evidence(), 60.0)]
+    verdicts = together.merge(reduce(merge, (replica.evidence() for replica in replicas)), 60.0)
     assert [(verdict.action, verdict.tenant, verdict.signal) for verdict in verdicts] == [("revert", None, "ttft")]
     assert verdicts[0].units == sum(stream.came["candidate"] for stream in streams)
 

@@ -184,7 +184,7 @@ def _log_shortness_ratio(margins: Margins) -> float:
 
 
 _SHIFTS = (0.12, 0.29, 0.55, 1.2)
-_SHIFT_PRIORS = (0.14, 0.6, 0.16, 0.1)
+_SHIFT_PRIORS = (0.1, 0.7, 0.12, 0.08)
 _LENGTH_SHIFTS = (0.1, 0.21, 0.45, 1.0)
 _PAIRED_SHIFTS = (0.15, 0.36, 0.9)
 _PAIRED_SHIFT_PRIORS = (0.2, 0.6, 0.2)
@@ -199,7 +199,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         name="errors",
         kind="odds",
-        weight=0.21,
+        weight=0.22,
         tilts=_ODDS,
         priors=_ODDS_PRIORS,
         read=_failed,
@@ -208,7 +208,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         name="ttft",
         kind="shift",
-        weight=0.31,
+        weight=0.4,
         tilts=_SHIFTS,
         priors=_SHIFT_PRIORS,
         read=_ttft,
@@ -218,7 +218,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         name="length",
         kind="shift",
-        weight=0.24,
+        weight=0.18,
         tilts=_LENGTH_SHIFTS,
         priors=_SHIFT_PRIORS,
         read=_shortness,
@@ -273,7 +273,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         name="ttft_paired",
         kind="paired_shift",
-        weight=0.03,
+        weight=0.02,
         tilts=_PAIRED_SHIFTS,
         priors=_PAIRED_SHIFT_PRIORS,
         read=_ttft,
@@ -283,7 +283,7 @@ SIGNALS: tuple[Signal, ...] = (
     Signal(
         name="length_paired",
         kind="paired_shift",
-        weight=0.06,
+        weight=0.03,
         tilts=_PAIRED_SHIFTS,
         priors=_PAIRED_SHIFT_PRIORS,
         read=_shortness,
