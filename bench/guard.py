@@ -113,7 +113,7 @@ def judge(task: Task) -> Result:
                 alarms += sum(verdict.action == "alarm" for verdict in verdicts)
                 reverted = _first_revert(verdicts)
                 came = len(units)
-                counted = _units_read(guard, reverted.signal, came) if reverted else 0
+                counted = _units_read(guard.guard, reverted.signal, came) if reverted else 0
         if watchers and isinstance(seen, Observation):
             for name in _reverting(watchers, seen, now_s):
                 baseline_units[name] = len(units)

@@ -95,7 +95,7 @@ def _lines(book: RuleBook, profile: Profile, name: str, live: Live, unit: Unit |
 
 
 def _second(decision: Decision, book: RuleBook, name: str) -> str:
-    if decision.rescue_seconds is not None:
+    if decision.rescued:
         return f" ({book.rules.models[name].stable} answers if the candidate does not)"
     return f" (copied to {decision.mirror_cluster})" if decision.mirror_cluster else ""
 

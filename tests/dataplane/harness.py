@@ -104,12 +104,14 @@ class Files:
     secrets: Path = field(init=False)
     outcomes: Path = field(init=False)
     cds: Path = field(init=False)
+    state: Path = field(init=False)
 
     def __post_init__(self) -> None:
         self.rules = self.folder / "rules" / "rules.yaml"
         self.secrets = self.folder / "secrets"
         self.outcomes = self.folder / "outcomes.jsonl"
         self.cds = self.folder / "clusters" / "cds.json"
+        self.state = self.folder / "state.db"
         for folder in (self.rules.parent, self.cds.parent):
             folder.mkdir(parents=True, exist_ok=True)
         write_missing(self.secrets)

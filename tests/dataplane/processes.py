@@ -105,6 +105,7 @@ async def beside(
         for index, path in enumerate(paths):
             serve = (
                 "serve", files.rules, "--secrets", files.secrets, "--listen", f"unix:{path}", "--admin", "127.0.0.1:0",
+                "--state", files.state,
                 "--cds", files.cds, "--envoy-admin", f"http://127.0.0.1:{admin_port}", "--outcomes", files.outcomes,
             )  # fmt: skip
             run = tenantry(folder, *serve, *arguments, prelude=prelude, name=f"sidecar{index}")

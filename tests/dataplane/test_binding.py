@@ -73,7 +73,9 @@ async def test_no_address_that_others_reach_is_bound_without_mutual_tls(tmp_path
     here, there = Address(path=str(tmp_path / "s")), parse_address(address)
     for listen, admin in ((there, here), (here, there)):
         for tls in (None, anybody):
-            options = ServeOptions(rules=files.rules, secrets=files.secrets, listen=listen, admin=admin, tls=tls)
+            options = ServeOptions(
+                rules=files.rules, secrets=files.secrets, listen=listen, admin=admin, tls=tls, state=files.state
+            )
             with pytest.raises(BindError, match="which other hosts can reach"):
                 async with serving(options, clusters):
                     pass

@@ -83,9 +83,8 @@ def test_the_engine_gets_the_clients_members_but_for_ours(
     asked = dict(pairs)["model"]
     beta = name == "globex" and asked == "chat-8b"
     expected: dict[str, object] = {"cache_salt": keyring().salt_for(name)}
-    expected["model"] = "chat-8b-next" if beta else "acme-search" if (name, asked) == ("acme", "embed") else asked
-    if beta:
-        expected["priority"] = 20
+    served = "chat-served" if asked == "chat-8b" else asked
+    expected["model"] = "acme-search" if (name, asked) == ("acme", "embed") else served
     if api is Api.RESPONSES:
         expected["store"] = False
     xargs = dict(made.pop("vllm_xargs", []))

@@ -36,7 +36,7 @@ def stamp(api: Api, name: str, **members: object) -> Any:
 def test_what_the_engine_gets() -> None:
     sent = b'{"model":"chat-8b", "messages": [{"content":"h\\u00e9 \xc3\xa9"}],\n"temperature":0.10,"seed":1e2}'
     assert stamped(sent) == (
-        b'{"model":"chat-8b","messages":[{"content":"h\\u00e9 \xc3\xa9"}],"temperature":0.10,"seed":1e2,'
+        b'{"model":"chat-served","messages":[{"content":"h\\u00e9 \xc3\xa9"}],"temperature":0.10,"seed":1e2,'
         b'"cache_salt":"%s","vllm_xargs":{"tenant":"acme","version":"1.4.0","request_id":"%s"}}'
     ) % (SALT["acme"].encode(), REQUEST_ID.encode())
 
@@ -53,7 +53,7 @@ def test_on_the_generating_routes(api: Api) -> None:
 
 def test_on_responses_nothing_is_stored() -> None:
     assert stamp(Api.RESPONSES, "acme", input="Hi", store=True) == {
-        "model": "chat-8b",
+        "model": "chat-served",
         "input": "Hi",
         "store": False,
         "cache_salt": SALT["acme"],

@@ -8,7 +8,8 @@ from math import log
 from statistics import fmean, median, stdev
 
 import pytest
-from tenantry.core.rollout.signals import Arm, Margins, Observation, Sample
+from tenantry.core.rollout.signals import Margins, Observation, Sample
+from tenantry.core.rollout.trial import Arm
 
 from bench.guard import ALPHA, BAD, PLAN, Result, Task, judge, oracle_units, report, tasks
 from bench.guard_baselines import MIN_REQUESTS, Baseline, FixedSizeTest, FixedThreshold

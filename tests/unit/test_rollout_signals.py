@@ -120,7 +120,7 @@ def test_alpha_is_spent_once() -> None:
     fleet = sum(2.718281828459045 ** -budget.fleet_threshold(*leaf) for leaf in leaves)
     tenants = sum(50 * 2.718281828459045 ** -budget.tenant_threshold(*leaf) for leaf in leaves)
     spent = sum(map(chapter_share, (1, 2, 3)))
-    assert (fleet, tenants) == (pytest.approx(0.0075 * spent), pytest.approx(0.0025 * spent))
+    assert (fleet, tenants) == (pytest.approx(0.005 * spent), pytest.approx(0.005 * spent))
 
 
 def test_stakes_are_divided_whole() -> None:

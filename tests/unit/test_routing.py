@@ -1,9 +1,11 @@
 """Which version serves whom: pin > revert, pause > beta flag > promotion > split > stable."""
 
 import pytest
+from msgspec.structs import replace
 from tenantry.core.rollout.standing import FLEET, State
-from tenantry.core.routing import Decision, Live, RolloutView, cluster_name, cluster_names
+from tenantry.core.routing import Decision, Live, RolloutView, cluster_name, cluster_names, decide
 from tenantry.core.rules import Rules
+from tenantry.core.split import Dice
 from tenantry.core.tenant import Profile
 from tenantry_testing import documents
 from tenantry_testing.documents import live, rules
@@ -41,8 +43,6 @@ def known(
         (tenant(beta=True), 50.0, "1.5.0", "beta", "tenant acme has the beta flag and 1.5.0 is the candidate"),
         (tenant(pins={"chat-8b": "1.5.0"}), 50.0, "1.5.0", "pin", "tenant acme is pinned to 1.5.0"),
         (tenant(pins={"chat-8b": "1.4.0"}), 0.0, "1.4.0", "pin", "tenant acme is pinned to 1.4.0"),
-        (tenant(pins={"embed": "1"}), 0.0, "1.5.0", "split", "its unit is in bucket 0.00 of 100, below the 5 % "
-         "that go to 1.5.0"),
     ],
 )  # fmt: skip
 def test_who_gets_which_version_and_why(profile: Profile, split: float, version: str, reason: str, why: str) -> None:
@@ -51,43 +51,43 @@ def test_who_gets_which_version_and_why(profile: Profile, split: float, version:
 
 
 @pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("scope", ["fleet", "tier_gold", "tenant_acme"])
+@pytest.mark.parametrize("scope", ["fleet", "tier:gold", "tenant:acme"])
 def test_no_flag_no_bucket_and_no_state_moves_a_pinned_tenant(scope: str, state: State) -> None:
     """Invariant 8."""
     pinned = tenant(beta=True, pins={"chat-8b": "1.4.0"})
-    decision = chosen(pinned, MIRRORED, known=known(MIRRORED, **{scope: state}), split=0.0, mirror=0.0)
+    decision = chosen(pinned, MIRRORED, known=known({scope: state}, of=MIRRORED), split=0.0, mirror=0.0)
     assert (decision.version, decision.reason) == ("1.4.0", "pin")
-    assert (decision.cluster, decision.trial, decision.mirror_cluster, decision.rescue_seconds) == (
-        "chat-8b@1.4.0", None, "", None,
+    assert (decision.cluster, decision.trial, decision.mirror_cluster, decision.rescued) == (
+        "chat-8b@1.4.0", None, "", False,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(("state", "word"), [(State.REVERTED, "reverted"), (State.PAUSED, "paused")])
-@pytest.mark.parametrize(("scope", "whom"), [("fleet", "all"), ("tier_gold", "tier gold"), ("tenant_acme", "acme")])
+@pytest.mark.parametrize(("scope", "whom"), [("fleet", "all"), ("tier:gold", "tier gold"), ("tenant:acme", "acme")])
 @pytest.mark.parametrize("beta", [False, True])
 def test_a_reverted_or_paused_candidate_gets_nothing(
     state: State, word: str, scope: str, whom: str, beta: bool
 ) -> None:
     """Invariant 8: no split, no beta, no mirror traffic; also when somebody else promoted it."""
-    told = known(MIRRORED, **({"fleet": State.PROMOTED} | {scope: state}))
+    told = known({"fleet": State.PROMOTED} | {scope: state}, of=MIRRORED)
     decision = chosen(tenant(beta=beta), MIRRORED, known=told, split=0.0, mirror=0.0)
     assert (decision.version, decision.reason, decision.trial, decision.mirror_cluster) == ("1.4.0", "stable", None, "")
     assert decision.why == f"the rollout of 1.5.0 is {word} for {whom}; 1.4.0 is the stable version of chat-8b"
 
 
 def test_a_verdict_about_a_tenant_is_no_verdict_about_another() -> None:
-    told = known(tenant_acme=State.REVERTED)
+    told = known({"tenant:acme": State.REVERTED})
     assert chosen(tenant(), known=told, split=0.0).version == "1.4.0"
     assert chosen(tenant("globex"), known=told, split=0.0).version == "1.5.0"
 
 
-@pytest.mark.parametrize(("scope", "whom"), [("fleet", "all"), ("tier_gold", "tier gold"), ("tenant_acme", "acme")])
+@pytest.mark.parametrize(("scope", "whom"), [("fleet", "all"), ("tier:gold", "tier gold"), ("tenant:acme", "acme")])
 def test_a_promotion_gives_the_candidate_to_whom_it_names(scope: str, whom: str) -> None:
-    decision = chosen(tenant(), known=known(**{scope: State.PROMOTED}), split=99.0)
+    decision = chosen(tenant(), known=known({scope: State.PROMOTED}), split=99.0)
     assert (decision.version, decision.reason, decision.why) == (
         "1.5.0", "promoted", f"the candidate 1.5.0 is promoted for {whom}",
     )  # fmt: skip
-    assert chosen(tenant(pins={"chat-8b": "1.4.0"}), known=known(**{scope: State.PROMOTED})).version == "1.4.0"
+    assert chosen(tenant(pins={"chat-8b": "1.4.0"}), known=known({scope: State.PROMOTED})).version == "1.4.0"
 
 
 def test_without_knowledge_of_the_rollouts_state_nobody_gets_the_candidate() -> None:
@@ -145,7 +145,7 @@ def test_whose_percent_counts(
     )
     profile = Profile(name=name, tier="gold" if name == "acme" else "bronze", priority=0)
     for bucket, version in ((bucket_in, "1.5.0"), (bucket_out, "1.4.0")):
-        assert chosen(profile, of, known=known(of, percent=steps), split=bucket).version == version
+        assert chosen(profile, of, known=known(of=of, percent=steps), split=bucket).version == version
 
 
 def test_what_a_request_is_to_the_rollout() -> None:
@@ -167,15 +167,26 @@ def test_what_a_request_is_to_the_rollout() -> None:
 def test_a_candidates_request_is_rescued_and_a_stable_one_mirrored_and_nothing_is_both() -> None:
     for profile, split in ((tenant(), 0.0), (tenant(beta=True), 99.0)):
         decision = chosen(profile, MIRRORED, split=split, mirror=0.0)
-        assert (decision.cluster, decision.rescue_seconds, decision.mirror_cluster) == (
-            "chat-8b@1.5.0@1.4.0", (10.0, 120.0), "",
+        assert (decision.cluster, decision.rescued, decision.mirror_cluster) == (
+            "chat-8b@1.5.0@1.4.0", True, "",
         )  # fmt: skip
     mirrored = chosen(tenant(), MIRRORED, split=5.0, mirror=0.0)
-    assert (mirrored.cluster, mirrored.rescue_seconds, mirrored.mirror_cluster) == (
-        "chat-8b@1.4.0", None, "chat-8b@1.5.0",
+    assert (mirrored.cluster, mirrored.rescued, mirrored.mirror_cluster) == (
+        "chat-8b@1.4.0", False, "chat-8b@1.5.0",
     )  # fmt: skip
     stable = chosen(tenant(), MIRRORED, split=5.0, mirror=20.0)
-    assert (stable.cluster, stable.rescue_seconds, stable.mirror_cluster) == ("chat-8b@1.4.0", None, "")
+    assert (stable.cluster, stable.rescued, stable.mirror_cluster) == ("chat-8b@1.4.0", False, "")
+
+
+def test_a_stream_has_less_time_for_its_first_byte_than_a_whole_answer_on_either_version() -> None:
+    dice = Dice(split=0.0, mirror=99.0, tag="0" * 16)
+    for split in (0.0, 50.0):
+        limits = [
+            decide(tenant(), "chat-8b", SPLIT.models["chat-8b"], live(SPLIT),
+                   lambda _id, at=split: replace(dice, split=at), streams=streams).trial
+            for streams in (True, False)
+        ]  # fmt: skip
+        assert [trial and trial.limit_s for trial in limits] == [10.0, 120.0]
 
 
 @pytest.mark.parametrize(

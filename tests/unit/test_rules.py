@@ -119,8 +119,7 @@ V = "models/chat-8b/versions/1.4.0"
         ({"models.chat-8b.rollout.candidate": "1.4.0"},
          'models.chat-8b.rollout.candidate: "1.4.0" is the stable version already; name another version'),
         ({"models/chat-8b/versions/1.5.0/servedName": "next"},
-         'models.chat-8b.versions["1.5.0"].servedName: the candidate is asked for "next", the stable version for '
-         '"chat-served", and a request must fit both; give both one served name'),
+         'models.chat-8b.versions["1.5.0"].servedName: the candidate is asked for "next", the stable version'),
         ({"models.chat-8b.rollout.percentByTier": {"glod": 1}},
          'models.chat-8b.rollout.percentByTier.glod: no tier is called "glod"; did you mean "gold"?'),
         ({"models.chat-8b.rollout.steps": {"percents": [5, 50, 25]}},

@@ -102,5 +102,7 @@ def _ended(facts: ExchangeFacts) -> Ended:
         return "aborted"
     # A sidecar that dies after its decision cuts the answer in flight, and then the log says 200
     # without a flag; only the details (`ext_proc_error_...`) tell.
-    whole = facts.code != 0 and not facts.flags and facts.details in ("", FROM_UPSTREAM)
+    # An answer that won over a second attempt bears the flag of the retry that was not taken (measured).
+    flags = set(facts.flags) - ({"upstream_retry_limit_exceeded"} if 0 < facts.code < 500 else set())
+    whole = facts.code != 0 and not flags and facts.details in ("", FROM_UPSTREAM)
     return "completed" if whole else "failed"

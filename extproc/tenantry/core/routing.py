@@ -63,8 +63,8 @@ class Decision(Struct, frozen=True, kw_only=True):
 
     `served_name` is what the engine calls the model (the tenant's LoRA adapter where it has one), `cluster` is Envoy's
     name for the version's endpoints, `why` is a sentence for a person. `trial` is what the request is to a rollout;
-    `mirror_cluster` takes its copy, empty for none. `rescue_seconds` are what the candidate has before the stable
-    version answers, for a stream and for a whole answer; None: nobody else answers.
+    `mirror_cluster` takes its copy, empty for none. `rescued`: where the candidate does not answer within its trial's
+    `limit_s`, the stable version does.
     """
 
     model: str
@@ -77,7 +77,7 @@ class Decision(Struct, frozen=True, kw_only=True):
     priority_scheduling: bool
     trial: Trial | None = None
     mirror_cluster: str = ""
-    rescue_seconds: tuple[float, float] | None = None
+    rescued: bool = False
 
 
 class _Choice(Struct, frozen=True, kw_only=True):
@@ -92,28 +92,30 @@ class _Choice(Struct, frozen=True, kw_only=True):
     mirror: bool = False
 
 
-def decide(profile: Profile, name: str, model: Model, live: Live, throw: Callable[[str], Dice]) -> Decision:
+def decide(
+    profile: Profile, name: str, model: Model, live: Live, throw: Callable[[str], Dice], *, streams: bool = False
+) -> Decision:
     """Choose the version of `model` (known to clients as `name`) that serves this tenant's request.
 
-    `throw` returns the dice of the request's unit in a rollout, by the rollout's id.
+    `throw` returns the dice of the request's unit in a rollout, by the rollout's id. `streams`: it asks for a stream.
     """
     choice = _choose(profile, name, model, live, throw)
     adapter, chosen = profile.adapters.get(name), model.versions[choice.version]
-    cluster, mirror_cluster, rescue = cluster_name(name, choice.version), "", None
+    cluster, mirror_cluster, rescued = cluster_name(name, choice.version), "", False
     by_priority = chosen.scheduling == "priority"
     trial = None
     rollout, view = model.rollout, live.view(name, model)
     if rollout is not None and view is not None and choice.arm is not None and choice.dice is not None:
         trial = Trial(
             rollout=view.id, candidate=rollout.candidate, arm=choice.arm, share=choice.share, unit=choice.dice.tag,
-            mirror=choice.mirror,
+            mirror=choice.mirror, limit_s=rollout.rescue.stream_seconds if streams else rollout.rescue.answer_seconds,
         )  # fmt: skip
         if choice.arm == "candidate":
             cluster = rescue_cluster_name(name, rollout.candidate, model.stable)
-            rescue = (rollout.rescue.stream_seconds, rollout.rescue.answer_seconds)
+            rescued = True
         elif choice.mirror:
             mirror_cluster = cluster_name(name, rollout.candidate)
-        if rescue is not None or mirror_cluster:
+        if rescued or mirror_cluster:
             # The same body goes to both, and vLLM refuses a priority where it does not schedule by it.
             by_priority = all(
                 model.versions[version].scheduling == "priority" for version in (rollout.candidate, model.stable)
@@ -129,7 +131,7 @@ def decide(profile: Profile, name: str, model: Model, live: Live, throw: Callabl
         priority_scheduling=by_priority,
         trial=trial,
         mirror_cluster=mirror_cluster,
-        rescue_seconds=rescue,
+        rescued=rescued,
     )
 
 

@@ -135,8 +135,8 @@ class Guard(_Document, frozen=True, kw_only=True):
 class Rescue(_Document, frozen=True, kw_only=True):
     """When a candidate that has not answered is taken for hung, and the stable version answers instead.
 
-    Streams send their headers at once, so `stream_seconds` may be short; a whole answer sends nothing before it is
-    done, so `answer_seconds` bounds the longest one.
+    A stream sends its headers at once, so `stream_seconds` may be short. A whole answer sends nothing before it is
+    done: after `answer_seconds` the stable version is asked too, and the first answer wins. Either counts as a failure.
     """
 
     stream_seconds: Seconds = 10.0

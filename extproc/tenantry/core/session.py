@@ -46,7 +46,10 @@ from tenantry.core.split import Dice, throw, unit_of
 from tenantry.core.tenant import Tenant
 
 PER_TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
-"""How long the first attempt has until its first byte (Envoy, router filter); taken off by Envoy."""
+"""How long an attempt has until its first byte (Envoy, router filter); taken off by Envoy."""
+
+HEDGE_HEADER = "x-envoy-hedge-on-per-try-timeout"
+"""The attempt that took too long is not given up; taken off by Envoy."""
 
 
 class State(Enum):
@@ -170,9 +173,13 @@ class Session:
             ("content-type", "application/json"),
             ("content-length", str(len(stamped))),
         ]
-        if decision.rescue_seconds is not None:
-            seconds = decision.rescue_seconds[0 if body.streams else 1]
-            set_headers += [("x-tenantry-route", "rescue"), (PER_TRY_HEADER, str(round(seconds * 1000)))]
+        if decision.rescued and decision.trial is not None:
+            limit_ms = max(1, round(decision.trial.limit_s * 1000))
+            set_headers += [("x-tenantry-route", "rescue"), (PER_TRY_HEADER, str(limit_ms))]
+            if not body.streams:
+                # A whole answer may be slow and good: the first attempt goes on beside the second, and the first
+                # answer wins. A stream that has no headers yet has nothing to wait for.
+                set_headers.append((HEDGE_HEADER, "true"))
         elif decision.mirror_cluster:
             set_headers += [("x-tenantry-route", "mirror"), ("x-tenantry-mirror-cluster", decision.mirror_cluster)]
         if secret is not None:
@@ -195,7 +202,7 @@ class Session:
             unit = unit_of(sticky, body.members, self._headers, self.request_id)
             return throw(self._snapshot.keyring.split, rollout, tenant.profile.name, unit)
 
-        decision = decide(tenant.profile, body.model, model, self._live(), dice)
+        decision = decide(tenant.profile, body.model, model, self._live(), dice, streams=body.streams)
         if decision.trial is None or not body.has_past:
             return decision
         return structs.replace(decision, trial=structs.replace(decision.trial, has_past=True))

@@ -1,6 +1,6 @@
 """How the false-alarm probability of a rollout is divided, so that all tests together stay within it.
 
-    alpha = fleet 3/4                           + tenants 1/4, equally among `max_tenants` places
+    alpha = fleet 1/2                           + tenants 1/2, equally among `max_tenants` places
           x signal        (signals.SIGNALS, weights adding up to 1)
           x visit class   (VISIT_SHARES: a unit's 1st, 4th, 16th visit)
           x chapter       (0.9 for the first, 0.1 / (k (k-1)) for the k-th, adding up to 1 for ever)
@@ -11,9 +11,7 @@ different filtrations is not one (Choe and Ramdas, "Combining evidence across fi
 and fourth visit share the unit's temperament.
 
 Places are equal because an order of appearance (weights 1/(k(k+1))) is not the same on two replicas that have not met,
-and because it would cost the tenant in place 20 a factor of 420 where this costs every tenant 50. The fleet has the
-larger part because a fault of all tenants does the most harm: half of alpha instead would cost it 6 % more units, and
-spare a tenant, whose threshold is high already, 6 % of its own.
+and because it would cost the tenant in place 20 a factor of 420 where this costs every tenant 50.
 """
 
 from math import log
@@ -25,7 +23,7 @@ VISIT_SHARES = {1: 0.92, 4: 0.05, 16: 0.03}
 
 FIRST_CHAPTER_SHARE = 0.9
 
-FLEET_SHARE = 0.75
+FLEET_SHARE = 0.5
 
 
 class Budget(Struct, frozen=True, kw_only=True):

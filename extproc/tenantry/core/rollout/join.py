@@ -194,6 +194,8 @@ def _sample(outcome: Outcome, record: UsageRecord | None) -> Sample:
     if outcome.rescued:
         return Sample(failed=True)
     failure = failed(outcome.code, outcome.ended)
+    if outcome.trial is not None and outcome.ttfb_ms is not None and outcome.ttfb_ms > outcome.trial.limit_s * 1e3:
+        failure = True  # as the candidate's would be, whose request is rescued then
     if record is not None and record.finish_reason == "error":
         failure = True
     if failure or record is None:
