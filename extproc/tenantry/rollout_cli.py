@@ -3,6 +3,7 @@
 import asyncio
 import getpass
 import os
+import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.table import Table
 from tenantry.adapters.admin_client import AdminClient
 from tenantry.core.errors import TenantryError
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 Json = dict[str, Any]
 
@@ -26,6 +27,9 @@ app = App(
 ADMIN = "127.0.0.1:9300"
 SECRETS = Path(".tenantry/secrets")
 
+_STATUS_COLUMNS = (
+    "model", "candidate", "stable", "state", "percent", "realised", "units", "mirror", "pairs", "suspicion",
+)  # fmt: skip
 _BARS = " ▁▂▃▄▅▆▇█"
 _STYLE = {"splitting": "cyan", "promoted": "green", "paused": "yellow", "reverted": "red"}
 
@@ -43,14 +47,14 @@ def status(model: str | None = None, /, *, admin: Admin = ADMIN, secrets: Secret
         out.print("No model of the live rules has a rollout.")
         return
     table = Table(box=None, pad_edge=False)
-    for column in ("model", "candidate", "stable", "state", "percent", "realised", "units", "mirror", "suspicion"):
-        table.add_column(column, justify="right" if column in ("percent", "realised", "units", "suspicion") else "left")
+    for column in _STATUS_COLUMNS:
+        table.add_column(column, justify="left" if column in _STATUS_COLUMNS[:4] else "right", no_wrap=True)
     for each in found:
         progress = each["progress"]
         table.add_row(
             each["model"], each["candidate"], each["stable"], _coloured(each["state"]),
             f"{each['percents']['all']:g} %", _share(progress), str(progress["units"]),
-            f"{each['mirror_percent']:g} %", f"{max(progress['suspicion'], 0.0):.0%}",
+            f"{each['mirror_percent']:g} %", str(progress["pairs"]), f"{max(progress['suspicion'], 0.0):.0%}",
         )  # fmt: skip
     out.print(table)
     for each in found:

@@ -175,4 +175,4 @@ def test_one_byte_changed_never_splices_anything_in(data: st.DataObject, pairs: 
     assert len(set(keys_got)) == len(keys_got)
     assert dict(got)["cache_salt"] == keyring().salt_for("acme")
     assert dict(dict(got)["vllm_xargs"])["tenant"] == "acme"
-    assert dict(got)["model"] in ("chat-8b", "acme-search")
+    assert dict(got)["model"] in ("chat-served", "acme-search")

@@ -92,11 +92,20 @@ def live(rules: Rules, **states: State) -> Live:
 
 
 def decision(
-    profile: Profile, name: str, of: Rules, *, known: Live | None = None, split: float = 50.0, mirror: float = 50.0
+    profile: Profile,
+    name: str,
+    of: Rules,
+    *,
+    known: Live | None = None,
+    split: float = 50.0,
+    mirror: float = 50.0,
+    streams: bool = False,
 ) -> Decision:
     """What a request gets whose unit has these buckets; rollouts are splitting unless `known` says more."""
     dice = Dice(split=split, mirror=mirror, tag="00c0ffee00c0ffee")
-    return decide(profile, name, of.models[name], live(of) if known is None else known, lambda _rollout: dice)
+    return decide(
+        profile, name, of.models[name], live(of) if known is None else known, lambda _rollout: dice, streams=streams
+    )
 
 
 def secret_files(**files: bytes) -> dict[str, bytes]:

@@ -114,6 +114,7 @@ NOW_S = 100_000.0
 READY: dict[str, object] = {
     "units": 300,
     "all_units": 6_000,
+    "pairs": 0,
     "last_candidate_s": NOW_S - 10,
     "last_stable_s": NOW_S - 10,
     "suspicion": 0.0,

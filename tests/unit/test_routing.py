@@ -1,11 +1,9 @@
 """Which version serves whom: pin > revert, pause > beta flag > promotion > split > stable."""
 
 import pytest
-from msgspec.structs import replace
 from tenantry.core.rollout.standing import FLEET, State
-from tenantry.core.routing import Decision, Live, RolloutView, cluster_name, cluster_names, decide
+from tenantry.core.routing import Decision, Live, RolloutView, cluster_name, cluster_names
 from tenantry.core.rules import Rules
-from tenantry.core.split import Dice
 from tenantry.core.tenant import Profile
 from tenantry_testing import documents
 from tenantry_testing.documents import live, rules
@@ -26,12 +24,15 @@ def chosen(profile: Profile, of: Rules = SPLIT, **more: object) -> Decision:
 
 
 def known(
-    of: Rules = SPLIT, percent: float | None = None, beta: dict[str, bool] | None = None, **states: State
+    states: dict[str, State] | None = None,
+    *,
+    of: Rules = SPLIT,
+    percent: float | None = None,
+    beta: dict[str, bool] | None = None,
 ) -> Live:
-    """What routing knows; `states` are by scope, with `_` for `:`."""
+    """What routing knows; `states` are by scope."""
     view = live(of).rollouts["chat-8b"]
-    scopes = {scope.replace("_", ":"): state for scope, state in states.items()}
-    told = RolloutView(id=view.id, candidate=view.candidate, image=view.image, states=scopes, percent=percent)
+    told = RolloutView(id=view.id, candidate=view.candidate, image=view.image, states=states or {}, percent=percent)
     return Live(rollouts={"chat-8b": told}, beta=beta or {})
 
 
@@ -179,14 +180,9 @@ def test_a_candidates_request_is_rescued_and_a_stable_one_mirrored_and_nothing_i
 
 
 def test_a_stream_has_less_time_for_its_first_byte_than_a_whole_answer_on_either_version() -> None:
-    dice = Dice(split=0.0, mirror=99.0, tag="0" * 16)
     for split in (0.0, 50.0):
-        limits = [
-            decide(tenant(), "chat-8b", SPLIT.models["chat-8b"], live(SPLIT),
-                   lambda _id, at=split: replace(dice, split=at), streams=streams).trial
-            for streams in (True, False)
-        ]  # fmt: skip
-        assert [trial and trial.limit_s for trial in limits] == [10.0, 120.0]
+        trials = [chosen(tenant(), split=split, streams=streams).trial for streams in (True, False)]
+        assert [trial and trial.limit_s for trial in trials] == [10.0, 120.0]
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def test_pseudo_headers_come_once(missing: str) -> None:
 def test_a_bug_fails_the_exchange_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """Invariant 4: whatever goes wrong inside, no later event finds a way through."""
     talk = Transcript() >> post(key=ACME)
-    monkeypatch.setattr("tenantry.core.session.decide", lambda *_: 1 / 0)
+    monkeypatch.setattr("tenantry.core.session.decide", lambda *_, **__: 1 / 0)
     talk >> body() << ZeroDivisionError << State.FAILED
     monkeypatch.undo()
     talk >> body() << ConversationError << State.FAILED

@@ -27,8 +27,10 @@ class Account:
         "group",
         "other_all_units",
         "other_counted",
+        "other_pairs",
         "other_units",
         "own",
+        "pairs",
         "since_s",
         "total",
         "units",
@@ -41,6 +43,7 @@ class Account:
         self.since_s = since_s
         self.units = self.all_units = 0
         self.other_units = self.other_all_units = 0
+        self.pairs = self.other_pairs = 0
         self.counted = [0] * len(SIGNALS)
         self.other_counted = [0] * len(SIGNALS)
         self.own = [0.0] * COMPONENTS
@@ -145,11 +148,15 @@ class Books:
         return group in list(earliest)[: self.max_tenants]
 
     def units(self, visit: int) -> int:
-        """Return how many candidate units came, to all writers."""
+        """Return how many units of the split went to the candidate, to all writers."""
         return sum(account.units + account.other_units for account in self._accounts.values() if account.visit == visit)
 
+    def pairs(self, visit: int) -> int:
+        """Return how many mirrored units came, to all writers."""
+        return sum(account.pairs + account.other_pairs for account in self._accounts.values() if account.visit == visit)
+
     def all_units(self, visit: int) -> int:
-        """Return how many units of both versions came, to all writers."""
+        """Return how many units of the split came, to all writers."""
         return sum(
             account.all_units + account.other_all_units for account in self._accounts.values() if account.visit == visit
         )
@@ -174,12 +181,13 @@ class Books:
                 visit=account.visit,
                 units=account.units,
                 all_units=account.all_units,
+                pairs=account.pairs,
                 counted=tuple(account.counted),
                 since_s=account.since_s,
                 log_wealth=tuple(account.own),
             )
             for _, account in sorted(self._accounts.items())
-            if account.all_units
+            if account.all_units or account.pairs
         )
         if tallies and tallies != self._published:
             self._sequence += 1
@@ -216,7 +224,7 @@ class Books:
     def _add_up(self) -> None:
         for account in self._accounts.values():
             account.total = list(account.own)
-            account.other_units = account.other_all_units = 0
+            account.other_units = account.other_all_units = account.other_pairs = 0
             account.other_counted = [0] * len(SIGNALS)
         for ledger in self._evidence.ledgers:
             if ledger.writer == self.writer:
@@ -245,6 +253,7 @@ class Books:
         account.since_s = min(account.since_s, tally.since_s)
         account.other_units += tally.units
         account.other_all_units += tally.all_units
+        account.other_pairs += tally.pairs
         for place, units in enumerate(tally.counted):
             account.other_counted[place] += units
         for place, value in enumerate(tally.log_wealth):

@@ -25,6 +25,7 @@ from tenantry.core.rollout.standing import (
     Standing,
     State,
     Steps,
+    TransitionError,
     apply,
     next_step,
     tenant_scope,
@@ -193,7 +194,11 @@ class Conduct:
     def command(self, scope: str, event: Event, *, who: str, why: str, now_s: float) -> list[Entry]:
         """Do an operator's bidding; return the history entry, nothing when it was so already."""
         resumes_revert = event is Event.OPERATOR_RESUME and self.state(scope) is State.REVERTED
-        entries = list(self._move(scope, event, who=who, why=why, now_s=now_s))
+        try:
+            entries = list(self._move(scope, event, who=who, why=why, now_s=now_s))
+        except TransitionError as error:
+            others = [f"{other} is {state.value}" for other, state in self.view().states.items() if other != scope]
+            raise TransitionError(f"{scope}: {error}" + (f" ({', '.join(others)})" if others else "")) from None
         if entries and resumes_revert:
             # What spoke against the candidate before must not take it back again at once.
             self._guard.resume(now_s)

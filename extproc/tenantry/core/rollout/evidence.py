@@ -45,8 +45,8 @@ COMPONENTS = LAYOUT["share"][1]
 class Tally(Struct, frozen=True, kw_only=True, order=True):
     """One writer's bets on one group in one visit class.
 
-    `group` is a tenant, or `~0` to `~7` for the tenants beyond the places. `units` counts candidate units (mirrored
-    pairs included), `all_units` both arms'. `since_s` is when the group was first counted. `log_wealth` has COMPONENTS
+    `group` is a tenant, or `~0` to `~7` for the tenants beyond the places. `units` counts the split's candidate
+    units, `all_units` both arms', `pairs` mirrored units. `since_s` is when the group was first counted. `log_wealth` has COMPONENTS
     numbers, `counted` the candidate units (or pairs) of which each of SIGNALS had a reading.
     """
 
@@ -54,6 +54,7 @@ class Tally(Struct, frozen=True, kw_only=True, order=True):
     visit: int
     units: int
     all_units: int
+    pairs: int = 0
     counted: tuple[int, ...]
     since_s: float
     log_wealth: tuple[float, ...]

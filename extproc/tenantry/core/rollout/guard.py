@@ -135,13 +135,15 @@ class Row(Struct, frozen=True, kw_only=True):
 class Progress(Struct, frozen=True, kw_only=True):
     """What automatic steps look at. Times on the caller's clock, None: never.
 
-    `units` are the candidate's of this chapter, `all_units` both versions': their ratio is the realised share.
+    `units` are the candidate's of this chapter's split, `all_units` both versions': their ratio is the realised share.
+    `pairs` are mirrored units.
     `suspicion` is the fleet's largest log e-value over its threshold: 1 at a verdict, below 0 when bets lose. `alarms`
     counts the verdicts that are held back.
     """
 
     units: int
     all_units: int
+    pairs: int
     last_candidate_s: float | None
     last_stable_s: float | None
     suspicion: float
@@ -268,7 +270,8 @@ class Guard:
             return ()
         account = self._books.account(self._books.group_of(seen.tenant), counted_as, now_s)
         if tests is not _PAIRED.put_off:
-            self._add_unit(account)
+            account.pairs += 1
+            self._chapter_units += account.visit == 1
         verdicts: tuple[Verdict, ...] = ()
         for signal in tests:
             stable, copy = signal.read(seen.stable), signal.read(seen.candidate)
@@ -295,7 +298,7 @@ class Guard:
         """Take in what the store or another replica knows; return what follows from the sum."""
         if self._books.merge(evidence):
             self._begin_chapter()
-        self._chapter_units = self._books.units(visit=1)
+        self._chapter_units = self._books.units(visit=1) + self._books.pairs(visit=1)
         verdicts: tuple[Verdict, ...] = ()
         for account in tuple(self._books.accounts()):
             verdicts += self._check_share(account, now_s)
@@ -315,6 +318,7 @@ class Guard:
         return Progress(
             units=self._books.units(visit=1),
             all_units=self._books.all_units(visit=1),
+            pairs=self._books.pairs(visit=1),
             last_candidate_s=self._last_candidate_s,
             last_stable_s=self._last_stable_s,
             suspicion=max((row.log_e / row.log_threshold for row in fleet), default=0.0),
@@ -484,7 +488,7 @@ class Guard:
     def _begin_chapter(self) -> None:
         self._references = {}
         self._tripped = set()
-        self._chapter_units = self._books.units(visit=1)
+        self._chapter_units = self._books.units(visit=1) + self._books.pairs(visit=1)
         budget, chapter = self._plan.budget, self._books.chapter
         self._thresholds = {
             (signal.name, visit): (
