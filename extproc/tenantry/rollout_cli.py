@@ -79,7 +79,8 @@ def explain(model: str, /, *, tenant: str | None = None, admin: Admin = ADMIN, s
         for line in _chart(each["course"]):
             out.print(line)
     out.print(
-        "\nA verdict falls when a test's log e-value reaches its threshold (100 %); it may be looked at any time."
+        "\nA tenant's verdict falls when a test's log e-value reaches its threshold (100 %), the fleet's when it also "
+        "stands without the tenant that contributes most. One may look at any time."
     )
 
 

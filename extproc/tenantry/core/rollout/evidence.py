@@ -45,9 +45,9 @@ COMPONENTS = LAYOUT["share"][1]
 class Tally(Struct, frozen=True, kw_only=True, order=True):
     """One writer's bets on one group in one visit class.
 
-    `group` is a tenant, or `~0` to `~7` for the tenants beyond the places. `units` counts the split's candidate
-    units, `all_units` both arms', `pairs` mirrored units. `since_s` is when the group was first counted. `log_wealth` has COMPONENTS
-    numbers, `counted` the candidate units (or pairs) of which each of SIGNALS had a reading.
+    `group` is a tenant, or `~0` to `~7` for the tenants beyond the places. `units` counts the split's candidate units,
+    `all_units` both arms', `pairs` mirrored units. `since_s` is when the group was first counted. `log_wealth` has
+    COMPONENTS numbers, `counted` the candidate units (or pairs) of which each of SIGNALS had a reading.
     """
 
     group: str
