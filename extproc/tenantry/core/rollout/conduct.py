@@ -163,12 +163,15 @@ class Conduct:
 
     def merge(self, known: Shared, now_s: float) -> list[Entry]:
         """Take in what a store or another replica knows; return what follows from the sum of the evidence."""
-        before = self._shared
-        self._shared = shared_state.merge(self.shared(now_s), known)
+        before = self.shared(now_s)
+        self._shared = shared_state.merge(before, known)
         if (self._shared.standings, self._shared.stepping) != (before.standings, before.stepping):
             self.version += 1
-        entry = self._shared.evidence[self._plan_id]
-        return list(self._follow(self._guard.merge(entry.evidence, now_s), now_s))
+        ours, all_of_it = (shared.evidence.get(self._plan_id) for shared in (before, self._shared))
+        # Mostly nobody else knows more, and then there is nothing to add up and judge anew.
+        if all_of_it is None or (ours is not None and ours.evidence == all_of_it.evidence):
+            return []
+        return list(self._follow(self._guard.merge(all_of_it.evidence, now_s), now_s))
 
     def turn(self, now_s: float) -> None:
         """Begin a new chapter of evidence: what was counted of its units is lost (a store forgot)."""
