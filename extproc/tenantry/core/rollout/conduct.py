@@ -84,6 +84,7 @@ class Conduct:
     def __init__(self, name: str, model: Model, *, writer: str, now_s: float, known: Shared | None = None) -> None:
         self.name = name
         self._writer = writer
+        self._guards = 0
         self._shared = known or Shared()
         self._model, self._rollout = model, _rollout(model)
         self.id = identity(name, model)
@@ -226,7 +227,9 @@ class Conduct:
     def _new_guard(self, now_s: float) -> Guard:
         known = self._shared.evidence.get(self._plan_id)
         begun = Evidence(started_s=now_s) if known is None else known.evidence
-        return Guard(self._plan, writer=self._writer, evidence=begun)
+        # A guard that comes back to evidence of an earlier one of this process is another writer than that was.
+        self._guards += 1
+        return Guard(self._plan, writer=f"{self._writer}/{now_s:.3f}.{self._guards}", evidence=begun)
 
     def _follow(self, verdicts: Iterable[Verdict], now_s: float) -> Iterator[Entry]:
         for verdict in verdicts:
