@@ -70,7 +70,7 @@ def up(
     listen
         Where clients connect. Port 0 takes a free one.
     admin
-        The sidecar's /healthz, /readyz, /metrics and /rules.
+        The sidecar's /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta.
     envoy_admin
         Envoy's own admin address.
     envoy
@@ -332,7 +332,7 @@ def key_revoke(digest: str, /, *, tenant: str, rules: Path) -> None:
 
 @secrets_app.command(name="new")
 def secrets_new(folder: Path, /) -> None:
-    """Write the secret files that are missing in a folder: cache-salt, split, admin-token.
+    """Write the secret files that are missing in a folder: cache-salt, split, admin-token, usage-token.
 
     Parameters
     ----------
