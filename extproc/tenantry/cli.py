@@ -22,8 +22,8 @@ from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
 from tenantry.rollout_cli import app as rollout_app
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _version() -> str:

@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tenantry.adapters.admin_client import AdminClient
 from tenantry.core.errors import TenantryError
 from tenantry.core.rollout.standing import FLEET
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 Json = dict[str, Any]
 
@@ -187,7 +188,7 @@ def _notes(status: Json) -> Iterable[str]:
     if status["next_step"]:
         yield f"next step: {status['next_step']}"
     for problem in status["problems"]:
-        yield f"[yellow]look: {problem}[/]"
+        yield f"[yellow]look: {escape(problem)}[/]"
 
 
 def _evidence(rows: list[Json], tenant: str | None) -> Table:
@@ -225,6 +226,6 @@ def _show_entry(entry: Json) -> None:
     moment = datetime.fromtimestamp(entry["at_s"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     out.print(
         f"{moment}  {entry['model']} {entry['candidate']}  {entry['scope']}: {entry['before']} -> "
-        f"{_coloured(entry['after'])}  ({entry['kind']}, {entry['who']})"
+        f"{_coloured(entry['after'])}  ({entry['kind']}, {escape(entry['who'])})"
     )
     out.print(f"    {entry['why']}", markup=False)
