@@ -313,13 +313,16 @@ class Rollouts:
 
     async def _exchange(self, conduct: Conduct) -> None:
         """Read, merge and write a rollout's state in every store; what other replicas know comes to count here."""
-        if self._fleet is not None:
-            found = await self._merge_into(self._fleet, conduct)
-            if not found and conduct.id in self._fleet_knew:
-                logs.get().error("the shared store forgot; evidence begins anew", model=conduct.name)
-                conduct.turn(self._clock())
-            self._fleet_knew.add(conduct.id)
-        await self._merge_into(self._local, conduct)
+        try:
+            if self._fleet is not None:
+                found = await self._merge_into(self._fleet, conduct)
+                if not found and conduct.id in self._fleet_knew:
+                    logs.get().error("the shared store forgot; evidence begins anew", model=conduct.name)
+                    conduct.turn(self._clock())
+                self._fleet_knew.add(conduct.id)
+        finally:
+            # Also while the shared store is lost: a revert of this time must outlive this process.
+            await self._merge_into(self._local, conduct)
         self._readable.add(conduct.id)
 
     async def _merge_into(self, store: StateStore, conduct: Conduct) -> bool:
