@@ -242,7 +242,7 @@ def test_a_conversation_that_came_with_a_past_is_judged_on_latency_at_its_second
 
 
 def test_latency_put_off_by_the_warm_up_is_read_when_it_is_over() -> None:
-    judge = lone(structs.replace(PLAN, warmup_requests=3))
+    judge = lone(structs.replace(PLAN, warmup_requests=2))
 
     def visit(unit: str) -> int:
         seen = Observation(tenant="acme", unit=unit, arm="candidate", share=0.5, sample=Sample(ttft_ms=100.0))

@@ -54,6 +54,9 @@ NEVER_FORWARDED = frozenset({"authorization", "api-key", "x-api-key", "proxy-aut
 OWN_PREFIX = "x-tenantry-"
 """Headers that only the sidecar sets; nor can it bring back a client's copy of these."""
 
+ENVOY_PREFIX = "x-envoy-"
+"""Headers that Envoy's router obeys (timeouts, retries, hedging); nor of these, other than the sidecar's."""
+
 
 def match(method: str, path: str) -> Api | None:
     """Return the model route of a request, None for `GET /v1/models`; raise for everything else."""
@@ -93,7 +96,7 @@ def removed_headers(headers: Iterable[Header], extra_forwarded: frozenset[str]) 
         {
             name: None
             for name, _ in headers
-            if name.startswith(OWN_PREFIX) or (name not in kept and not name.startswith(":"))
+            if name.startswith((OWN_PREFIX, ENVOY_PREFIX)) or (name not in kept and not name.startswith(":"))
         }
     )
 

@@ -18,7 +18,9 @@ from msgspec import Raw, Struct
 
 from tenantry.core.events import Header
 
-_BUCKETS = 2.0**64 / 100.0
+_BITS = 53
+"""Of a bucket: as many as a float holds exactly, so that none is rounded up to 100 and 100 percent are all units."""
+
 _text = msgspec.json.Decoder(str)
 
 BODY, HEADER = "body.", "header."
@@ -43,10 +45,14 @@ def throw(key: bytes, rollout: str, tenant: str, unit: bytes) -> Dice:
     # Neither an identity nor a tenant's name holds a NUL, and the unit comes last: no two triples look alike.
     mac = hmac.digest(key, b"tenantry split v1\0" + rollout.encode() + b"\0" + tenant.encode() + b"\0" + unit, "sha256")
     return Dice(
-        split=int.from_bytes(mac[:8], "big") / _BUCKETS,
-        mirror=int.from_bytes(mac[8:16], "big") / _BUCKETS,
+        split=_bucket(mac[:8]),
+        mirror=_bucket(mac[8:16]),
         tag=mac[16:24].hex(),
     )
+
+
+def _bucket(hashed: bytes) -> float:
+    return (int.from_bytes(hashed, "big") >> (64 - _BITS)) * 100.0 / 2**_BITS
 
 
 def unit_of(sticky: Iterable[str], members: Mapping[str, Raw], headers: Iterable[Header], request_id: str) -> bytes:
@@ -73,4 +79,4 @@ def _member(members: Mapping[str, Raw], source: str) -> bytes:
 
 def _header(headers: Iterable[Header], source: str) -> bytes:
     name = source.removeprefix(HEADER)
-    return next((value for key, value in headers if key == name), b"")
+    return next((value for key, value in headers if key == name and value), b"")

@@ -197,16 +197,18 @@ class Conduct:
 
     def command(self, scope: str, event: Event, *, who: str, why: str, now_s: float) -> list[Entry]:
         """Do an operator's bidding; return the history entry, nothing when it was so already."""
-        resumes_revert = event is Event.OPERATOR_RESUME and self.state(scope) is State.REVERTED
+        before = self.state(scope)
         try:
             entries = list(self._move(scope, event, who=who, why=why, now_s=now_s))
         except TransitionError as error:
             others = [f"{other} is {state.value}" for other, state in self.view().states.items() if other != scope]
             raise TransitionError(f"{scope}: {error}" + (f" ({', '.join(others)})" if others else "")) from None
-        if entries and resumes_revert:
-            # What spoke against the candidate before must not take it back again at once.
-            self._guard.resume(now_s)
-            self._step_back(now_s)
+        if entries and event is Event.OPERATOR_RESUME:
+            if before is State.REVERTED:
+                # What spoke against the candidate before must not take it back again at once.
+                self._guard.resume(now_s)
+            if scope == FLEET:
+                self._resume_step(now_s, back=before is State.REVERTED)
         return entries
 
     def tick(self, now_s: float, *, readable: bool) -> list[Entry]:
@@ -301,6 +303,11 @@ class Conduct:
             if readable:  # a store that cannot be read may know of steps taken
                 self._set_step(steps.percents[0], now_s)
             return
+        if stepping.plan != self._plan_id:
+            self._step_why = "the evidence is another plan's: the step begins anew"
+            if readable:
+                self._set_step(stepping.percent, now_s)
+            return
         fleet = self._shared.standings.get(FLEET, Standing())
         progress = self._guard.progress()
         if stepping.chapter == self._guard.chapter:
@@ -323,9 +330,11 @@ class Conduct:
             why = f"{stepping.percent:g} % to {taken.percent:g} %: {taken.why}"
             yield self._entry(name, FLEET, "step", fleet.state, fleet.state, who=STEPS, why=why, now_s=now_s)
 
-    def _step_back(self, now_s: float) -> None:
-        if self._rollout.steps is not None and self._shared.stepping is not None:
-            self._set_step(self._rollout.steps.percents[0], now_s)
+    def _resume_step(self, now_s: float, *, back: bool) -> None:
+        """Begin the step anew, or the first: else what came before a pause or a promotion would end it at once."""
+        steps, stepping = self._rollout.steps, self._shared.stepping
+        if steps is not None and stepping is not None:
+            self._set_step(steps.percents[0] if back else stepping.percent, now_s)
 
     def _set_step(self, percent: float, now_s: float) -> None:
         before = self._shared.stepping
@@ -335,6 +344,7 @@ class Conduct:
             since_s=now_s,
             chapter=self._guard.chapter,
             units=self._guard.progress().units,
+            plan=self._plan_id,
         )
         self._shared = structs.replace(self._shared, stepping=stepping)
         self.version += 1

@@ -189,6 +189,7 @@ class Guard:
         self._held: dict[str | None, Verdict] = {}
         self._latest: dict[str, Reference] = {}
         self._candidate_requests = 0
+        self._warming = plan.warmup_requests > 0
         self._last_candidate_s: float | None = None
         self._last_stable_s: float | None = None
         self._references: dict[tuple[str, str], Reference] = {}
@@ -203,7 +204,12 @@ class Guard:
         return self._books.chapter
 
     def turn_if_due(self, now_s: float) -> None:
-        """Begin the next chapter if this one has lasted; to be asked before visits are counted."""
+        """Begin the next chapter if this one has lasted; to be asked before visits are counted.
+
+        Until it is asked again the candidate also stays as warm as it is now: were a request taken for cold when its
+        visit is counted and for warm when it is observed, its unit's latency would be read now and at its next visit.
+        """
+        self._warming = self._candidate_requests < self._plan.warmup_requests
         plan, units, age_s = self._plan, self._chapter_units, now_s - self._books.started_s
         if (
             units >= plan.chapter_units
@@ -215,8 +221,7 @@ class Guard:
 
     def arrival(self, seen: Observation | Pair) -> Arrival:
         """Return what the count of visits must know of a request before it is observed."""
-        warming = self._candidate_requests < self._plan.warmup_requests
-        return Arrival(unit=f"{seen.tenant}/{seen.unit}", warming=warming, has_past=seen.earlier_turns > 0)
+        return Arrival(unit=f"{seen.tenant}/{seen.unit}", warming=self._warming, has_past=seen.earlier_turns > 0)
 
     def observe(self, seen: Observation, visit: Visit, now_s: float) -> tuple[Verdict, ...]:
         """Take in a request of the split that ended; return what follows from it, mostly nothing.
@@ -349,8 +354,7 @@ class Guard:
         number = visit.number
         if number not in VISIT_SHARES and not visit.was_put_off:
             return 0, ()
-        warming = self._candidate_requests < self._plan.warmup_requests
-        cold = warming or (number == 1 and seen.earlier_turns > 0)
+        cold = self._warming or (number == 1 and seen.earlier_turns > 0)
         if number in VISIT_SHARES:
             return number, tests.cold if cold else tests.all
         return (0, ()) if cold else (1, tests.put_off)

@@ -10,13 +10,15 @@ Records of requests that it does not own are forgotten after a while. Either may
 | request | waits for | without it, after |
 |---|---|---|
 | of the split | its first attempt's record, `record_s` | counts by its status alone |
+| rescued | nothing: the candidate failed, whatever its record says | |
 | mirrored | its record and its copy's, `mirror_s` | the original's missing: no pair; the copy's: it failed |
 
 The copy of a mirrored request has no access-log entry: its record is all its evidence, and a candidate that is too
 broken to write one has failed. Where the original's record is missing too, it is the way of the records that is broken
 (no plugin, a shipper that cannot reach us), and nothing can be said of the candidate.
 
-Everything is bounded: MAX_WAITING requests and records each; the oldest go first, as if their time were over.
+Everything is bounded: MAX_WAITING requests and records each. The oldest go first, as if their time were over; only a
+copy that was not waited for long enough has not failed by that, and there is no pair.
 """
 
 from collections.abc import Iterator
@@ -100,7 +102,7 @@ class Joiner:
         yield from self._whole(waiting)
         if len(self._waiting) > MAX_WAITING:
             self.dropped += 1
-            yield from self._give_up(next(iter(self._waiting.values())))
+            yield from self._give_up(next(iter(self._waiting.values())), in_time=False)
 
     def record(self, record: UsageRecord, now_s: float) -> Iterator[Told]:
         """Take in a usage record. A request's first attempt is the assigned version's; another is its rescue."""
@@ -132,6 +134,9 @@ class Joiner:
 
     def _add(self, waiting: _Waiting, record: UsageRecord) -> Iterator[Told]:
         trial = waiting.trial
+        if waiting.outcome.rescued:
+            # The candidate failed. Where it has no host at all, the first attempt already was at the stable version.
+            return
         assigned = trial.candidate if record.mirror else waiting.outcome.version
         if record.version != assigned:
             yield Mismatch(
@@ -147,7 +152,7 @@ class Joiner:
             waiting.own = record
 
     def _whole(self, waiting: _Waiting) -> Iterator[Told]:
-        if waiting.own is not None and not waiting.reported:
+        if (waiting.own is not None or waiting.outcome.rescued) and not waiting.reported:
             yield from self._report(waiting)
         if waiting.reported and (not waiting.trial.mirror or (waiting.own is not None and waiting.copy is not None)):
             yield from self._give_up(waiting)
@@ -164,15 +169,17 @@ class Joiner:
             sample=_sample(outcome, waiting.own),
             earlier_turns=int(trial.has_past),
         )
-        yield Joined(rollout=trial.rollout, seen=seen, without_record=waiting.own is None)
+        yield Joined(
+            rollout=trial.rollout, seen=seen, without_record=waiting.own is None and not waiting.outcome.rescued
+        )
 
-    def _give_up(self, waiting: _Waiting) -> Iterator[Told]:
-        """Report what is left to report, and forget the request."""
+    def _give_up(self, waiting: _Waiting, *, in_time: bool = True) -> Iterator[Told]:
+        """Report what is left to report, and forget the request; not `in_time`: its records may yet have come."""
         if not waiting.reported:
             yield from self._report(waiting)
         trial, outcome, own = waiting.trial, waiting.outcome, waiting.own
         self._waiting.pop(outcome.request_id, None)
-        if not trial.mirror or own is None:
+        if not trial.mirror or own is None or (waiting.copy is None and not in_time):
             return
         copy = Sample(failed=True) if waiting.copy is None else _copy_sample(waiting.copy)
         pair = Pair(
@@ -194,7 +201,8 @@ def _sample(outcome: Outcome, record: UsageRecord | None) -> Sample:
     if outcome.rescued:
         return Sample(failed=True)
     failure = failed(outcome.code, outcome.ended)
-    if outcome.trial is not None and outcome.ttfb_ms is not None and outcome.ttfb_ms > outcome.trial.limit_s * 1e3:
+    waited_ms = outcome.duration_ms if outcome.ttfb_ms is None else outcome.ttfb_ms  # also if the client gave up first
+    if outcome.trial is not None and waited_ms > outcome.trial.limit_s * 1e3:
         failure = True  # as the candidate's would be, whose request is rescued then
     if record is not None and record.finish_reason == "error":
         failure = True

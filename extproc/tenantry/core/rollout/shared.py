@@ -5,6 +5,8 @@ associative and idempotent, so it does not matter who writes first, how often, o
 what it knows and writes back publishes a revert again to a store that forgot it, by doing what it does anyway.
 
 Evidence is kept by plan: with other margins, another alpha, or the tests of another release, bets would not add up.
+Of more than MAX_PLANS plans the ones not added to for longest are forgotten, and what two replicas then still remember
+of such a plan may depend on who wrote first; who works by a plan always has its own evidence.
 Evidence that cannot be read is dropped, which protects nobody's candidate and reverts nobody's; standings that cannot
 be read make the whole document unreadable, and then nobody gets the candidate.
 """
@@ -34,7 +36,7 @@ class DamagedStateError(TenantryError):
 class Stepping(Struct, frozen=True, kw_only=True, order=True):
     """Where automatic steps stand: `number` of steps taken or taken back, the percent since Unix time `since_s`.
 
-    `units` candidate units had come in `chapter` when the step began.
+    `units` candidate units had come in `chapter` of the evidence under `plan` when the step began.
     """
 
     number: int
@@ -42,6 +44,7 @@ class Stepping(Struct, frozen=True, kw_only=True, order=True):
     since_s: float
     chapter: int = 1
     units: int = 0
+    plan: str = ""
 
 
 class PlanEvidence(Struct, frozen=True, kw_only=True):
