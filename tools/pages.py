@@ -3,8 +3,9 @@
     python tools/pages.py [--check]
 
 A part stands between `<!-- generated NAME -->` and `<!-- end NAME -->` in a Markdown file. Parts:
-`session` (state machine, ARCHITECTURE.md), `routes` (allow-list, SECURITY.md), `errors` (statuses,
-docs/errors.md), `metrics` (docs/operate.md), `rules` (reference of the document, docs/rules.md).
+`session` and `rollout` (state machines, ARCHITECTURE.md), `routes` (allow-list, SECURITY.md), `errors` (statuses,
+docs/errors.md), `metrics` (docs/operate.md), `rules` (reference of the document, docs/rules.md),
+`usage` (an engine's record, docs/roll-out-a-version.md).
 """
 
 import argparse
@@ -20,11 +21,20 @@ from msgspec import NODEFAULT, Meta, Struct
 from tenantry.adapters.metrics import Metrics
 from tenantry.core import model_api
 from tenantry.core.errors import RequestRefusedError
+from tenantry.core.rollout import standing
 from tenantry.core.rules import Rules
 from tenantry.core.session import TRANSITIONS, State
+from tenantry.core.usage import UsageRecord
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("ARCHITECTURE.md", "SECURITY.md", "docs/errors.md", "docs/operate.md", "docs/rules.md")
+PAGES = (
+    "ARCHITECTURE.md",
+    "SECURITY.md",
+    "docs/errors.md",
+    "docs/operate.md",
+    "docs/roll-out-a-version.md",
+    "docs/rules.md",
+)
 
 
 def session_picture() -> str:
@@ -38,6 +48,17 @@ def session_picture() -> str:
         f"    {name[state]} --> {name[State.FAILED]}: anything else / error status"
         for state in (State.AWAIT_HEADERS, State.AWAIT_BODY, State.PASSED, State.ANSWERED)
     ]
+    return "\n".join([*lines, "```"])
+
+
+def rollout_picture() -> str:
+    """Draw the states of a rollout's scope from the table that runs; an event that changes nothing has no edge."""
+    edges: dict[tuple[str, str], list[str]] = {}
+    for (state, event), after in standing.TRANSITIONS.items():
+        if after is not state:
+            edges.setdefault((state.value, after.value), []).append(event.value)
+    lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {standing.State.SPLITTING.value}"]
+    lines += [f"    {state} --> {after}: {', '.join(events)}" for (state, after), events in edges.items()]
     return "\n".join([*lines, "```"])
 
 
@@ -64,6 +85,16 @@ def metrics_table() -> str:
         for family in families
     ]
     return "\n".join(["| metric | type | what |", "|---|---|---|", *rows])
+
+
+def usage_table() -> str:
+    """List the fields of a usage record, spelled as they are sent."""
+    rows = [
+        f"| `{field.encode_name}` | {_kind(field.type)} | {_default(field)} |"
+        for field in msgspec.structs.fields(UsageRecord)
+    ]
+    text = re.sub(r"\s+", " ", UsageRecord.__doc__ or "").strip()
+    return "\n".join([text, "", "| field | value | default |", "|---|---|---|", *rows])
 
 
 def rules_reference() -> str:
@@ -139,10 +170,12 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
 
 PARTS: dict[str, Callable[[], str]] = {
     "session": session_picture,
+    "rollout": rollout_picture,
     "routes": routes_table,
     "errors": errors_table,
     "metrics": metrics_table,
     "rules": rules_reference,
+    "usage": usage_table,
 }
 
 

@@ -22,8 +22,8 @@ from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
 from tenantry.rollout_cli import app as rollout_app
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
 
 def _version() -> str:
@@ -70,7 +70,7 @@ def up(
     listen
         Where clients connect. Port 0 takes a free one.
     admin
-        The sidecar's /healthz, /readyz, /metrics and /rules.
+        The sidecar's /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta.
     envoy_admin
         Envoy's own admin address.
     envoy
@@ -332,7 +332,7 @@ def key_revoke(digest: str, /, *, tenant: str, rules: Path) -> None:
 
 @secrets_app.command(name="new")
 def secrets_new(folder: Path, /) -> None:
-    """Write the secret files that are missing in a folder: cache-salt, split, admin-token.
+    """Write the secret files that are missing in a folder: cache-salt, split, admin-token, usage-token.
 
     Parameters
     ----------

@@ -22,8 +22,9 @@ from tenantry.core.tenant import Profile
 
 
 class Unit(Struct, frozen=True, kw_only=True):
-    """A sticky unit, and the key that its dice are thrown with."""
+    """A sticky unit, where a request names it (empty: a request's id), and the key that its dice are thrown with."""
 
+    source: str = ""
     name: bytes
     key: bytes
 
@@ -38,13 +39,13 @@ class Unit(Struct, frozen=True, kw_only=True):
         source, equals, value = unit.partition("=")
         if not equals or not source.startswith(("body.", "header.")):
             raise TenantryError(f"--unit {unit}: SOURCE=VALUE, for example body.user=alice")
-        return cls(name=source.encode() + b"\0" + value.encode(), key=key)
+        return cls(source=source, name=source.encode() + b"\0" + value.encode(), key=key)
 
 
 def live_of(rules: Rules, admin: str | None, secrets: Path) -> Live:
     """Return the live state of rollouts that a sidecar tells, or the one of a rules document by itself."""
     told = {} if admin is None else _told(admin, secrets)
-    views = {}
+    views, beta = {}, {}
     for name, model in rules.models.items():
         if model.rollout is None:
             continue
@@ -59,7 +60,9 @@ def live_of(rules: Rules, admin: str | None, secrets: Path) -> Live:
         )
         if admin is not None and not status.get("readable", False):
             del views[name]
-    return Live(rollouts=views)
+        if status:  # who is not named may have said no against the rules
+            beta = dict.fromkeys(rules.tenants, False) | dict.fromkeys(status["beta"], True)
+    return Live(rollouts=views, beta=beta)
 
 
 def explained(book: RuleBook, profile: Profile, names: list[str], live: Live, unit: Unit | None) -> str:
@@ -86,8 +89,12 @@ def _lines(book: RuleBook, profile: Profile, name: str, live: Live, unit: Unit |
     if unit is None and splits and model.rollout is not None and view is not None:
         percent = percent_of(profile, model.rollout, view)
         yield f"      because  split: {percent:g} % of its units go to {model.rollout.candidate}, the rest here"
+        if model.rollout.mirror_percent:
+            yield f"               {model.rollout.mirror_percent:g} % of the rest are copied to it"
     else:
         yield f"      because  {decision.reason}: {decision.why}"
+    if unit is not None and unit.source and splits and model.rollout and unit.source not in model.rollout.sticky:
+        yield f"      note     {unit.source} is no sticky source here: {', '.join(model.rollout.sticky)}"
     yield f"      engine   asked for {decision.served_name!r}" + (
         f" at priority {profile.priority}" if decision.priority_scheduling else ""
     )

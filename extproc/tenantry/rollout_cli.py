@@ -11,12 +11,14 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from tenantry.adapters.admin_client import AdminClient
 from tenantry.core.errors import TenantryError
+from tenantry.core.rollout.standing import FLEET
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 Json = dict[str, Any]
 
@@ -31,8 +33,9 @@ _STATUS_COLUMNS = (
     "model", "candidate", "stable", "state", "percent", "realised", "units", "mirror", "pairs", "suspicion",
 )  # fmt: skip
 _BARS = " ▁▂▃▄▅▆▇█"
-_STYLE = {"splitting": "cyan", "promoted": "green", "paused": "yellow", "reverted": "red"}
+_STYLE = {"splitting": "cyan", "promoted": "green", "paused": "yellow", "reverted": "red", "unknown": "magenta"}
 
+All = Annotated[bool, Parameter(name="--all", negative="", help="Whom: everybody.")]
 Admin = Annotated[str, Parameter(help="The admin listener of a sidecar, HOST:PORT or unix:/PATH.")]
 Secrets = Annotated[Path, Parameter(help="The folder that holds the admin token.")]
 Who = Annotated[str | None, Parameter(help="Who says so, for the history. Default: the user of this shell.")]
@@ -52,7 +55,7 @@ def status(model: str | None = None, /, *, admin: Admin = ADMIN, secrets: Secret
     for each in found:
         progress = each["progress"]
         table.add_row(
-            each["model"], each["candidate"], each["stable"], _coloured(each["state"]),
+            each["model"], each["candidate"], each["stable"], _coloured(_state(each)),
             f"{each['percents']['all']:g} %", _share(progress), str(progress["units"]),
             f"{each['mirror_percent']:g} %", str(progress["pairs"]), f"{max(progress['suspicion'], 0.0):.0%}",
         )  # fmt: skip
@@ -66,7 +69,7 @@ def status(model: str | None = None, /, *, admin: Admin = ADMIN, secrets: Secret
 def explain(model: str, /, *, tenant: str | None = None, admin: Admin = ADMIN, secrets: Secrets = SECRETS) -> None:
     """Show the evidence of a rollout: every test, how far it is from a verdict, and its course over time."""
     (each,) = _ask(admin, secrets, "GET", "/rollouts", params={"model": model})
-    out.print(f"{model}: candidate {each['candidate']} against stable {each['stable']}, {each['state']}")
+    out.print(f"{model}: candidate {each['candidate']} against stable {each['stable']}, {_state(each)}")
     out.print(
         f"rollout {each['rollout']}, chapter {each['chapter']}, {each['progress']['units']} candidate units of "
         f"{each['progress']['all_units']}"
@@ -96,7 +99,7 @@ def history(model: str, /, *, limit: int = 50, admin: Admin = ADMIN, secrets: Se
 
 @app.command
 def revert(
-    model: str, /, *, all_tenants: Annotated[bool, Parameter(name="--all")] = False, tier: str | None = None,
+    model: str, /, *, all_tenants: All = False, tier: str | None = None,
     tenant: str | None = None, why: Why, who: Who = None, admin: Admin = ADMIN, secrets: Secrets = SECRETS,
 ) -> None:  # fmt: skip
     """Take the candidate back: no split, beta or mirror traffic from the next request on. Pins stay."""
@@ -105,7 +108,7 @@ def revert(
 
 @app.command
 def resume(
-    model: str, /, *, all_tenants: Annotated[bool, Parameter(name="--all")] = False, tier: str | None = None,
+    model: str, /, *, all_tenants: All = False, tier: str | None = None,
     tenant: str | None = None, why: Why, who: Who = None, admin: Admin = ADMIN, secrets: Secrets = SECRETS,
 ) -> None:  # fmt: skip
     """Let a reverted, paused or promoted rollout split again; after a revert the evidence begins anew."""
@@ -114,7 +117,7 @@ def resume(
 
 @app.command
 def pause(
-    model: str, /, *, all_tenants: Annotated[bool, Parameter(name="--all")] = False, tier: str | None = None,
+    model: str, /, *, all_tenants: All = False, tier: str | None = None,
     tenant: str | None = None, why: Why, who: Who = None, admin: Admin = ADMIN, secrets: Secrets = SECRETS,
 ) -> None:  # fmt: skip
     """Send the candidate nothing for now."""
@@ -123,7 +126,7 @@ def pause(
 
 @app.command
 def promote(
-    model: str, /, *, all_tenants: Annotated[bool, Parameter(name="--all")] = False, tier: str | None = None,
+    model: str, /, *, all_tenants: All = False, tier: str | None = None,
     tenant: str | None = None, why: Why, who: Who = None, admin: Admin = ADMIN, secrets: Secrets = SECRETS,
 ) -> None:  # fmt: skip
     """Give the candidate to a tenant, a tier or all: whom, must be named. Pinned tenants stay where they are."""
@@ -161,6 +164,11 @@ def _user() -> str:
         return f"uid {os.getuid()}"
 
 
+def _state(status: Json) -> str:
+    """Return the fleet's state; what a process that could not read its stores tells is no state."""
+    return str(status["state"]) if status["readable"] else "unknown"
+
+
 def _coloured(state: str) -> str:
     return f"[{_STYLE[state]}]{state}[/]"
 
@@ -171,16 +179,16 @@ def _share(progress: Json) -> str:
 
 def _notes(status: Json) -> Iterable[str]:
     for scope, state in status["scopes"].items():
-        yield f"{scope}: {_coloured(state)}"
-    for scope, percent in status["percents"].items():
-        if scope != "all":
-            yield f"{scope}: {percent:g} %"
+        if scope != FLEET:
+            yield f"{scope}: {_coloured(state)}"
+    if own := [f"{scope} {percent:g} %" for scope, percent in status["percents"].items() if scope != "all"]:
+        yield f"percent of their own: {', '.join(own)}"
     if status["beta"]:
         yield f"beta: {', '.join(status['beta'][:8])}{' ...' if len(status['beta']) > 8 else ''}"
     if status["next_step"]:
         yield f"next step: {status['next_step']}"
     for problem in status["problems"]:
-        yield f"[yellow]look: {problem}[/]"
+        yield f"[yellow]look: {escape(problem)}[/]"
 
 
 def _evidence(rows: list[Json], tenant: str | None) -> Table:
@@ -193,10 +201,10 @@ def _evidence(rows: list[Json], tenant: str | None) -> Table:
     for row in rows:
         if row["group"] != tenant:
             continue
-        part = max(0.0, min(row["log_e"] / row["log_threshold"], 1.0))
+        part = max(0.0, row["log_e"] / row["log_threshold"])
         table.add_row(
             row["group"] or "all", row["signal"], str(row["visit"]), str(row["units"]), f"{row['log_e']:.2f}",
-            f"{row['log_threshold']:.2f}", f"{'█' * round(20 * part)} {part:.0%}",
+            f"{row['log_threshold']:.2f}", f"{'█' * round(20 * min(part, 1.0))} {part:.0%}",
         )  # fmt: skip
     return table
 
@@ -218,6 +226,6 @@ def _show_entry(entry: Json) -> None:
     moment = datetime.fromtimestamp(entry["at_s"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     out.print(
         f"{moment}  {entry['model']} {entry['candidate']}  {entry['scope']}: {entry['before']} -> "
-        f"{_coloured(entry['after'])}  ({entry['kind']}, {entry['who']})"
+        f"{_coloured(entry['after'])}  ({entry['kind']}, {escape(entry['who'])})"
     )
     out.print(f"    {entry['why']}", markup=False)

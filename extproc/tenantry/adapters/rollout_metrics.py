@@ -48,7 +48,7 @@ class RolloutMetrics:
             ("tenant", "model", "arm", "ended"),
         )
         self._rescued = self._counter(
-            "rescued", "Requests that the stable version answered in the candidate's place", ("tenant", "model")
+            "rescued", "Requests of the candidate that went to the stable version too", ("tenant", "model")
         )
         self._observed = self._counter(
             "observations", "What guards were shown, with or without the engine's record", ("model", "kind", "record")

@@ -124,7 +124,12 @@ class RolloutRoutes:
         done = asyncio.ensure_future(
             rollouts.command(word.model, word.scope, _EVENTS[word.action], who=word.who, why=word.why)
         )
-        entries = await asyncio.shield(done)
+        try:
+            entries = await asyncio.shield(done)
+        except STORE_ERRORS as failure:
+            if word.action != "revert":
+                raise
+            return error(503, f"it is reverted here, but other replicas may not know of it: {failure}")
         return _json({"entries": entries, "status": rollouts.status_of(word.model)})
 
     async def _usage(self, request: web.Request, rollouts: Rollouts) -> web.Response:

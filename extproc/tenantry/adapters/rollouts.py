@@ -192,7 +192,7 @@ class Rollouts:
         A revert is done here even then.
         """
         conduct = self._find(model)
-        self._check_scope(scope)
+        self._check_scope(conduct, scope)
         async with self._lock:
             if event is not Event.OPERATOR_REVERT:
                 await self._exchange(conduct)
@@ -211,11 +211,14 @@ class Rollouts:
             await self._exchange_flags()
 
     async def history(self, model: str, limit: int) -> list[Entry]:
-        """Return the last transitions of a model's rollout, oldest first."""
+        """Return the last transitions of a model's rollout, oldest first; what a shared store forgot is in the file."""
         conduct = self._find(model)
-        store = self._fleet or self._local
-        raw = await store.entries(f"{HISTORY}/{conduct.id}", limit)
-        return [msgspec.json.decode(entry, type=Entry) for entry in raw]
+        found: dict[str, Entry] = {}
+        for store in (self._local, self._fleet):
+            for raw in () if store is None else await store.entries(f"{HISTORY}/{conduct.id}", limit):
+                entry = msgspec.json.decode(raw, type=Entry)
+                found[entry.id] = entry
+        return sorted(found.values(), key=lambda entry: entry.at_s)[-limit:]
 
     def status(self) -> list[Status]:
         """Return every rollout of the live rules."""
@@ -310,13 +313,16 @@ class Rollouts:
 
     async def _exchange(self, conduct: Conduct) -> None:
         """Read, merge and write a rollout's state in every store; what other replicas know comes to count here."""
-        if self._fleet is not None:
-            found = await self._merge_into(self._fleet, conduct)
-            if not found and conduct.id in self._fleet_knew:
-                logs.get().error("the shared store forgot; evidence begins anew", model=conduct.name)
-                conduct.turn(self._clock())
-            self._fleet_knew.add(conduct.id)
-        await self._merge_into(self._local, conduct)
+        try:
+            if self._fleet is not None:
+                found = await self._merge_into(self._fleet, conduct)
+                if not found and conduct.id in self._fleet_knew:
+                    logs.get().error("the shared store forgot; evidence begins anew", model=conduct.name)
+                    conduct.turn(self._clock())
+                self._fleet_knew.add(conduct.id)
+        finally:
+            # Also while the shared store is lost: a revert of this time must outlive this process.
+            await self._merge_into(self._local, conduct)
         self._readable.add(conduct.id)
 
     async def _merge_into(self, store: StateStore, conduct: Conduct) -> bool:
@@ -402,8 +408,15 @@ class Rollouts:
             raise RulesError([Problem(path=f"models.{model}", message="no rollout of this model", hint=hint)])
         return conduct
 
-    def _check_scope(self, scope: str) -> None:
+    def _check_scope(self, conduct: Conduct, scope: str) -> None:
+        """Refuse the name of nobody; tenants whom a token or certificate names stand nowhere."""
         kind, _, name = scope.partition(":")
+        if kind == "tenant" and self._book is not None and scope not in conduct.standings:
+            rules = self._book.rules
+            if name not in rules.tenants and rules.identity.jwt is None and rules.identity.mtls is None:
+                raise RulesError(
+                    [Problem(path=f"tenants.{name}", message="no such tenant", hint=nearest(name, rules.tenants))]
+                )
         if kind == "tier" and self._book is not None and name not in self._book.rules.tiers:
             hint = nearest(name, self._book.rules.tiers)
             raise RulesError([Problem(path=f"tiers.{name}", message="no such tier", hint=hint)])
@@ -447,9 +460,17 @@ class Rollouts:
             )
         if conduct.state(FLEET) is State.REVERTED and (pinned := self._pinned(conduct)):
             yield f"pinned to the reverted {candidate} all the same: {', '.join(pinned[:8])}"
+        for scope, standing in conduct.standings.items():
+            pin = self._pin(scope.removeprefix("tenant:"), conduct.name)
+            if standing.state is State.PROMOTED and pin not in (None, candidate):
+                yield f"{scope} is promoted and stays on {pin} all the same, to which the rules pin it"
         alarms = conduct.guard.progress().alarms
         if alarms:
             yield f"{alarms} verdicts are held back, as the stable version {conduct.model.stable} fails too"
+
+    def _pin(self, tenant: str, model: str) -> str | None:
+        rules = None if self._book is None else self._book.rules.tenants.get(tenant)
+        return None if rules is None else rules.pins.get(model)
 
     def _pinned(self, conduct: Conduct) -> tuple[str, ...]:
         tenants: Mapping = {} if self._book is None else self._book.rules.tenants  # type: ignore[type-arg]

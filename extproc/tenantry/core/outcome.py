@@ -24,7 +24,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     downstream, 0 when none was. Times are in milliseconds; `ttfb_ms` is the time to the first byte
     from the upstream, which is *not* the time to the first token (engines send headers at once),
     None without one. `attempts` counts upstream attempts. `version` is the one that was assigned, `trial` what the
-    exchange was to a rollout; `rescued`: the stable version answered in the candidate's place.
+    exchange was to a rollout; `rescued`: the stable version was asked as well, as the candidate
+    failed or was late; a late candidate may still have answered first.
     """
 
     tenant: str
