@@ -271,3 +271,54 @@ def test_a_million_members_cost_no_more_than_a_thousand() -> None:
     with pytest.raises(BadRequestError) as caught:
         chat.read(body)
     assert caught.value.code == "too_many_members"
+
+
+def read(**members: object) -> chat.ChatBody:
+    return chat.read(json.dumps({"model": "chat-8b", **members}).encode())
+
+
+@pytest.mark.parametrize(
+    ("written", "streams"),
+    [
+        ('"stream":true', True),
+        ('"stream" :\n true ', True),
+        ('"stream":false', False),
+        ('"stream":null', False),
+        ('"stream":"true"', False),  # an engine may take it for one: then it has a whole answer's time
+        ('"stream":1', False),
+        ('"stream_options":{"stream":true}', False),
+        ('"messages":[{"content":"stream: true"}]', False),
+    ],
+)
+def test_what_asks_for_a_stream(written: str, streams: bool) -> None:
+    assert chat.read(f'{{"model":"chat-8b",{written}}}'.encode()).streams is streams
+
+
+USER, ASSISTANT = ({"role": role, "content": "Hi"} for role in ("user", "assistant"))
+
+
+@pytest.mark.parametrize(
+    ("members", "has_past"),
+    [
+        ({"messages": [USER]}, False),
+        ({"messages": [USER, ASSISTANT, USER]}, True),
+        ({"input": [ASSISTANT, USER]}, True),  # of /v1/responses
+        ({"input": "Hi"}, False),
+        ({"prompt": 'say "role": "assistant"'}, False),
+        ({"messages": [USER | {"content": 'what is "role": "assistant"?'}]}, False),  # quotes in a text are escaped
+        ({"messages": [USER | {"name": "assistant"}]}, False),
+        ({"metadata": ASSISTANT}, False),
+        ({}, False),
+    ],
+)
+def test_a_conversation_that_has_answers_already(members: dict[str, object], has_past: bool) -> None:
+    assert read(**members).has_past is has_past
+    indented = json.dumps({"model": "chat-8b", **members}, indent=2, separators=(" ,", " : "))
+    assert chat.read(indented.encode()).has_past is has_past
+
+
+def test_a_past_is_looked_for_in_the_beginning_only() -> None:
+    """A body may have ten megabytes; who hides it there has its own latency judged a visit early."""
+    long = USER | {"content": "x" * 64 * 1024}
+    assert read(messages=[ASSISTANT, long]).has_past
+    assert not read(messages=[long, ASSISTANT]).has_past

@@ -254,6 +254,24 @@ def test_latency_put_off_by_the_warm_up_is_read_when_it_is_over() -> None:
     assert [visit("a"), visit("a"), visit("a"), visit("b")] == [0, 0, 1, 2]
 
 
+@pytest.mark.parametrize("batch", [1, 7])
+def test_a_request_is_cold_for_the_count_of_visits_and_for_the_guard_alike(batch: int) -> None:
+    """Else the last of the warm-up would be read at once, and once more when what was put off is due."""
+    judge, visits = guard(structs.replace(PLAN, warmup_requests=10)), Visits(1_000)
+    seen = [
+        Observation(tenant="acme", unit=f"u{number % 20}", arm="candidate", share=0.5, sample=Sample(ttft_ms=100.0))
+        for number in range(60)
+    ]
+    for start in range(0, len(seen), batch):
+        judge.turn_if_due(1.0)
+        together = seen[start : start + batch]
+        counted = [visits.arrive(judge.arrival(each)) for each in together]
+        for each, visit in zip(together, counted, strict=True):
+            judge.observe(each, visit, 1.0)
+    (read,) = [row.units for row in judge.rows() if (row.group, row.signal, row.visit) == ("acme", "ttft", 1)]
+    assert read == 20  # each unit once
+
+
 def test_a_stable_version_that_fails_too_is_no_place_to_go_back_to() -> None:
     traffic = Traffic(lone())
 

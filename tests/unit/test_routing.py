@@ -171,6 +171,8 @@ def test_a_candidates_request_is_rescued_and_a_stable_one_mirrored_and_nothing_i
         assert (decision.cluster, decision.rescued, decision.mirror_cluster) == (
             "chat-8b@1.5.0@1.4.0", True, "",
         )  # fmt: skip
+        assert decision.trial is not None
+        assert not decision.trial.mirror  # or a pair would be waited for, and its copy taken for failed
     mirrored = chosen(tenant(), MIRRORED, split=5.0, mirror=0.0)
     assert (mirrored.cluster, mirrored.rescued, mirrored.mirror_cluster) == (
         "chat-8b@1.4.0", False, "chat-8b@1.5.0",

@@ -6,8 +6,13 @@ import re
 import pytest
 from tenantry.core.errors import ConversationError
 from tenantry.core.events import Answer, Continue, Event, Forward, RequestBody, RequestTrailers, ResponseEvent
-from tenantry.core.session import TRANSITIONS, Session, State
-from tenantry_testing.documents import JWT, KEYS, MTLS, keyring, snapshot
+from tenantry.core.rollout import standing
+from tenantry.core.rollout.trial import Trial
+from tenantry.core.rollout.trial import read as read_trial
+from tenantry.core.routing import Live
+from tenantry.core.session import TRANSITIONS, Session, Snapshot, State
+from tenantry.core.split import throw
+from tenantry_testing.documents import JWT, KEYS, MTLS, NOW, keyring, live, snapshot
 from tenantry_testing.exchanges import REQUEST_ID, Refused, Transcript, body, headers, post
 
 ACME, GLOBEX = KEYS["acme"], KEYS["globex"]
@@ -285,3 +290,149 @@ def test_the_operator_can_forward_more_headers() -> None:
     reply = forwarded(Transcript(shot) >> post(*client, key=ACME) >> body())
     assert set(reply.remove_headers) == {"x-other", "x-tenantry-mirror"}
     assert dict(reply.set_headers)["authorization"] == "Bearer engine-token"
+
+
+# --- rollouts: what Envoy's router is told, and what comes back with the access log --------------------------------
+
+ROUTE, MIRROR = "x-tenantry-route", "x-tenantry-mirror-cluster"
+PER_TRY, HEDGE = "x-envoy-upstream-rq-per-try-timeout-ms", "x-envoy-hedge-on-per-try-timeout"
+INITECH = KEYS["initech"]  # neither pinned nor beta
+
+
+def rollout(**more: object) -> Snapshot:
+    return snapshot({"models/chat-8b/rollout": {"candidate": "1.5.0", **more}})
+
+
+TO_CANDIDATE, TO_STABLE, COPIED = rollout(percent=100), rollout(percent=0), rollout(percent=0, mirrorPercent=100)
+
+
+def routed(shot: Snapshot, *, key: str = INITECH, told: Live | None = None, **members: object) -> dict[str, str]:
+    """The headers that the router acts on."""
+    reply = forwarded(Transcript(shot, live=told) >> post(key=key) >> body(**members))  # type: ignore[arg-type]
+    return {
+        name: value
+        for name, value in reply.set_headers
+        if name in {ROUTE, MIRROR, PER_TRY, HEDGE, "x-tenantry-cluster", "x-tenantry-version"}
+    }
+
+
+STABLE = {"x-tenantry-version": "1.4.0", "x-tenantry-cluster": "chat-8b@1.4.0"}
+RESCUE = {"x-tenantry-version": "1.5.0", "x-tenantry-cluster": "chat-8b@1.5.0@1.4.0", ROUTE: "rescue"}
+
+
+def test_a_stream_of_the_candidate_is_rescued_when_it_has_no_headers_in_time() -> None:
+    assert routed(TO_CANDIDATE, stream=True) == RESCUE | {PER_TRY: "10000"}
+
+
+def test_a_whole_answer_of_the_candidate_goes_on_beside_its_rescue() -> None:
+    """It may be slow and good: the first answer wins."""
+    assert routed(TO_CANDIDATE) == RESCUE | {PER_TRY: "120000", HEDGE: "true"}
+
+
+def test_the_operator_says_how_long_a_candidate_has() -> None:
+    shot = rollout(percent=100, rescue={"streamSeconds": 0.5, "answerSeconds": 33.3333})
+    assert routed(shot, stream=True)[PER_TRY] == "500"
+    assert routed(shot)[PER_TRY] == "33333"
+
+
+def test_a_beta_tenant_is_rescued_too() -> None:
+    assert routed(TO_STABLE, key=GLOBEX, stream=True) == RESCUE | {PER_TRY: "10000"}
+
+
+def test_a_mirrored_request_says_where_its_copy_goes() -> None:
+    """And nothing else: the original waits for the stable version as it would without a rollout."""
+    assert routed(COPIED) == STABLE | {ROUTE: "mirror", MIRROR: "chat-8b@1.5.0"}
+
+
+@pytest.mark.parametrize(
+    ("shot", "key", "told"),
+    [
+        (TO_STABLE, INITECH, None),
+        (TO_CANDIDATE, ACME, None),  # pinned
+        (COPIED, ACME, None),
+        (TO_CANDIDATE, INITECH, live(TO_CANDIDATE.book.rules, **{"chat-8b": standing.State.REVERTED})),
+        (COPIED, INITECH, live(COPIED.book.rules, **{"chat-8b": standing.State.REVERTED})),
+        (TO_CANDIDATE, GLOBEX, live(TO_CANDIDATE.book.rules, **{"chat-8b": standing.State.PAUSED})),
+        (TO_CANDIDATE, INITECH, Live()),  # its state was not read
+    ],
+)
+def test_who_stays_on_the_stable_version_has_neither_rescue_nor_copy(
+    shot: Snapshot, key: str, told: Live | None
+) -> None:
+    """Invariant 8."""
+    assert routed(shot, key=key, told=told) == STABLE
+
+
+def test_a_tenant_pinned_to_the_candidate_is_not_rescued() -> None:
+    shot = snapshot({"models/chat-8b/rollout/percent": 5, "tenants.acme.pins": {"chat-8b": "1.5.0"}})
+    assert routed(shot, key=ACME) == {"x-tenantry-version": "1.5.0", "x-tenantry-cluster": "chat-8b@1.5.0"}
+
+
+@pytest.mark.parametrize("of", [{}, {"percent": 100}, {"mirrorPercent": 100}])
+@pytest.mark.parametrize("key", [ACME, INITECH])
+def test_a_clients_own_copies_of_these_headers_never_win(of: dict[str, object], key: str) -> None:
+    """Invariant 2: overwritten or taken off, also where an operator forwards them by mistake."""
+    names = (ROUTE, MIRROR, PER_TRY, HEDGE, "x-tenantry-cluster", "x-envoy-max-retries", "x-envoy-retry-on")
+    careless = snapshot({"models/chat-8b/rollout": {"candidate": "1.5.0", **of}}, limits={"forwardHeaders": names})
+    for each in (rollout(**of), careless):
+        sent = tuple((name, b"forged") for name in names)
+        reply = forwarded(Transcript(each) >> post(*sent, key=key) >> body())
+        for name in names:
+            assert (name in dict(reply.set_headers)) != (name in reply.remove_headers)
+        assert "forged" not in dict(reply.set_headers).values()
+
+
+def test_what_a_request_is_to_its_rollout_goes_into_the_metadata() -> None:
+    shot = rollout(percent=100)
+    reply = forwarded(Transcript(shot) >> post(key=INITECH) >> body(user="u-77", stream=True))
+    (view,) = live(shot.book.rules).rollouts.values()
+    dice = throw(shot.keyring.split, view.id, "initech", b"body.user\0u-77")
+    assert read_trial(reply.metadata) == Trial(
+        rollout=view.id, candidate="1.5.0", arm="candidate", share=1.0, unit=dice.tag, limit_s=10.0
+    )
+    assert reply.metadata["enforced"] == "yes"
+    assert "u-77" not in str(reply.metadata)
+    assert "u-77" not in str(reply.set_headers)
+
+
+def test_a_conversation_with_a_past_says_so() -> None:
+    past = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    for messages, has_past in ((past, True), (past[:1], False)):
+        reply = forwarded(Transcript(COPIED) >> post(key=INITECH) >> body(messages=messages))
+        trial = read_trial(reply.metadata)
+        assert trial is not None
+        assert (trial.arm, trial.mirror, trial.has_past) == ("stable", True, has_past)
+
+
+def test_a_pinned_tenants_request_is_nothing_to_a_rollout() -> None:
+    reply = forwarded(Transcript(TO_CANDIDATE) >> post(key=ACME) >> body(user="u"))
+    assert read_trial(reply.metadata) is None
+    assert set(reply.metadata) == {"tenant", "tier", "model", "version", "request_id", "reason", "enforced"}
+
+
+def test_one_unit_goes_one_way_whatever_the_request() -> None:
+    """The unit is what the request names, and each that names none is one by itself."""
+    shot = rollout(percent=50)
+
+    def version(request_id: str, **members: object) -> str:
+        session = Session(shot, lambda: request_id, lambda: live(shot.book.rules))
+        session.on_event(post(key=INITECH), NOW)
+        session.on_event(body(**members), NOW)  # type: ignore[arg-type]
+        assert session.decision is not None
+        return session.decision.version
+
+    ids = [f"{number:032x}" for number in range(40)]
+    for user in ("ann", "ben", "cleo"):
+        assert len({version(each, user=user, seed=number) for number, each in enumerate(ids)}) == 1
+    assert {version(each) for each in ids} == {version(each, user=each) for each in ids} == {"1.4.0", "1.5.0"}
+
+
+def test_a_revert_counts_from_the_next_body_on() -> None:
+    """Headers may have come long before: a slow upload must not carry an old state with it."""
+    now_known = [live(TO_CANDIDATE.book.rules)]
+    session = Session(TO_CANDIDATE, lambda: REQUEST_ID, lambda: now_known[-1])
+    session.on_event(post(key=INITECH), NOW)
+    now_known.append(live(TO_CANDIDATE.book.rules, **{"chat-8b": standing.State.REVERTED}))
+    session.on_event(body(), NOW)
+    assert session.decision is not None
+    assert (session.decision.version, session.decision.rescued) == ("1.4.0", False)
