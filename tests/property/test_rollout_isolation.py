@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenantry.core.rollout.books import REST_GROUPS
 from tenantry.core.rollout.budget import VISIT_SHARES, Budget
-from tenantry.core.rollout.evidence import COMPONENTS, Evidence, Ledger, Tally
+from tenantry.core.rollout.evidence import COMPONENTS, LAYOUT, SHARE, Evidence, Ledger, Tally
 from tenantry.core.rollout.guard import CORROBORATION_LOG_E, Guard, Plan
 from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import SIGNALS, Observation, Pair, Sample
@@ -63,7 +63,7 @@ def tally(group: str, wealth: float) -> Tally:
         all_units=99,
         counted=(9,) * len(SIGNALS),
         since_s=0.0,
-        log_wealth=(*(wealth for _ in range(COMPONENTS - 2)), 0.0, 0.0),
+        log_wealth=tuple(wealth if place < LAYOUT[SHARE][0] else 0.0 for place in range(COMPONENTS)),
     )
 
 

@@ -307,6 +307,26 @@ def test_a_tenant_that_picks_its_version_is_left_out() -> None:
     assert verdict.tenant is None  # the others still count
 
 
+@pytest.mark.parametrize("lost", ["candidate", "stable"])
+def test_a_version_whose_engines_post_no_records_is_not_judged_by_them_and_somebody_is_told(lost: Arm) -> None:
+    """Readings of one version alone make money for any bet on who is slow, whoever is."""
+    traffic = Traffic(lone(), share=0.25)
+
+    def without_records(seen: Observation) -> Observation:
+        return seen if seen.arm != lost else structs.replace(seen, sample=Sample(failed=seen.sample.failed))
+
+    told: list[Verdict] = []
+    for _ in range(40):
+        told += traffic.send(300, fine, by=without_records)
+    assert {verdict.action for verdict in told} == {"alarm"}
+    assert "coverage:ttft" in {verdict.signal for verdict in told}
+    assert "post no usage records" in told[0].why
+    before = traffic.came["candidate"]
+    while not (verdicts := [each for each in traffic.send(500, down, by=without_records) if each.action == "revert"]):
+        assert traffic.came["candidate"] - before < 100
+    assert {verdict.signal for verdict in verdicts} == {"errors"}  # what needs no record is judged as ever
+
+
 def test_a_fault_that_comes_late_is_found_in_the_next_chapter_at_the_latest() -> None:
     plan = structs.replace(PLAN, chapter_units=500)
     traffic = Traffic(lone(plan), share=0.5)

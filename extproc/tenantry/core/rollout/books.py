@@ -63,6 +63,7 @@ class Books:
         self._accounts: dict[tuple[str, int], Account] = {}
         self._fleet: dict[int, list[float]] = {}
         self._left_out: set[str] = set()
+        self._silent: set[tuple[str, int]] = set()
         self._add_up()
 
     @property
@@ -97,7 +98,7 @@ class Books:
         mixture of them is worth, which spares computing most mixtures.
         """
         own, total, fleet = account.own, account.total, self.fleet(account.visit)
-        counted = account.group not in self._left_out
+        counted = self._counts(account.group, at)
         top = top_fleet = -inf
         for place, value in enumerate(logs, at):
             own[place] += value
@@ -125,7 +126,7 @@ class Books:
         without = [
             log_mix((whole - part for whole, part in zip(fleet, account.total[begin:end], strict=True)), priors)
             for account in self._accounts.values()
-            if account.visit == visit and account.group not in self._left_out
+            if account.visit == visit and self._counts(account.group, begin)
         ]
         return min(without, default=0.0)
 
@@ -138,6 +139,18 @@ class Books:
     def is_left_out(self, group: str) -> bool:
         """Tell whether the group was taken out."""
         return group in self._left_out
+
+    def silence(self, group: str, names: Iterable[str]) -> None:
+        """Take a group's bets of these names (of LAYOUT) out of the fleet's sum for the rest of the chapter."""
+        self._silent.update((group, LAYOUT[name][0]) for name in names)
+        self._add_up()
+
+    def is_silent(self, group: str, name: str) -> bool:
+        """Tell whether the group's bets of this name were taken out."""
+        return (group, LAYOUT[name][0]) in self._silent
+
+    def _counts(self, group: str, at: int) -> bool:
+        return group not in self._left_out and (group, at) not in self._silent
 
     def judged_alone(self, group: str) -> bool:
         """Tell whether the group is a tenant with a place. Of more tenants than places the earliest have one."""
@@ -218,6 +231,7 @@ class Books:
         self._published = ()
         self._accounts = {}
         self._left_out = set()
+        self._silent = set()
         self._places = set()
         self._add_up()
 
@@ -234,10 +248,11 @@ class Books:
                     self._add(tally)
         self._fleet = {}
         for account in self._accounts.values():
-            if account.group not in self._left_out:
-                fleet = self.fleet(account.visit)
-                for place, value in enumerate(account.total):
-                    fleet[place] += value
+            fleet = self.fleet(account.visit)
+            for begin, end in LAYOUT.values():
+                if self._counts(account.group, begin):
+                    for place in range(begin, end):
+                        fleet[place] += account.total[place]
 
     def _refuse_stranger(self, ledger: Ledger) -> None:
         if ledger.sequence > self._sequence:

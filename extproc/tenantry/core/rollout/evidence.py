@@ -19,12 +19,20 @@ from math import exp, isfinite, log
 
 from msgspec import Struct
 
-from tenantry.core.rollout.signals import SIGNALS
+from tenantry.core.rollout.signals import SIGNALS, Signal
 
 WRITERS_MAX = 64
 
 SHARE_RATIOS = (0.4, 2.5)
-"""Bets on the realised share of candidate units being other than the split's; their wealth stands last in a tally."""
+"""Bets on the realised share of candidate units, or of readings, being other than the split's."""
+
+SHARE_PRIORS = (0.5, 0.5)
+SHARE = "share"
+
+
+def coverage(signal: Signal) -> str:
+    """Return the name of the bets on a signal's readings coming from the candidate as often as its units do."""
+    return f"coverage:{signal.name}"
 
 
 def _layout() -> dict[str, tuple[int, int]]:
@@ -32,14 +40,16 @@ def _layout() -> dict[str, tuple[int, int]]:
     for signal in SIGNALS:
         places[signal.name] = (at, at + len(signal.tilts))
         at += len(signal.tilts)
-    places["share"] = (at, at + len(SHARE_RATIOS))
+    for name in (SHARE, *(coverage(signal) for signal in SIGNALS if signal.kind == "shift")):
+        places[name] = (at, at + len(SHARE_RATIOS))
+        at += len(SHARE_RATIOS)
     return places
 
 
 LAYOUT = _layout()
 """Where each signal's log-wealth, one number per tilt, stands in a tally."""
 
-COMPONENTS = LAYOUT["share"][1]
+COMPONENTS = max(end for _, end in LAYOUT.values())
 
 
 class Tally(Struct, frozen=True, kw_only=True, order=True):

@@ -48,8 +48,14 @@ all others a signal reverts the fleet with a probability of at most 1/20. A tena
 share of candidate units differs from the split's (a two-sided bet of the same kind, at SHARE_LOG_E) has no dice any
 more: it is left out and an alarm is raised. It has only itself to lose: its own protection, and only by its own doing.
 
-*Replicas.* Each process bets on the units that it sees, and log-wealth adds (`evidence.py`). A unit that two processes
-see counts in both, so its outcomes had better all go to one.
+*Readings may be missing, alike.* The bet needs that whether a reading exists says nothing about the assignment. Where
+one version's engines post no records, or late ones, it does (a stable version's readings by themselves make money for
+every strength). So for each signal of that kind the guard also bets that its *readings* come from the candidate as
+often as its units do. While that looks wrong (COVERAGE_LOG_E) the signal gives no verdict; at SHARE_LOG_E a group's
+readings are left out and an alarm is raised. What remains below that is a second-order effect.
+
+*Replicas.* Each process bets on the units that it sees, and log-wealth adds (`evidence.py`). Visits are counted in
+common (`visits.py`), so that a unit which two processes see is no two units.
 
 *No way back onto a sick version.* While the stable version itself fails, a verdict is held back and raised as an
 alarm; it becomes a revert when the stable version is well again.
@@ -69,12 +75,15 @@ from msgspec import Struct, structs
 from tenantry.core.rollout.betting import Reference, discordant_bets, odds_bets, shift_bets, sign_bets
 from tenantry.core.rollout.books import Account, Books
 from tenantry.core.rollout.budget import VISIT_SHARES, Budget
-from tenantry.core.rollout.evidence import LAYOUT, SHARE_RATIOS, Evidence, log_mix
+from tenantry.core.rollout.evidence import LAYOUT, SHARE, SHARE_PRIORS, SHARE_RATIOS, Evidence, coverage, log_mix
 from tenantry.core.rollout.signals import SIGNALS, Margins, Observation, Pair, Sample, Signal
 from tenantry.core.rollout.visits import Arrival, Visit
 
 CORROBORATION_LOG_E = 3.0
 """log 20: what the fleet must show without its largest contributor."""
+
+COVERAGE_LOG_E = 3.0
+"""log 20: when a signal's readings are taken to be missing more often of one version than of the other."""
 
 SHARE_LOG_E = 11.5
 """log 100,000: when a group's realised share is taken to be other than the split's."""
@@ -169,8 +178,7 @@ def _tests(*, paired: bool) -> _Tests:
 
 _SPLIT = _tests(paired=False)
 _PAIRED = _tests(paired=True)
-_SHARE_AT, _SHARE_END = LAYOUT["share"]
-_SHARE_PRIORS = (0.5, 0.5)
+_ERRORS = next(signal for signal in SIGNALS if signal.name == "errors")
 _PLACES = {signal.name: place for place, signal in enumerate(SIGNALS)}
 
 
@@ -260,6 +268,7 @@ class Guard:
                 reference = self._reference(account.group, signal.name)
                 z = reference.standardise(reading - margin if candidate else reading)
                 logs = shift_bets(z, share, candidate=candidate, tilts=signal.tilts)
+                verdicts += self._cover(account, signal, share, candidate=candidate, now_s=now_s)
             verdicts += self._bet(account, signal, logs, now_s)
         return verdicts
 
@@ -308,6 +317,8 @@ class Guard:
         for account in tuple(self._books.accounts()):
             verdicts += self._check_share(account, now_s)
             for signal in (*_SPLIT.all, *_PAIRED.all):
+                if signal.kind == "shift":
+                    verdicts += self._check_coverage(account, signal, now_s)
                 verdicts += self._judge(account, signal, now_s)
         return verdicts
 
@@ -373,11 +384,11 @@ class Guard:
         if account.visit != 1:
             return ()
         logs = odds_bets(share, candidate=candidate, margin=1.0, tilts=SHARE_RATIOS)
-        top, _ = self._books.credit(account, _SHARE_AT, logs)
+        top, _ = self._books.credit(account, LAYOUT[SHARE][0], logs)
         return self._check_share(account, now_s) if top >= SHARE_LOG_E else ()
 
     def _check_share(self, account: Account, now_s: float) -> tuple[Verdict, ...]:
-        log_e = log_mix(account.total[_SHARE_AT:_SHARE_END], _SHARE_PRIORS)
+        log_e = _share_log_e(SHARE, account.total)
         if log_e < SHARE_LOG_E or self._books.is_left_out(account.group):
             return ()
         self._books.leave_out(account.group)
@@ -387,6 +398,28 @@ class Guard:
             "its evidence is left out of this chapter"
         )
         return (self._verdict("alarm", account, "share", (log_e, SHARE_LOG_E), why=why, now_s=now_s, fleet=False),)
+
+    def _cover(
+        self, account: Account, signal: Signal, share: float, *, candidate: bool, now_s: float
+    ) -> tuple[Verdict, ...]:
+        """Bet that readings of a signal come from one version more often than its units do."""
+        logs = odds_bets(share, candidate=candidate, margin=1.0, tilts=SHARE_RATIOS)
+        top, _ = self._books.credit(account, LAYOUT[coverage(signal)][0], logs)
+        return self._check_coverage(account, signal, now_s) if top >= SHARE_LOG_E else ()
+
+    def _check_coverage(self, account: Account, signal: Signal, now_s: float) -> tuple[Verdict, ...]:
+        name, group = coverage(signal), account.group
+        log_e = _share_log_e(name, account.total)
+        if log_e < SHARE_LOG_E or self._books.is_silent(group, name) or self._books.is_left_out(group):
+            return ()
+        self._books.silence(group, (signal.name, name))
+        if _log_e(_ERRORS, account.total) >= COVERAGE_LOG_E:
+            return ()  # answers that failed have no readings, and are judged as failures
+        why = (
+            f"readings of {signal.name} do not come from the candidate as often as its units of {group} do: the "
+            "engines of one version post no usage records, or late ones; they are left out of this chapter"
+        )
+        return (self._verdict("alarm", account, name, (log_e, SHARE_LOG_E), why=why, now_s=now_s, fleet=False),)
 
     def _reference(self, group: str, signal: str) -> Reference:
         reference = self._references.get((group, signal))
@@ -406,11 +439,23 @@ class Guard:
         """Compare a signal of the fleet, and of this group, with their thresholds."""
         found: list[Verdict] = []
         fleet, tenant = self._thresholds[signal.name, account.visit]
-        log_e = _log_e(signal, self._books.fleet(account.visit))
-        if log_e >= fleet and None not in self._tripped and self._corroborated(signal, account.visit):
+        books_fleet = self._books.fleet(account.visit)
+        log_e = _log_e(signal, books_fleet)
+        if (
+            log_e >= fleet
+            and None not in self._tripped
+            and _covered(signal, books_fleet)
+            and self._corroborated(signal, account.visit)
+        ):
             found += self._trip(account, signal.name, (log_e, fleet), now_s, fleet=True)
         log_e = _log_e(signal, account.total)
-        if log_e >= tenant and account.group not in self._tripped and self._is_judged_alone(account.group):
+        if (
+            log_e >= tenant
+            and account.group not in self._tripped
+            and _covered(signal, account.total)
+            and not self._books.is_silent(account.group, signal.name)
+            and self._is_judged_alone(account.group)
+        ):
             found += self._trip(account, signal.name, (log_e, tenant), now_s, fleet=False)
         return tuple(found)
 
@@ -507,3 +552,13 @@ class Guard:
 def _log_e(signal: Signal, log_wealth: list[float]) -> float:
     begin, end = LAYOUT[signal.name]
     return log_mix(log_wealth[begin:end], signal.priors)
+
+
+def _share_log_e(name: str, log_wealth: list[float]) -> float:
+    begin, end = LAYOUT[name]
+    return log_mix(log_wealth[begin:end], SHARE_PRIORS)
+
+
+def _covered(signal: Signal, log_wealth: list[float]) -> bool:
+    """Tell whether the readings of a signal came from both versions as their units did, as far as one can see."""
+    return signal.kind != "shift" or _share_log_e(coverage(signal), log_wealth) < COVERAGE_LOG_E
