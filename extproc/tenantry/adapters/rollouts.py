@@ -466,7 +466,8 @@ class Rollouts:
                 yield f"{scope} is promoted and stays on {pin} all the same, to which the rules pin it"
         alarms = conduct.guard.progress().alarms
         if alarms:
-            yield f"{alarms} verdicts are held back, as the stable version {conduct.model.stable} fails too"
+            held = "1 verdict is" if alarms == 1 else f"{alarms} verdicts are"
+            yield f"{held} held back, as the stable version {conduct.model.stable} fails too"
 
     def _pin(self, tenant: str, model: str) -> str | None:
         rules = None if self._book is None else self._book.rules.tenants.get(tenant)

@@ -40,6 +40,8 @@ GUARD, STEPS = "guard", "steps"
 """Who moved a rollout when no person did."""
 
 MAX_EVIDENCE_ROWS = 40
+NO_EVIDENCE = 1e-6
+"""A log e-value this close to 0 is what rounding makes of no bet at all."""
 MAX_POINTS = 240
 POINT_SECONDS = 5.0
 _UNCOUNTED = Visit(number=0, was_put_off=False)
@@ -231,8 +233,11 @@ class Conduct:
         return list(self._step(now_s, readable=readable))
 
     def rows(self) -> list[Row]:
-        """Return the evidence, the fleet's first; rows without a reading are left out."""
-        return [row for row in self._guard.rows() if row.units]
+        """Return the evidence, the fleet's first; tests without any are left out.
+
+        One that has no reading of the candidate, and evidence all the same, has readings of the stable version alone.
+        """
+        return [row for row in self._guard.rows() if row.units or abs(row.log_e) > NO_EVIDENCE]
 
     @property
     def step_why(self) -> str:
@@ -296,7 +301,7 @@ class Conduct:
         progress = self._guard.progress()
         worst: dict[str, float] = {}
         for row in self._guard.rows():
-            if row.group is None and row.units:
+            if row.group is None and (row.units or abs(row.log_e) > NO_EVIDENCE):
                 worst[row.signal] = max(worst.get(row.signal, -99.0), round(row.log_e / row.log_threshold, 4))
         return Point(
             at_s=now_s, percent=self.percent, units=progress.units, all_units=progress.all_units, suspicion=worst
