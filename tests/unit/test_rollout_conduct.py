@@ -145,7 +145,9 @@ def test_a_good_candidate_is_left_alone() -> None:
 def test_while_the_stable_version_fails_too_there_is_an_alarm_and_nothing_moves() -> None:
     replica = Replica()
     replica.dice = random.Random(3)
-    sick = [entry for number in range(400) for entry in replica.sends(1, BAD, stable=BAD if number % 3 == 0 else GOOD)]
+    sick = [
+        entry for number in range(1_500) for entry in replica.sends(1, BAD, stable=BAD if number % 3 == 0 else GOOD)
+    ]
     assert {(each.kind, each.scope) for each in sick if each.scope == FLEET} == {("alarm", FLEET)}
     (alarm,) = [each for each in sick if each.scope == FLEET]
     assert (alarm.before, alarm.after, alarm.who) == (State.SPLITTING, State.SPLITTING, "guard")
@@ -172,7 +174,8 @@ def test_mirrored_pairs_are_judged_too() -> None:
 def test_the_evidence_of_an_entry_is_bounded_and_no_row_of_it_is_empty() -> None:
     (entry,) = Replica().sends(400, BAD)
     assert 0 < len(entry.evidence) <= MAX_EVIDENCE_ROWS
-    assert all(row.units for row in entry.evidence)
+    # The candidate fails before it has written anything: of its answers' length only the stable version's are known.
+    assert {(row.signal, row.units > 0) for row in entry.evidence} == {("errors", True), ("length", False)}
 
 
 # --- what an operator does ---------------------------------------------------------------------------------------
@@ -226,6 +229,26 @@ def test_after_a_resume_the_evidence_begins_anew() -> None:
     assert replica.sends(1_000, GOOD) == []
     (again,) = replica.sends(400, BAD)
     assert (again.kind, again.id) == ("reverted", f"{replica.conduct.id}/reverted/fleet/2.1")
+
+
+@pytest.mark.parametrize("moved", ["resume", "turn", "plan"])
+def test_visits_that_were_counted_before_a_chapter_began_are_no_evidence_in_it(moved: str) -> None:
+    """A store counts them while an operator may say something."""
+    replica = Replica()
+    replica.bid(Event.OPERATOR_REVERT)
+    seen = [
+        Observation(tenant="acme", unit=f"u{number}", arm="candidate", share=0.5, sample=BAD) for number in range(9)
+    ]
+    visits = [Visits(99).arrive(each) for each in replica.conduct.arrivals(seen, replica.now_s)]
+    if moved == "resume":
+        replica.bid(Event.OPERATOR_RESUME)
+    elif moved == "turn":
+        replica.conduct.turn(replica.now_s)
+    else:
+        replica.conduct.configure(model(guard={"alpha": 0.02}), replica.now_s)
+    assert replica.conduct.observe(seen, visits, replica.now_s) == []
+    assert replica.conduct.rows() == []
+    assert replica.conduct.guard.progress().last_candidate_s == replica.now_s  # though they did come
 
 
 def test_a_pause_does_not_throw_evidence_away() -> None:
@@ -550,6 +573,23 @@ def test_a_resume_reaches_the_others_with_the_chapter_that_it_began() -> None:
     assert (one.conduct.state(FLEET), one.conduct.guard.chapter) == (State.SPLITTING, 2)
     assert two.hears(one) == []
     assert one.sends(200) == []
+    assert two.conduct.state(FLEET) is State.SPLITTING
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_verdict_held_back_does_not_outlive_a_resume_wherever_it_was_said(elsewhere: bool) -> None:
+    """The stable version was sick when the evidence was in; once it is well, an operator has decided otherwise."""
+    one, two = Replica("one"), Replica("two")
+    for number in range(200):
+        two.sends(1, BAD, stable=BAD if number % 3 == 0 else GOOD)
+    assert two.conduct.guard.progress().alarms > 0
+    asked = one if elsewhere else two
+    asked.bid(Event.OPERATOR_REVERT)
+    asked.bid(Event.OPERATOR_RESUME)
+    assert two.hears(one) == []
+    assert two.conduct.guard.progress().alarms == 0
+    two.now_s += 301.0
+    assert two.sends(200) == []
     assert two.conduct.state(FLEET) is State.SPLITTING
 
 

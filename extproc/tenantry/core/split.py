@@ -52,7 +52,7 @@ def throw(key: bytes, rollout: str, tenant: str, unit: bytes) -> Dice:
 
 
 def _bucket(hashed: bytes) -> float:
-    return (int.from_bytes(hashed, "big") >> (64 - _BITS)) * 100.0 / float(2**_BITS)
+    return (int.from_bytes(hashed, "big") >> (64 - _BITS)) * 100.0 / float(1 << _BITS)
 
 
 def unit_of(sticky: Iterable[str], members: Mapping[str, Raw], headers: Iterable[Header], request_id: str) -> bytes:

@@ -44,6 +44,7 @@ NO_EVIDENCE = 1e-6
 """A log e-value this close to 0 is what rounding makes of no bet at all."""
 MAX_POINTS = 240
 POINT_SECONDS = 5.0
+_UNCOUNTED = Visit(number=0, was_put_off=False)
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -87,6 +88,7 @@ class Conduct:
         self.name = name
         self._writer = writer
         self._guards = 0
+        self._counted_in = ""
         self._shared = known or Shared()
         self._model, self._rollout = model, _rollout(model)
         self.id = identity(name, model)
@@ -170,6 +172,11 @@ class Conduct:
         self._shared = shared_state.merge(before, known)
         if (self._shared.standings, self._shared.stepping) != (before.standings, before.stepping):
             self.version += 1
+        if any(
+            standing.cleared > before.standings.get(scope, Standing()).cleared
+            for scope, standing in self._shared.standings.items()
+        ):
+            self._guard.drop_held()
         ours, all_of_it = (shared.evidence.get(self._plan_id) for shared in (before, self._shared))
         # Mostly nobody else knows more, and then there is nothing to add up and judge anew.
         if all_of_it is None or (ours is not None and ours.evidence == all_of_it.evidence):
@@ -183,10 +190,16 @@ class Conduct:
     def arrivals(self, batch: Iterable[Observation | Pair], now_s: float) -> list[Arrival]:
         """Return what the count of visits has to know of requests that `observe` will be given next."""
         self._guard.turn_if_due(now_s)
+        self._counted_in = self.visits_key
         return [self._guard.arrival(seen) for seen in batch]
 
     def observe(self, batch: Sequence[Observation | Pair], visits: Sequence[Visit], now_s: float) -> list[Entry]:
-        """Take in requests that ended, each with its visit."""
+        """Take in requests that ended, each with its visit.
+
+        If a chapter began while a store counted them, these are visits of the chapter before, and no evidence in this.
+        """
+        if self._counted_in != self.visits_key:
+            visits = [_UNCOUNTED] * len(batch)
         entries: list[Entry] = []
         for seen, visit in zip(batch, visits, strict=True):
             verdicts = (

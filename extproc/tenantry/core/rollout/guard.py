@@ -324,9 +324,13 @@ class Guard:
 
     def resume(self, now_s: float) -> None:
         """Begin a new chapter because an operator set the candidate going again; verdicts held back are dropped."""
-        self._held.clear()
+        self.drop_held()
         self._books.turn(now_s)
         self._begin_chapter()
+
+    def drop_held(self) -> None:
+        """Forget verdicts held back: an operator set the candidate going again, here or at another replica."""
+        self._held.clear()
 
     def progress(self) -> Progress:
         """Return what automatic steps look at."""
