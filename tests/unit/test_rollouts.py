@@ -20,7 +20,7 @@ from tenantry.core.rollout.guard import Guard
 from tenantry.core.rollout.standing import FLEET, Event, State, TransitionError
 from tenantry.core.tenant import Tenant
 from tenantry_testing.documents import KEYS, NOW, book
-from tenantry_testing.rollouts import MODEL, SPLIT, House, MemoryStore, outcome, quickly, record, rollout_of, until
+from tenantry_testing.rollouts import MODEL, House, MemoryStore, outcome, quickly, record, rollout_of, until
 
 REVERTED = {"fleet": "reverted"}
 OPS = {"who": "ops", "why": "a test"}
@@ -291,12 +291,12 @@ async def test_a_store_that_hangs_delays_no_revert_and_blocks_nobody(monkeypatch
     made = house(shared=shared)
     async with made.running():
         shared.hang_s, shared.down = 0.6, True
-        await until(lambda: made.rollouts._lock.locked())
+        await until(made.rollouts._lock.locked)
         begin = time.monotonic()
         word = asyncio.create_task(made.rollouts.command(MODEL, FLEET, Event.OPERATOR_REVERT, **OPS))
         await asyncio.sleep(0)
         assert made.states == REVERTED
-        with pytest.raises(StateUnavailableError, match="it is done here, .* did not answer within 0.2 s"):
+        with pytest.raises(StateUnavailableError, match=r"it is done here, .* did not answer within 0\.2 s"):
             await word
         with pytest.raises(StateUnavailableError, match="nothing was done"):
             await made.rollouts.command(MODEL, FLEET, Event.OPERATOR_RESUME, **OPS)
