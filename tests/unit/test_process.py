@@ -13,8 +13,10 @@ import pytest
 import structlog
 import yaml
 from aiohttp import web
-from tenantry.adapters import logs, process
+from msgspec.structs import replace
+from tenantry.adapters import logs
 from tenantry.adapters.bind import Address, BindError
+from tenantry.adapters.grpcio_transport import GrpcioTransport
 from tenantry.adapters.process import Running, ServeOptions, serving
 from tenantry.adapters.state import StateUnavailableError, open_state
 from tenantry_testing.documents import document, secret_files
@@ -108,7 +110,7 @@ async def test_records_are_taken_while_the_transport_drains(
         ):
             seen.append((posted.status, ready.status))
 
-    monkeypatch.setattr(process.GrpcioTransport, "drain", drain)
+    monkeypatch.setattr(GrpcioTransport, "drain", drain)
     async with serving(options, lambda *_: {}) as running:
         url = f"http://{running.admin}"
         async with aiohttp.ClientSession() as http, http.get(f"{url}/readyz") as ready:
@@ -130,7 +132,7 @@ async def test_a_shared_store_that_hangs_keeps_no_process_from_starting_and_endi
     silent = await asyncio.start_server(silence, "127.0.0.1", 0)
     url = f"redis://127.0.0.1:{silent.sockets[0].getsockname()[1]}/0"
     begin = time.monotonic()
-    async with serving(ServeOptions(**{**_fields(options), "redis": url}), lambda *_: {}) as running:
+    async with serving(replace(options, redis=url), lambda *_: {}) as running:
         assert running.sidecar.rollouts is not None
         assert running.sidecar.rollouts.live.rollouts == {}
         started = time.monotonic() - begin
@@ -148,14 +150,10 @@ async def test_a_shared_store_that_hangs_keeps_no_process_from_starting_and_endi
 async def test_an_address_that_is_taken_leaves_nothing_behind(options: ServeOptions) -> None:
     before = asyncio.all_tasks()
     async with serving(options, lambda *_: {}) as running:
-        taken = {**_fields(options), "admin": running.admin, "listen": Address(path=f"{options.listen.path}2")}
+        taken = replace(options, admin=running.admin, listen=Address(path=f"{options.listen.path}2"))
         among = asyncio.all_tasks()
         with pytest.raises(BindError, match="the admin listener cannot listen"):
-            async with serving(ServeOptions(**taken), lambda *_: {}):
+            async with serving(taken, lambda *_: {}):
                 pass
         assert asyncio.all_tasks() == among
     assert asyncio.all_tasks() == before
-
-
-def _fields(options: ServeOptions) -> dict[str, object]:
-    return {name: getattr(options, name) for name in options.__struct_fields__}
