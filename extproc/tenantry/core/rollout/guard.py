@@ -131,7 +131,10 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One line of the evidence, for `tenantry rollout explain` and for metrics. `group` None: the fleet."""
+    """One line of the evidence, for `tenantry rollout explain` and for metrics. `group` None: the fleet.
+
+    Not `covered`: readings of one version are missing more often than of the other, so no verdict comes of it.
+    """
 
     group: str | None
     signal: str
@@ -139,6 +142,7 @@ class Row(Struct, frozen=True, kw_only=True):
     units: int
     log_e: float
     log_threshold: float
+    covered: bool = True
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -341,7 +345,7 @@ class Guard:
             pairs=self._books.pairs(visit=1),
             last_candidate_s=self._last_candidate_s,
             last_stable_s=self._last_stable_s,
-            suspicion=max((row.log_e / row.log_threshold for row in fleet), default=0.0),
+            suspicion=max((row.log_e / row.log_threshold for row in fleet if row.covered), default=0.0),
             alarms=len(self._held),
         )
 
@@ -362,6 +366,8 @@ class Guard:
                 units=self._books.counted(place, visit, group),
                 log_e=_log_e(signal, log_wealth),
                 log_threshold=self._thresholds[signal.name, visit][0 if group is None else 1],
+                covered=_covered(signal, log_wealth)
+                and (group is None or not self._books.is_silent(group, signal.name)),
             )
 
     def _due(self, visit: Visit, seen: Observation | Pair, tests: _Tests) -> tuple[int, tuple[Signal, ...]]:
