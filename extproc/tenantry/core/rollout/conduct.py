@@ -310,7 +310,7 @@ class Conduct:
         progress = self._guard.progress()
         worst: dict[str, float] = {}
         for row in self._guard.rows():
-            if row.group is None and (row.units or abs(row.log_e) > NO_EVIDENCE):
+            if row.group is None and row.covered and (row.units or abs(row.log_e) > NO_EVIDENCE):
                 worst[row.signal] = max(worst.get(row.signal, -99.0), round(row.log_e / row.log_threshold, 4))
         return Point(
             at_s=now_s, percent=self.percent, units=progress.units, all_units=progress.all_units, suspicion=worst
