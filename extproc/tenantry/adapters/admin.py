@@ -20,6 +20,9 @@ from tenantry.adapters.rollout_routes import RolloutRoutes, bears, error
 from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.usage import MAX_BATCH_BYTES
 
+SHUTDOWN_SECONDS = 2.0
+"""How long requests that are under way may take at the end; aiohttp would give a hung client a minute."""
+
 
 class Admin:
     """The admin HTTP server. `ready` is set by whoever starts and drains the transport."""
@@ -44,7 +47,7 @@ class Admin:
                 *self._rollout_routes.routes(),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await self._runner.setup()
         try:
             context = tls.ssl_context() if tls else None

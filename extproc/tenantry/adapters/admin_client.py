@@ -45,17 +45,26 @@ class AdminClient:
                 text = await response.read()
                 if response.status == 200:
                     return msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise AdminError(f"what answers at {self._address} is no sidecar's admin listener; give --admin") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise AdminError(
                 f"no sidecar's admin listener answers at {self._address} ({type(error).__name__}); give --admin"
             ) from None
+        if response.status == 401:
+            raise AdminError(f"{self._address} does not know the admin token in {self._token_file}; give --secrets")
         raise AdminError(_reason(text) or f"{self._address} answered {response.status}")
 
     def _token(self) -> str:
         try:
-            return self._token_file.read_text().strip()
+            token = self._token_file.read_text(encoding="ascii").strip()
         except OSError as error:
             raise AdminError(f"admin token {self._token_file}: {error.strerror or error}; give --secrets") from None
+        except UnicodeDecodeError:
+            token = ""
+        if not token.isprintable() or not token:
+            raise AdminError(f"admin token {self._token_file}: is no line of text; give --secrets")
+        return token
 
 
 def _reason(text: bytes) -> str:

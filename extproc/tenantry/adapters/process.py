@@ -29,6 +29,9 @@ from tenantry.core.errors import TenantryError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rules import not_acted_on
 
+WEBHOOK_SECONDS = 2.0
+"""How long the end waits for the webhook's receiver."""
+
 
 class ServeOptions(Struct, frozen=True, kw_only=True):
     """What one sidecar process needs to know.
@@ -81,15 +84,20 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         rollouts, webhook = await _rollouts(options, metrics, stack, lambda: sidecar.snapshot.keyring.webhook)
         sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts)
         await rollouts.start()
+        # Ended in the opposite order: outcomes and records come until transport and admin listener are gone, then the
+        # stores get what is known, and the webhook what that entered.
+        stack.push_async_callback(_cancelled, asyncio.create_task(webhook.run()))
+        stack.push_async_callback(webhook.settle, WEBHOOK_SECONDS)
+        stack.push_async_callback(rollouts.stop)
+        stack.push_async_callback(_cancelled, asyncio.create_task(rollouts.run()))
         reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
         transport = GrpcioTransport(sidecar)
         admin = Admin(sidecar, reloader)
-        listen = await transport.start(options.listen, options.tls)
-        stack.push_async_callback(transport.drain, options.grace_seconds)
         admin_address = await admin.start(options.admin, options.tls)
         stack.push_async_callback(admin.stop)
-        for work in (reloader.run(), rollouts.run(), webhook.run()):
-            stack.push_async_callback(_cancelled, asyncio.create_task(work))
+        listen = await transport.start(options.listen, options.tls)
+        stack.push_async_callback(transport.drain, options.grace_seconds)
+        stack.push_async_callback(_cancelled, asyncio.create_task(reloader.run()))
         admin.ready = True
         # What was loaded lives as long as the process: the collector need not look at it again.
         gc.collect()

@@ -99,9 +99,9 @@ class RolloutMetrics:
         kind = "pair" if isinstance(joined.seen, Pair) else "split"
         self._observed.labels(self._models[model], kind, "no" if joined.without_record else "yes").inc()
 
-    def dropped(self) -> None:
+    def dropped(self, requests: int = 1) -> None:
         """Count evidence that is lost."""
-        self._dropped.inc()
+        self._dropped.inc(requests)
 
     def transition(self, entry: Entry) -> None:
         """Count what a rollout's history has a new line of."""

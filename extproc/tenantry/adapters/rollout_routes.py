@@ -13,13 +13,15 @@ import msgspec
 from aiohttp import web
 from msgspec import Meta, Struct
 
+from tenantry.adapters import logs
 from tenantry.adapters.rollouts import STORE_ERRORS, Rollouts
 from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.errors import RequestRefusedError, RulesError
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.rollout.standing import FLEET, Event, TransitionError, tenant_scope, tier_scope
 from tenantry.core.routing import has_beta
-from tenantry.core.usage import read_batch
+from tenantry.core.rules import TenantName
+from tenantry.core.usage import MAX_BATCH_BYTES, read_batch
 
 MAX_HISTORY = 1_000
 MAX_TEXT = 500
@@ -40,7 +42,7 @@ class Word(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     action: Literal["revert", "resume", "pause", "promote"]
     all: bool = False
     tier: _Text | None = None
-    tenant: _Text | None = None
+    tenant: TenantName | None = None
     who: _Text
     why: _Text
 
@@ -94,6 +96,13 @@ class RolloutRoutes:
                 return await handler(request, rollouts)
             except _ON_PURPOSE as known:
                 return _refusal(known)
+            except web.HTTPRequestEntityTooLarge:
+                return error(413, f"the body is larger than {MAX_BATCH_BYTES} bytes")
+            except web.HTTPException:
+                raise
+            except Exception as bug:  # noqa: BLE001  # aiohttp would log its text, which may quote the request
+                logs.get().error("an admin request failed", exc_info=bug)
+                return error(500, "internal error; see the log")
 
         return handle
 
@@ -113,10 +122,12 @@ class RolloutRoutes:
         return _json(rollouts.status() if model is None else [rollouts.status_of(model)])
 
     async def _history(self, request: web.Request, rollouts: Rollouts) -> web.Response:
-        limit = int(request.query.get("limit", "50"))
-        if not 1 <= limit <= MAX_HISTORY:
-            raise ValueError(f"limit is {limit}: 1 to {MAX_HISTORY}")
-        return _json(await rollouts.history(request.query.get("model", ""), limit))
+        limit, model = request.query.get("limit", "50"), request.query.get("model")
+        if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and 1 <= int(limit) <= MAX_HISTORY):
+            raise ValueError(f"limit is {limit[:20]!r}: 1 to {MAX_HISTORY}")
+        if model is None:
+            raise ValueError("name a model: ?model=NAME")
+        return _json(await rollouts.history(model, int(limit)))
 
     async def _command(self, request: web.Request, rollouts: Rollouts) -> web.Response:
         word = msgspec.json.decode(await request.read(), type=Word)
@@ -124,18 +135,13 @@ class RolloutRoutes:
         done = asyncio.ensure_future(
             rollouts.command(word.model, word.scope, _EVENTS[word.action], who=word.who, why=word.why)
         )
-        try:
-            entries = await asyncio.shield(done)
-        except STORE_ERRORS as failure:
-            if word.action != "revert":
-                raise
-            return error(503, f"it is reverted here, but other replicas may not know of it: {failure}")
+        entries = await asyncio.shield(done)
         return _json({"entries": entries, "status": rollouts.status_of(word.model)})
 
     async def _usage(self, request: web.Request, rollouts: Rollouts) -> web.Response:
         try:
             records = read_batch(await request.read())
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, web.HTTPRequestEntityTooLarge):
             self._sidecar.metrics.rollouts.records_refused()
             raise
         for record in records:
@@ -151,7 +157,11 @@ class RolloutRoutes:
             if not profile.beta_self_service:
                 return error(403, "the rules do not let this tenant set its beta flag (betaSelfService)")
             flag = msgspec.json.decode(await request.read(), type=_Flag)
-            await rollouts.set_beta(tenant, beta=flag.beta)
+            try:
+                await asyncio.shield(asyncio.ensure_future(rollouts.set_beta(tenant, beta=flag.beta)))
+            except STORE_ERRORS:
+                # The store's words are the operator's, not a tenant's.
+                return error(503, "the flag is set here, but the state store failed: it may not last; set it again")
         return _json(
             {
                 "tenant": profile.name,
@@ -169,14 +179,16 @@ def _refusal(known: Exception) -> web.Response:
     if isinstance(known, RequestRefusedError):
         return error(known.http_status, known.message)
     if isinstance(known, STORE_ERRORS):
-        return error(503, f"the state store failed, so other replicas may not know of it: {known}")
+        return error(503, str(known))
     return error({RulesError: 404, TransitionError: 409}.get(type(known), 400), str(known))
 
 
 def bears(request: web.Request, token: bytes) -> bool:
-    """Tell whether a request bears the token; the comparison is constant-time."""
-    sent = request.headers.get("authorization", "").removeprefix("Bearer ")
-    return hmac.compare_digest(sent.encode("utf-8", "surrogateescape"), token)
+    """Tell whether a request bears the token, in one header; the comparison is constant-time."""
+    sent = request.headers.getall("authorization", ())
+    scheme, _, given = sent[0].partition(" ") if len(sent) == 1 else ("", "", "")
+    right = hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token)
+    return right and scheme.lower() == "bearer"
 
 
 def error(status: int, message: str) -> web.Response:

@@ -13,19 +13,26 @@ A shared store that forgot has also forgotten which units were counted, so evide
 
 The queue is bounded. While visits cannot be counted it fills, and what comes then is dropped and counted: evidence is
 lost, nobody's request is.
+
+A store may hang, each call for seconds. Nothing that is decided here waits for that: an operator's revert counts before
+a store is asked, a round of exchange asks a store that failed no more, and whoever wants an answer gets one, or
+StateUnavailableError, within ANSWER_SECONDS.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from msgspec import Struct
 
 from tenantry.adapters import logs
 from tenantry.adapters.rollout_metrics import RolloutMetrics, Shown
+from tenantry.adapters.rollout_queue import Count, Seen, Waiting
 from tenantry.adapters.state import StateStore, StateUnavailableError
+from tenantry.adapters.state.store import Merge
 from tenantry.core.errors import Problem, RulesError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout import shared as shared_state
@@ -33,9 +40,8 @@ from tenantry.core.rollout.conduct import Conduct, Entry, Point, identity
 from tenantry.core.rollout.guard import Progress, Row
 from tenantry.core.rollout.join import Joiner, Mismatch, Patience, Told
 from tenantry.core.rollout.shared import BetaFlag, DamagedStateError, Shared
-from tenantry.core.rollout.signals import Observation, Pair
-from tenantry.core.rollout.standing import FLEET, Event, State
-from tenantry.core.rollout.visits import Arrival, Visit
+from tenantry.core.rollout.standing import FLEET, Event, State, TransitionError
+from tenantry.core.rollout.visits import Visit
 from tenantry.core.routing import Live
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.schema import nearest
@@ -44,6 +50,9 @@ from tenantry.core.usage import UsageRecord
 
 FLUSH_SECONDS = 0.1
 SYNC_SECONDS = 0.5
+ANSWER_SECONDS = 5.0
+"""How long an operator or a tenant waits for stores that hang."""
+STOP_SECONDS = 2.0
 MAX_QUEUE = 20_000
 MAX_BATCH = 500
 MAX_PENDING_ENTRIES = 1_000
@@ -112,11 +121,13 @@ class Rollouts:
         self._flags: dict[str, BetaFlag] = {}
         self._flags_readable = False
         self._joiner = Joiner()
-        self._queue: deque[tuple[str, Observation | Pair]] = deque()
+        self._queue = Waiting(MAX_QUEUE)
         self._pending: deque[Entry] = deque(maxlen=MAX_PENDING_ENTRIES)
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
-        self._store_down: set[str] = set()
+        self._down: set[str] = set()
+        self._words: dict[str, object] = {}
+        self._unshared: dict[str, dict[str, Entry]] = {}
         self.live = Live()
 
     def rules_live(self, book: RuleBook) -> None:
@@ -135,10 +146,11 @@ class Rollouts:
             else:
                 conduct.configure(model, now_s)
             conducts[name] = conduct
-        for gone in self._conducts.values():
-            self._remember(gone, now_s)
-        self._conducts = conducts
+        before, self._conducts = self._by_id, conducts
         self._by_id = {conduct.id: conduct for conduct in conducts.values()}
+        for rollout, gone in before.items():
+            if rollout not in self._by_id:
+                self._remember(gone, now_s)
         self._publish()
         self._wake.set()
 
@@ -176,39 +188,96 @@ class Rollouts:
             except TimeoutError:
                 pass
             self._wake.clear()
+            changed = woken
+            # Each apart: the guard's own bug must end neither the guard nor the exchange of reverts.
             try:
-                changed = await self._flush()
-                if woken or changed or time.monotonic() - synced_s >= SYNC_SECONDS:
-                    synced_s = time.monotonic()
-                    await self._sync()
-            except Exception as error:  # noqa: BLE001  # the guard's own bug must not end the guard
-                logs.get().error("rollout state not advanced", exc_info=error)
+                changed |= await self._flush()
+            except Exception as error:  # noqa: BLE001
+                logs.get().error("outcomes not shown to the guard", exc_info=error)
+            if changed or time.monotonic() - synced_s >= SYNC_SECONDS:
+                synced_s = time.monotonic()
+                await self._sync()
+
+    async def stop(self) -> None:
+        """Let the stores have what is known, once `run` has ended; for STOP_SECONDS at most."""
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self._flush()
+                await self._sync()
+        except TimeoutError:
+            logs.get().error("the state stores did not take the last of the evidence", seconds=STOP_SECONDS)
+        except Exception as error:  # noqa: BLE001  # as in run
+            logs.get().error("outcomes not shown to the guard", exc_info=error)
 
     async def command(self, model: str, scope: str, event: Event, *, who: str, why: str) -> list[Entry]:
         """Do an operator's bidding; return what was entered into the history, nothing if it was so already.
 
         Raises RulesError for a model or scope that is not known, TransitionError for what has no place in the state,
         StateUnavailableError when a store cannot be read or written: an operator must not believe what did not happen.
-        A revert is done here even then.
+        A revert is done here even then, and before any store is asked.
         """
         conduct = self._find(model)
         self._check_scope(conduct, scope)
-        async with self._lock:
-            if event is not Event.OPERATOR_REVERT:
+        entries: list[Entry] = []
+        done = event is Event.OPERATOR_REVERT
+        if done:
+            entries = self._move(conduct, scope, event, who=who, why=why)
+        try:
+            async with self._turn_at_stores():
+                if not done:
+                    await self._exchange(conduct)
+                    if self._by_id.get(conduct.id) is not conduct:
+                        raise TransitionError(f"the rules of {model} changed meanwhile; look, and say it again")
+                    entries = self._move(conduct, scope, event, who=who, why=why)
+                    done = True
                 await self._exchange(conduct)
-            entries = conduct.command(scope, event, who=who, why=why, now_s=self._clock())
-            self._enter(entries)
-            self._publish()
-            await self._exchange(conduct)
-            await self._write_entries()
+                await self._write_entries()
+        except STORE_ERRORS as error:
+            what = "it is done here, but other replicas may not know of it" if done else "nothing was done"
+            raise StateUnavailableError(f"{what}: {error}") from error
+        return entries
+
+    def _move(self, conduct: Conduct, scope: str, event: Event, *, who: str, why: str) -> list[Entry]:
+        entries = conduct.command(scope, event, who=who, why=why, now_s=self._clock())
+        if entries and event is Event.OPERATOR_RESUME:
+            self._queue.forget(conduct.id)  # what came before is no evidence of what the operator set going again
+        self._enter(entries)
+        self._publish()
         return entries
 
     async def set_beta(self, tenant: Tenant, *, beta: bool) -> None:
-        """Let a verified tenant set its own flag; whether it may is the caller's question."""
-        async with self._lock:
-            self._flags = shared_state.flagged(self._flags, tenant.profile.name, beta=beta, now_s=self._clock())
-            self._publish()
-            await self._exchange_flags()
+        """Let a verified tenant set its own flag; whether it may is the caller's question.
+
+        Raises StateUnavailableError when a store cannot be read or written; the flag is set here even then.
+        """
+        name, word = tenant.profile.name, object()
+        self._words[name] = word
+
+        def say() -> None:
+            if self._words.get(name) == word:  # else the tenant has said something else meanwhile
+                self._flags = shared_state.flagged(self._flags, name, beta=beta, now_s=self._clock())
+                self._publish()
+
+        say()
+        try:
+            async with self._turn_at_stores():
+                await self._exchange_flags()
+                # Another replica may have heard the tenant before, and more often: the last word counts.
+                if self._flags[name].off is beta:
+                    say()
+                    await self._exchange_flags()
+        finally:
+            if self._words.get(name) == word:
+                del self._words[name]
+
+    @contextlib.asynccontextmanager
+    async def _turn_at_stores(self) -> AsyncIterator[None]:
+        """Have the stores to oneself; raise StateUnavailableError after ANSWER_SECONDS."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._lock:
+                yield
+        except TimeoutError:
+            raise StateUnavailableError(f"the state stores did not answer within {ANSWER_SECONDS:g} s") from None
 
     async def history(self, model: str, limit: int) -> list[Entry]:
         """Return the last transitions of a model's rollout, oldest first; what a shared store forgot is in the file."""
@@ -216,8 +285,9 @@ class Rollouts:
         found: dict[str, Entry] = {}
         for store in (self._local, self._fleet):
             for raw in () if store is None else await store.entries(f"{HISTORY}/{conduct.id}", limit):
-                entry = msgspec.json.decode(raw, type=Entry)
-                found[entry.id] = entry
+                with contextlib.suppress(msgspec.MsgspecError):  # another release's
+                    entry = msgspec.json.decode(raw, type=Entry)
+                    found[entry.id] = entry
         return sorted(found.values(), key=lambda entry: entry.at_s)[-limit:]
 
     def status(self) -> list[Status]:
@@ -247,85 +317,123 @@ class Rollouts:
             if conduct is None:
                 continue  # the rules dropped it meanwhile
             self._metrics.observed(conduct.name, each)
-            if len(self._queue) >= MAX_QUEUE:
+            if not self._queue.add(each.rollout, each.seen):
                 self._metrics.dropped()
-            else:
-                self._queue.append((each.rollout, each.seen))
 
     async def _flush(self) -> bool:
         """Show the guards what is whole; return whether anything moved."""
         self._take(self._joiner.due(self._clock(), KEEP_RECORDS_S))
         before = {conduct.id: conduct.version for conduct in self._by_id.values()}
-        while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(MAX_BATCH, len(self._queue)))]
-            try:
-                await self._observe(batch)
-            except StateUnavailableError as error:
-                self._queue.extendleft(reversed(batch))
-                self._store_failed("visits", error)
-                break
+        try:
+            for rollout, count in self._queue.lines():
+                await self._observe(rollout, count)
+            self._store_well("visits")
+        except StateUnavailableError as error:
+            self._store_failed("visits", error)
         return any(conduct.version != before.get(conduct.id) for conduct in self._by_id.values())
 
-    async def _observe(self, batch: Sequence[tuple[str, Observation | Pair]]) -> None:
-        by_rollout: dict[str, list[Observation | Pair]] = {}
-        for rollout, seen in batch:
-            by_rollout.setdefault(rollout, []).append(seen)
-        counted: list[tuple[Conduct, list[Observation | Pair], list[Visit]]] = []
-        for rollout, requests in by_rollout.items():
+    async def _observe(self, rollout: str, count: Count) -> None:
+        """Show a guard what waits in one line, of which it hears nothing before its visits are counted."""
+        for batch in self._queue.batches((rollout, count), MAX_BATCH):
             conduct = self._by_id.get(rollout)
-            if conduct is not None:
-                counted.append((conduct, requests, await self._visits(conduct, requests)))
-        for conduct, requests, visits in counted:
-            entries = conduct.observe(requests, visits, self._clock())
+            if conduct is None:
+                self._queue.forget(rollout)
+                return
+            try:
+                visits = await self._visits(conduct, count, batch)
+                entries = conduct.observe(batch, visits, self._clock())
+            except StateUnavailableError:
+                raise
+            except Exception:
+                # It would go wrong every time.
+                self._queue.drop((rollout, count), batch)
+                self._metrics.dropped(len(batch))
+                raise
             if entries:
                 self._enter(entries)
                 self._publish()
 
-    async def _visits(self, conduct: Conduct, batch: Sequence[Observation | Pair]) -> list[Visit]:
+    async def _visits(self, conduct: Conduct, count: Count, batch: Sequence[Seen]) -> list[Visit]:
         arrivals = conduct.arrivals(batch, self._clock())
-        visits = [_UNCOUNTED] * len(batch)
+        if count == "none":
+            return [_UNCOUNTED] * len(batch)
         store = self._fleet or self._local
-        for kind, places in _to_count(batch).items():
-            if places:
-                wanted: list[Arrival] = [arrivals[place] for place in places]
-                counted = await store.visits(f"{conduct.visits_key}/{kind}", wanted, ttl_s=VISITS_TTL_S)
-                for place, visit in zip(places, counted, strict=True):
-                    visits[place] = visit
-        return visits
+        return await store.visits(f"{conduct.visits_key}/{count}", arrivals, ttl_s=VISITS_TTL_S)
 
     # --- state in and out ----------------------------------------------------------------------------------------
 
     async def _sync(self) -> None:
+        """Exchange everything; whatever goes wrong with a part is logged, and the other parts go on."""
         async with self._lock:
+            failed: list[Exception] = []
+            silent: set[StateStore] = set()
             for conduct in tuple(self._conducts.values()):
+                read = False
                 try:
-                    await self._exchange(conduct)
-                    self._store_well("state")
+                    await self._exchange(conduct, silent)
+                    read = True
                 except STORE_ERRORS as error:
-                    self._store_failed("state", error)
-                self._enter(conduct.tick(self._clock(), readable=conduct.id in self._readable))
+                    failed.append(error)
+                except Exception as error:  # noqa: BLE001  # one rollout's bug is not another's
+                    logs.get().error("rollout state not exchanged", model=conduct.name, exc_info=error)
+                self._tick(conduct, readable=read)
             try:
-                await self._exchange_flags()
-                await self._write_entries()
+                await self._exchange_flags(silent)
+                await self._write_entries(silent)
             except STORE_ERRORS as error:
-                self._store_failed("state", error)
+                failed.append(error)
+            except Exception as error:  # noqa: BLE001
+                logs.get().error("rollout history not written", exc_info=error)
             self._publish()
+            if failed:
+                self._store_failed("state", failed[0])
+            else:
+                self._store_well("state")
 
-    async def _exchange(self, conduct: Conduct) -> None:
-        """Read, merge and write a rollout's state in every store; what other replicas know comes to count here."""
+    def _tick(self, conduct: Conduct, *, readable: bool) -> None:
+        try:
+            self._enter(conduct.tick(self._clock(), readable=readable))
+        except Exception as error:  # noqa: BLE001
+            logs.get().error("rollout state not advanced", model=conduct.name, exc_info=error)
+
+    async def _exchange(self, conduct: Conduct, silent: set[StateStore] | None = None) -> None:
+        """Read, merge and write a rollout's state in every store; what other replicas know comes to count here.
+
+        Stores in `silent` failed a moment ago and are asked no more; one that fails now joins them.
+        """
+        silent = set() if silent is None else silent
         try:
             if self._fleet is not None:
-                found = await self._merge_into(self._fleet, conduct)
+                found = await self._merge_into(self._fleet, conduct, silent)
                 if not found and conduct.id in self._fleet_knew:
                     logs.get().error("the shared store forgot; evidence begins anew", model=conduct.name)
                     conduct.turn(self._clock())
+                    self._wake.set()
                 self._fleet_knew.add(conduct.id)
+                self._insist(conduct)
         finally:
             # Also while the shared store is lost: a revert of this time must outlive this process.
-            await self._merge_into(self._local, conduct)
-        self._readable.add(conduct.id)
+            await self._merge_into(self._local, conduct, silent)
+        if self._by_id.get(conduct.id) is conduct:
+            self._readable.add(conduct.id)
+        if self._fleet is None:
+            self._insist(conduct)
+        self._publish()
 
-    async def _merge_into(self, store: StateStore, conduct: Conduct) -> bool:
+    def _insist(self, conduct: Conduct) -> None:
+        """Revert again what a resume of elsewhere has cleared without knowing of the revert.
+
+        A resume clears reverts by their number, and while a store could not be reached ours had the number of another.
+        """
+        for entry in self._unshared.pop(conduct.id, {}).values():
+            if conduct.state(entry.scope) is not State.REVERTED:
+                why = f"{entry.why} (reverted again: resumed elsewhere by somebody who did not know of it)"
+                self._enter(
+                    conduct.command(entry.scope, Event.OPERATOR_REVERT, who=entry.who, why=why, now_s=self._clock())
+                )
+                self._wake.set()
+
+    async def _merge_into(self, store: StateStore, conduct: Conduct, silent: set[StateStore]) -> bool:
         """Exchange with one store; return whether it knew of the rollout."""
         found, mine = False, conduct.shared(self._clock())
 
@@ -334,22 +442,43 @@ class Rollouts:
             found = raw is not None
             return shared_state.encode(shared_state.merge(shared_state.decode(raw), mine))
 
-        told = shared_state.decode(await store.update(f"rollout/{conduct.id}", merge))
+        told = shared_state.decode(await self._update(store, f"rollout/{conduct.id}", merge, silent))
         self._enter(conduct.merge(told, self._clock()))
         return found
 
-    async def _exchange_flags(self) -> None:
-        def merge(raw: bytes | None) -> bytes:
-            return shared_state.encode_flags(shared_state.merge_flags(shared_state.decode_flags(raw), self._flags))
+    async def _update(self, store: StateStore, key: str, merge: Merge, silent: set[StateStore]) -> bytes:
+        if store in silent:
+            raise StateUnavailableError("a state store failed a moment ago")
+        try:
+            return await store.update(key, merge)
+        except StateUnavailableError:
+            silent.add(store)
+            raise
 
-        for store in (self._fleet, self._local):
-            if store is not None:
-                self._flags = shared_state.decode_flags(await store.update(BETA_KEY, merge))
+    async def _exchange_flags(self, silent: set[StateStore] | None = None) -> None:
+        silent = set() if silent is None else silent
+        mine = self._flags
+
+        def merge(raw: bytes | None) -> bytes:
+            return shared_state.encode_flags(shared_state.merge_flags(shared_state.decode_flags(raw), mine))
+
+        try:
+            if self._fleet is not None:
+                self._know_flags(await self._update(self._fleet, BETA_KEY, merge, silent))
+        finally:
+            mine = self._flags
+            self._know_flags(await self._update(self._local, BETA_KEY, merge, silent))
         self._flags_readable = True
+
+    def _know_flags(self, raw: bytes) -> None:
+        """Take in what a store knows; a tenant may have said something since it was asked."""
+        self._flags = shared_state.merge_flags(self._flags, shared_state.decode_flags(raw))
 
     def _enter(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
             self._pending.append(entry)
+            if entry.kind == "reverted":
+                self._unshared.setdefault(entry.rollout, {})[entry.scope] = entry
             self._metrics.transition(entry)
             log = logs.get()
             (log.error if entry.kind in ("reverted", "alarm") else log.info)(
@@ -363,41 +492,51 @@ class Rollouts:
                     tenants=list(pinned), count=len(pinned),
                 )  # fmt: skip
 
-    async def _write_entries(self) -> None:
+    async def _write_entries(self, silent: Iterable[StateStore] = ()) -> None:
         """Append what happened to the history; whoever appends an entry first tells the webhook."""
+        if self._local in silent or (self._fleet is not None and self._fleet in silent):
+            return
         while self._pending:
             entry = self._pending[0]
             key, raw = f"{HISTORY}/{entry.rollout}", msgspec.json.encode(entry)
             first = await self._local.append(key, entry.id, raw)
             if self._fleet is not None:
                 first = await self._fleet.append(key, entry.id, raw)
-            self._pending.popleft()
+            if self._pending[0] is entry:  # else it fell out, being the oldest of too many
+                self._pending.popleft()
             if first and entry.kind in ("reverted", "alarm"):
                 self._notify(entry)
 
     def _publish(self) -> None:
-        """Let routing see the state as it is now."""
+        """Let routing see the state as it is now. Without the tenants' own flags nobody's no to candidates is known."""
         self.live = Live(
-            rollouts={name: conduct.view() for name, conduct in self._conducts.items() if conduct.id in self._readable},
+            rollouts={name: conduct.view() for name, conduct in self._conducts.items() if self._is_readable(conduct)},
             beta={tenant: not flag.off for tenant, flag in self._flags.items()},
         )
 
     def _remember(self, conduct: Conduct, now_s: float) -> None:
-        if len(self._known) >= MAX_KNOWN:
-            del self._known[next(iter(self._known))]
+        """Keep what is known of a rollout that the rules dropped. If it comes back, its state has to be read again."""
+        self._readable.discard(conduct.id)
+        self._queue.forget(conduct.id)
+        self._known.pop(conduct.id, None)
         self._known[conduct.id] = conduct.shared(now_s)
+        while len(self._known) > MAX_KNOWN:
+            forgotten = next(iter(self._known))
+            del self._known[forgotten]
+            self._fleet_knew.discard(forgotten)
+            self._unshared.pop(forgotten, None)
 
     def _store_failed(self, what: str, error: Exception) -> None:
         self._metrics.store(up=False)
-        if what not in self._store_down:
-            self._store_down.add(what)
+        if what not in self._down:
+            self._down.add(what)
             logs.get().error("a state store failed; the last known state counts", kind=what, problems=[str(error)])
 
     def _store_well(self, what: str) -> None:
-        self._metrics.store(up=True)
-        if what in self._store_down:
-            self._store_down.clear()
-            logs.get().info("the state stores answer again")
+        if what in self._down:
+            self._down.discard(what)
+            logs.get().info("the state stores answer again", kind=what)
+        self._metrics.store(up=not self._down)
 
     # --- what operators are told ---------------------------------------------------------------------------------
 
@@ -431,7 +570,7 @@ class Rollouts:
             image=conduct.model.versions[candidate].image,
             stable=conduct.model.stable,
             state=conduct.state(FLEET),
-            readable=conduct.id in self._readable,
+            readable=self._is_readable(conduct),
             scopes={scope: state for scope, state in scopes.items() if state is not State.SPLITTING},
             percents={
                 "all": conduct.percent,
@@ -451,7 +590,7 @@ class Rollouts:
 
     def _problems(self, conduct: Conduct) -> Iterable[str]:
         candidate = conduct.rollout.candidate
-        if conduct.id not in self._readable:
+        if not self._is_readable(conduct):
             yield "the state store was not read since this process started: nobody gets the candidate"
         if conduct.state(FLEET) is State.PROMOTED:
             yield (
@@ -469,6 +608,9 @@ class Rollouts:
             held = "1 verdict is" if alarms == 1 else f"{alarms} verdicts are"
             yield f"{held} held back, as the stable version {conduct.model.stable} fails too"
 
+    def _is_readable(self, conduct: Conduct) -> bool:
+        return self._flags_readable and conduct.id in self._readable
+
     def _pin(self, tenant: str, model: str) -> str | None:
         rules = None if self._book is None else self._book.rules.tenants.get(tenant)
         return None if rules is None else rules.pins.get(model)
@@ -480,9 +622,15 @@ class Rollouts:
         )
 
     def _beta_tenants(self) -> tuple[str, ...]:
-        flagged = {tenant: not flag.off for tenant, flag in self._flags.items()}
-        in_rules = {} if self._book is None else {name: rule.beta for name, rule in self._book.rules.tenants.items()}
-        return tuple(sorted(tenant for tenant, beta in {**in_rules, **flagged}.items() if beta))
+        if self._book is None:
+            return ()
+        rules = self._book.rules
+        beta = {name: tenant.beta for name, tenant in rules.tenants.items()}
+        for name, flag in self._flags.items():
+            own = rules.tenants[name].beta_self_service if name in rules.tenants else None
+            if rules.beta_self_service if own is None else own:
+                beta[name] = not flag.off
+        return tuple(sorted(name for name in beta if beta[name]))
 
 
 def _shown(status: Status) -> Shown:
@@ -498,14 +646,3 @@ def _shown(status: Status) -> Shown:
         held=progress.alarms,
         pinned=len(status.pinned),
     )
-
-
-def _to_count(batch: Sequence[Observation | Pair]) -> dict[str, list[int]]:
-    """Return the places of the requests whose visits count: pairs, and those of a split that had a chance."""
-    places: dict[str, list[int]] = {"split": [], "pairs": []}
-    for place, seen in enumerate(batch):
-        if isinstance(seen, Pair):
-            places["pairs"].append(place)
-        elif 0.0 < seen.share < 1.0:
-            places["split"].append(place)
-    return places

@@ -5,6 +5,7 @@ logged; the history has it all the same.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import aiohttp
@@ -40,7 +41,19 @@ class Webhook:
         """Deliver until cancelled."""
         async with aiohttp.ClientSession(timeout=TIMEOUT) as http:
             while True:
-                await self._deliver(http, await self._waiting.get())
+                entry = await self._waiting.get()
+                try:
+                    await self._deliver(http, entry)
+                except Exception as error:  # noqa: BLE001  # the next one may go well
+                    logs.get().error("webhook not told", kind=entry.kind, model=entry.model, exc_info=error)
+                finally:
+                    self._waiting.task_done()
+
+    async def settle(self, seconds: float) -> None:
+        """Wait until all are told, for `seconds` at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._waiting.join()
 
     async def _deliver(self, http: aiohttp.ClientSession, entry: Entry) -> None:
         pause = self._pause_seconds
@@ -53,11 +66,15 @@ class Webhook:
             if url is None:
                 return
             try:
-                async with http.post(url, data=body(entry), headers={"content-type": "application/json"}) as response:
+                # A redirect would take what is told to a place that nobody named.
+                async with http.post(
+                    url, data=body(entry), headers={"content-type": "application/json"}, allow_redirects=False
+                ) as response:
                     status = response.status
             except (aiohttp.ClientError, TimeoutError, ValueError):
+                status = None
                 continue
-            if status < 400:
+            if status < 300:
                 return
             if status not in (408, 429) and status < 500:
                 break  # it will not like it better a second time
