@@ -211,11 +211,18 @@ class Rollouts:
             await self._exchange_flags()
 
     async def history(self, model: str, limit: int) -> list[Entry]:
-        """Return the last transitions of a model's rollout, oldest first."""
-        conduct = self._find(model)
-        store = self._fleet or self._local
-        raw = await store.entries(f"{HISTORY}/{conduct.id}", limit)
-        return [msgspec.json.decode(entry, type=Entry) for entry in raw]
+        """Return the last transitions of a model's rollout, oldest first.
+
+        From all stores together: a shared store that lost its data does not take along what this machine has seen.
+        """
+        key = f"{HISTORY}/{self._find(model).id}"
+        found: dict[str, Entry] = {}
+        for store in (self._fleet, self._local):
+            if store is not None:
+                for raw in await store.entries(key, limit):
+                    entry = msgspec.json.decode(raw, type=Entry)
+                    found.setdefault(entry.id, entry)
+        return sorted(found.values(), key=lambda entry: entry.at_s)[-limit:]
 
     def status(self) -> list[Status]:
         """Return every rollout of the live rules."""
