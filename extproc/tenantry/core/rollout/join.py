@@ -9,9 +9,14 @@ Records of requests that it does not own are forgotten after a while. Either may
 
 | request | waits for | without it, after |
 |---|---|---|
+| of the split, failed by the access log | nothing | |
 | of the split | its first attempt's record, `record_s` | counts by its status alone |
 | rescued | nothing: the candidate failed, whatever its record says | |
 | mirrored | its record and its copy's, `mirror_s` | the original's missing: no pair; the copy's: it failed |
+
+A request whose end says already that its version failed is reported at once: its record has nothing to add, and an
+engine that is down or hung writes none, so that waiting would cost the revert `record_s`. Whichever version it was: the
+guard bets on which one a failure belongs to, and reports of one must not come earlier than the other's.
 
 The copy of a mirrored request has no access-log entry: its record is all its evidence, and a candidate that is too
 broken to write one has failed. Where the original's record is missing too, it is the way of the records that is broken
@@ -152,7 +157,7 @@ class Joiner:
             waiting.own = record
 
     def _whole(self, waiting: _Waiting) -> Iterator[Told]:
-        if (waiting.own is not None or waiting.outcome.rescued) and not waiting.reported:
+        if not waiting.reported and (waiting.own is not None or _sample(waiting.outcome, None).failed):
             yield from self._report(waiting)
         if waiting.reported and (not waiting.trial.mirror or (waiting.own is not None and waiting.copy is not None)):
             yield from self._give_up(waiting)
