@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable
 
 import pytest
+from msgspec import structs
 from tenantry.core.rollout.conduct import MAX_EVIDENCE_ROWS, MAX_POINTS, Conduct, Entry, identity
 from tenantry.core.rollout.shared import MAX_PLANS, PlanEvidence, Shared, decode, encode, merge
 from tenantry.core.rollout.signals import Observation, Pair, Sample
@@ -144,7 +145,7 @@ def test_a_good_candidate_is_left_alone() -> None:
 
 def test_while_the_stable_version_fails_too_there_is_an_alarm_and_nothing_moves() -> None:
     replica = Replica()
-    replica.dice = random.Random(3)
+    replica.dice = random.Random(1)
     alarm = None
     for number in range(1_500):
         told = [each for each in replica.sends(1, BAD, stable=BAD if number % 10 < 3 else GOOD) if each.scope == FLEET]
@@ -479,7 +480,8 @@ def test_other_margins_begin_with_evidence_of_their_own_and_come_back_to_it() ->
     assert replica.conduct.visits_key != key
     assert told(replica.sends(400, BAD)) == [("reverted", FLEET, "splitting", "reverted")]
     replica.conduct.configure(of, replica.now_s)
-    assert replica.conduct.rows() == rows
+    again = [structs.replace(row, log_e=round(row.log_e, 9)) for row in replica.conduct.rows()]
+    assert again == [structs.replace(row, log_e=round(row.log_e, 9)) for row in rows]
     assert replica.conduct.visits_key == key
     assert replica.conduct.state(FLEET) is State.REVERTED
     replica.sends(50)
