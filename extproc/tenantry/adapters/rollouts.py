@@ -502,7 +502,7 @@ class Rollouts:
             first = await self._local.append(key, entry.id, raw)
             if self._fleet is not None:
                 first = await self._fleet.append(key, entry.id, raw)
-            if self._pending[0] is entry:  # else it fell out, being the oldest of too many
+            if self._pending and self._pending[0] is entry:  # else it fell out, being the oldest of too many
                 self._pending.popleft()
             if first and entry.kind in ("reverted", "alarm"):
                 self._notify(entry)
