@@ -9,11 +9,21 @@ from contextlib import AsyncExitStack, suppress
 import aiohttp
 from tenantry.core.apikeys import RANDOM_BYTES, digest_text, new_key
 from tenantry.core.outcome import Outcome
+from tenantry.core.rollout.conduct import Entry
 
 from demo import rules_document
-from demo.observe import POLL_SECONDS, SETTLE_SECONDS, EngineRecord, OutcomeFile, SidecarMetrics
-from demo.run import Arrival, Call, Conversation, Probe, Refused, Reload, Run
-from demo.scenario import REFUSALS, SEED, Scenario, TenantPlan
+from demo.crowd import crowd
+from demo.observe import (
+    POLL_SECONDS,
+    SETTLE_SECONDS,
+    EngineRecord,
+    OutcomeFile,
+    RolloutAdmin,
+    SidecarMetrics,
+    engine_count,
+)
+from demo.run import Arrival, Call, Conversation, CrowdCall, EngineCount, Look, Probe, Refused, Reload, Run
+from demo.scenario import MODEL, REFUSALS, SEED, Scenario, TenantPlan
 from demo.stack import Stack
 from demo.traffic import Client, refuse, work
 
@@ -38,6 +48,11 @@ class Play:
         self._calls: list[Call] = []
         self._arrivals: list[Arrival] = []
         self._outcomes: list[Outcome] = []
+        self._crowd_calls: list[CrowdCall] = []
+        self._crowd_outcomes: list[Outcome] = []
+        self._looks: list[Look] = []
+        self._history: dict[str, tuple[Entry, ...]] = {}
+        self._engine_counts: tuple[EngineCount, ...] = ()
         self._refusals: list[Refused] = []
         self._models: dict[str, tuple[str, ...]] = {}
         self._probes: dict[str, Probe] = {}
@@ -46,6 +61,7 @@ class Play:
         self._records = [EngineRecord(engine.version, engine.record_url) for engine in stack.engines]
         self._outcome_file = OutcomeFile(stack.outcomes)
         self._metrics = SidecarMetrics(http, stack.admin)
+        self._admin = RolloutAdmin(stack.admin, stack.secrets)
 
     def record(self, total_s: float) -> Run:
         """Return what was recorded so far."""
@@ -66,6 +82,11 @@ class Play:
             reload=self.reload,
             traffic_s=(self.begin_s, self.end_s),
             total_s=total_s,
+            crowd_calls=tuple(self._crowd_calls),
+            crowd_outcomes=tuple(self._crowd_outcomes),
+            looks=tuple(self._looks),
+            history=dict(self._history),
+            engine_counts=self._engine_counts,
         )
 
     async def run(self, until_s: float, show: Show) -> None:
@@ -130,6 +151,12 @@ class Play:
                 ]  # fmt: skip
 
             workers = work_for(self.scenario.founding)
+            workers.append(
+                group.create_task(
+                    crowd(self.scenario.rollouts, self.stack.base_url, self.stack.keys, seed=SEED, until_s=until_s,
+                          done=self._crowd_calls.append)
+                )
+            )  # fmt: skip
             await asyncio.sleep((until_s - self.begin_s) / 2)
             await self._edit_rules()
             if self.reload is not None:
@@ -146,7 +173,10 @@ class Play:
     async def _look(self) -> None:
         for record in self._records:
             self._arrivals += await record.new(self._http)
-        self._outcomes += self._outcome_file.new()
+        for outcome in self._outcome_file.new():
+            (self._outcomes if outcome.model == MODEL else self._crowd_outcomes).append(outcome)
+        if self.scenario.rollouts:
+            self._looks += await self._admin.looks()
 
     async def _edit_rules(self) -> None:
         """Save the edited document, and wait until it is live."""
@@ -170,12 +200,25 @@ class Play:
     async def _complete(self) -> None:
         """Wait until the records hold every request that was answered."""
         wanted = sum(bool(call.request_id) for call in self._calls)
+        of_crowd = sum(bool(call.request_id) for call in self._crowd_calls)
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._look()
-                while len(self._outcomes) < wanted or len(self._arrivals) < wanted:
+                while (
+                    len(self._outcomes) < wanted
+                    or len(self._arrivals) < wanted
+                    or len(self._crowd_outcomes) < of_crowd
+                    or await self._copies_under_way(of_crowd)
+                ):
                     await asyncio.sleep(POLL_SECONDS)
                     await self._look()
+        for plan in self.scenario.rollouts:
+            self._history[plan.model] = await self._admin.history(plan.model)
+
+    async def _copies_under_way(self, of_crowd: int) -> bool:
+        """Ask the engines of the rollouts what they counted; tell whether copies are not answered yet."""
+        self._engine_counts = tuple([await engine_count(self._http, engine) for engine in self.stack.rollout_engines])
+        return sum(count.requests - count.copies for count in self._engine_counts) < of_crowd
 
     def _done(self, call: Call) -> Call:
         self._calls.append(call)

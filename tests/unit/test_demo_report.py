@@ -14,7 +14,8 @@ from msgspec.structs import replace
 from tenantry.core.outcome import Outcome
 
 from demo.charts import NARROW, WIDE
-from demo.measure import build, quantiles, stream_speed
+from demo.measure import build, stream_speed
+from demo.quantiles import quantiles
 from demo.report import Report
 from demo.report_html import page
 from demo.run import Arrival, Call, Conversation, Probe, Refused, Reload, Run
