@@ -38,69 +38,71 @@ async def crowd(
     connector = aiohttp.TCPConnector(limit=0)
     async with (
         aiohttp.ClientSession(base_url, connector=connector, timeout=TIMEOUT) as http,
-        asyncio.TaskGroup() as all,
+        asyncio.TaskGroup() as group,
     ):
         for plan in plans:
             for sender in plan.crowd:
                 rng = random.Random(f"{seed} {plan.model} {sender.name}")
-                all.create_task(_paced(http, plan, sender, keys[sender.name], rng, until_s, done))
+                client = _Client(http, plan, sender, keys[sender.name], rng)
+                group.create_task(client.work(until_s, done))
 
 
-async def _paced(
-    http: aiohttp.ClientSession,
-    plan: RolloutPlan,
-    sender: CrowdPlan,
-    key: str,
-    rng: random.Random,
-    until_s: float,
-    done: Callable[[CrowdCall], None],
-) -> None:
-    """Send at random moments, so many a second, not waiting for answers unless MAX_IN_FLIGHT are awaited."""
-    free = asyncio.Semaphore(MAX_IN_FLIGHT)
+class _Client:
+    """One tenant's client of one model."""
 
-    async def send() -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, plan: RolloutPlan, sender: CrowdPlan, key: str, rng: random.Random
+    ) -> None:
+        self._http = http
+        self._plan = plan
+        self._sender = sender
+        self._headers = {"authorization": f"Bearer {key}"}
+        self._rng = rng
+        self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
+
+    async def work(self, until_s: float, done: Callable[[CrowdCall], None]) -> None:
+        """Send at random moments, so many a second, not waiting for answers unless MAX_IN_FLIGHT are awaited."""
+        next_s = time.time()
+        async with asyncio.TaskGroup() as sending:
+            while (next_s := next_s + self._rng.expovariate(self._sender.requests_per_s)) < until_s:
+                await asyncio.sleep(next_s - time.time())
+                await self._free.acquire()
+                next_s = max(next_s, time.time() - MAX_BEHIND_SECONDS)  # what was missed is not made up for in a burst
+                if time.time() >= until_s:
+                    break
+                sending.create_task(self._send(done))
+
+    async def _send(self, done: Callable[[CrowdCall], None]) -> None:
         try:
-            done(await _ask(http, plan, sender.name, key, rng.choice(_PROMPTS)))
+            done(await self._ask())
         finally:
-            free.release()
+            self._free.release()
 
-    next_s = time.time()
-    async with asyncio.TaskGroup() as sending:
-        while (next_s := next_s + rng.expovariate(sender.requests_per_s)) < until_s:
-            await asyncio.sleep(next_s - time.time())
-            await free.acquire()
-            next_s = max(next_s, time.time() - MAX_BEHIND_SECONDS)  # what was missed is not made up for in a burst
-            if time.time() >= until_s:
-                break
-            sending.create_task(send())
-
-
-async def _ask(http: aiohttp.ClientSession, plan: RolloutPlan, tenant: str, key: str, prompt: str) -> CrowdCall:
-    body = {
-        "model": plan.model,
-        "max_tokens": plan.answer_tokens,
-        "messages": [{"role": "user", "content": prompt}],
-    }
-    headers = {"authorization": f"Bearer {key}"}
-    status, request_id, version, error = 0, "", "", ""
-    sent_s = time.time()
-    try:
-        async with http.post("/v1/chat/completions", json=body, headers=headers) as response:
-            status = response.status
-            request_id = response.headers.get(REQUEST_ID_HEADER, "")
-            version = response.headers.get(VERSION_HEADER, "")
-            text = await response.read()
-            if status != 200:
-                error = f"{status}: {text[:200].decode(errors='replace')}"
-    except (aiohttp.ClientError, TimeoutError) as failure:
-        error = f"{type(failure).__name__}: {failure}"
-    return CrowdCall(
-        tenant=tenant,
-        model=plan.model,
-        sent_s=sent_s,
-        ended_s=time.time(),
-        status=status,
-        request_id=request_id,
-        version=version,
-        error=error,
-    )
+    async def _ask(self) -> CrowdCall:
+        body = {
+            "model": self._plan.model,
+            "max_tokens": self._plan.answer_tokens,
+            "messages": [{"role": "user", "content": self._rng.choice(_PROMPTS)}],
+        }
+        status, request_id, version, error = 0, "", "", ""
+        sent_s = time.time()
+        try:
+            async with self._http.post("/v1/chat/completions", json=body, headers=self._headers) as response:
+                status = response.status
+                request_id = response.headers.get(REQUEST_ID_HEADER, "")
+                version = response.headers.get(VERSION_HEADER, "")
+                text = await response.read()
+                if status != 200:
+                    error = f"{status}: {text[:200].decode(errors='replace')}"
+        except (aiohttp.ClientError, TimeoutError) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        return CrowdCall(
+            tenant=self._sender.name,
+            model=self._plan.model,
+            sent_s=sent_s,
+            ended_s=time.time(),
+            status=status,
+            request_id=request_id,
+            version=version,
+            error=error,
+        )

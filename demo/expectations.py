@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from demo.joined import Joined
 from demo.report import Expectation, RolloutReport, TenantReport
 from demo.rollout_expectations import rollout_expectations
-from demo.run import Run
+from demo.run import Call, CrowdCall, Run
 from demo.upstream import missing_headers
 
 MESSAGES_PER_POST = 2
@@ -28,7 +28,7 @@ def expectations(
 
 
 def _requests(run: Run, joined: Joined) -> Iterator[Expectation]:
-    calls = (*run.calls, *run.crowd_calls)
+    calls: tuple[Call | CrowdCall, ...] = (*run.calls, *run.crowd_calls)
     errors = [call.error for call in calls if call.error or call.status != 200]
     detail = f"{len(calls):,} requests, {len(errors)} failed" + (f": {errors[0]}" if errors else "")
     yield Expectation(what="no request failed", held=bool(run.calls) and not errors, detail=detail)

@@ -197,13 +197,12 @@ def _reload(joined: Joined) -> ReloadReport | None:
     run = joined.run
     if run.reload is None:
         return None
+    sent = [*(call.sent_s for call in run.calls), *(call.sent_s for call in run.crowd_calls)]
     return ReloadReport(
         change=run.scenario.change,
         at_s=round(run.reload.saved_s - run.traffic_s[0], 2),
         live_after_ms=round((run.reload.live_s - run.reload.saved_s) * 1e3, 1),
-        requests_during=sum(
-            run.reload.saved_s <= call.sent_s <= run.reload.live_s for call in (*run.calls, *run.crowd_calls)
-        ),
+        requests_during=sum(run.reload.saved_s <= sent_s <= run.reload.live_s for sent_s in sent),
         failed_requests=_failed(run.calls) + _failed(run.crowd_calls),
     )
 
@@ -238,7 +237,7 @@ def _sources(run: Run) -> dict[str, str]:
     }
     if run.scenario.rollouts:
         sources |= {
-            "load of the rollouts": "light HTTP clients, as the openai client costs too much CPU for thousands of requests",
+            "load of the rollouts": "light HTTP clients: the openai client costs too much CPU for thousands of requests",
             "who served the rollouts' requests": "the engine that answered, by a header of its answer; copies by its "
             "own count",
             "what the split drew": "Envoy's access log, with what the sidecar wrote at its decision",

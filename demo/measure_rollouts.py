@@ -10,7 +10,7 @@ from tenantry.core.rollout.standing import FLEET
 from demo.quantiles import quantiles
 from demo.report import Bin, CrowdReport, EvidencePoint, RolloutReport, VerdictReport
 from demo.run import CrowdCall, Run
-from demo.scenario import RolloutPlan
+from demo.scenario import CrowdPlan, RolloutPlan
 
 BIN_S = 0.5
 NO_STATE = "never seen"
@@ -43,7 +43,7 @@ def rollout_report(run: Run, plan: RolloutPlan) -> RolloutReport:
         mirrored=sum(count.copies for count in run.engine_counts if count.model == plan.model),
         verdict=None if taken_back is None else _verdict(taken_back, begin_s, served),
         after_verdict=0 if taken_back is None else sum(call.sent_s > taken_back.at_s for call in served),
-        tenants={sender.name: _tenant(sender.name, sender.pinned, calls, units, candidate) for sender in plan.crowd},
+        tenants={sender.name: _tenant(sender, calls, units, candidate) for sender in plan.crowd},
         answer_ms={
             engine.version: quantiles(
                 (call.ended_s - call.sent_s) * 1e3 for call in calls if call.version == engine.version
@@ -94,14 +94,12 @@ def _verdict(entry: Entry, begin_s: float, served: Iterable[CrowdCall]) -> Verdi
     )
 
 
-def _tenant(
-    name: str, pinned: bool, calls: Iterable[CrowdCall], units: Iterable[CrowdCall], candidate: str
-) -> CrowdReport:
-    own = [call for call in calls if call.tenant == name]
+def _tenant(sender: CrowdPlan, calls: Iterable[CrowdCall], units: Iterable[CrowdCall], candidate: str) -> CrowdReport:
+    own = [call for call in calls if call.tenant == sender.name]
     return CrowdReport(
-        pinned=pinned,
+        pinned=sender.pinned,
         requests=len(own),
-        units=sum(call.tenant == name for call in units),
+        units=sum(call.tenant == sender.name for call in units),
         candidate_requests=sum(call.version == candidate for call in own),
     )
 

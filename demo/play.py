@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 
 import aiohttp
+from msgspec import Struct
 from tenantry.core.apikeys import RANDOM_BYTES, digest_text, new_key
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
@@ -34,6 +35,20 @@ LOOK_SECONDS = 0.5
 LIVE_SECONDS = 20.0
 
 Show = Callable[["Play"], None]
+
+
+class RolloutNow(Struct, frozen=True, kw_only=True):
+    """Where a rollout stands while the play is under way; `since_s` is when its state was first seen (Unix time)."""
+
+    model: str
+    candidate: str
+    stable: str
+    state: str
+    since_s: float
+    percent: float
+    units: int
+    all_units: int
+    suspicion: float
 
 
 class Play:
@@ -88,6 +103,29 @@ class Play:
             history=dict(self._history),
             engine_counts=self._engine_counts,
         )
+
+    def rollouts_now(self) -> list[RolloutNow]:
+        """Return where the rollouts of the play stood at the last look."""
+        now = []
+        for plan in self.scenario.rollouts:
+            looks = [look for look in self._looks if look.status.model == plan.model]
+            if not looks:
+                continue
+            status = looks[-1].status
+            now.append(
+                RolloutNow(
+                    model=plan.model,
+                    candidate=plan.candidate.version,
+                    stable=plan.stable.version,
+                    state=status.state.value,
+                    since_s=next(look.at_s for look in looks if look.status.state is status.state),
+                    percent=plan.percent,
+                    units=status.progress.units,
+                    all_units=status.progress.all_units,
+                    suspicion=max(0.0, status.progress.suspicion),
+                )
+            )
+        return now
 
     async def run(self, until_s: float, show: Show) -> None:
         """Play everything; no request is sent after the Unix time `until_s`."""

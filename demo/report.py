@@ -43,7 +43,7 @@ class TenantReport(Struct, frozen=True, kw_only=True):
 
 
 class VerdictReport(Struct, frozen=True, kw_only=True):
-    """What took a candidate back. `scope` is `all`, `tier:NAME` or `tenant:NAME`, `who` the guard or a person.
+    """What took a candidate back. `scope` is `fleet`, `tier:NAME` or `tenant:NAME`, `who` is `guard` or a person.
 
     `log_e` and `log_threshold` are of the `signal` that decided, in natural logarithms; `units_to_revert` are the
     candidate's units that this signal had read by then. `at_s` counts from the beginning of the traffic,

@@ -66,8 +66,9 @@ def _taken_back(plan: RolloutPlan, report: RolloutReport) -> Iterator[Expectatio
     yield Expectation(
         what=what,
         held=(report.state, verdict.scope, verdict.who, verdict.signal) == ("reverted", FLEET, GUARD, SLOW_SIGNAL),
-        detail=f"{report.state} for {verdict.scope} by {verdict.who} {verdict.seconds_after_start:.1f} s after its first "
-        f"request, by {verdict.units_to_revert} units: {verdict.why}",
+        detail=f"{report.state} for the {verdict.scope} by the {verdict.who} {verdict.seconds_after_start:.1f} s after "
+        f"its first request: {verdict.units_to_revert} of its {report.candidate_units} units were judged by "
+        f"{verdict.signal} (none while it warmed up); {verdict.why}",
     )
     later = [slot for slot in report.timeline if slot.at_s > verdict.at_s]
     yield Expectation(

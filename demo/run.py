@@ -120,8 +120,8 @@ class Run(Struct, frozen=True, kw_only=True):
     """Everything. `keys` and `engine_secret` are there to be looked for; they never leave memory.
 
     `outcomes` are those of MODEL. Of the rollouts there are `crowd_calls`, `crowd_outcomes`, `looks` at them in
-    order, `history` by model, and `engine_counts`. `conversations` cover the stretch in which only POSTs were sent. `traffic_s` are its beginning
-    and end, `total_s` is how long the demo took in all.
+    order, `history` by model, and `engine_counts`. `conversations` cover the stretch in which only POSTs were sent.
+    `traffic_s` are its beginning and end, `total_s` is how long the demo took in all.
     """
 
     scenario: Scenario
