@@ -15,7 +15,6 @@ WIDE, NARROW = 880, 340
 _LANE_LABEL, _LANE_BARS, _LANE_GAP, _LANE_TOP, _AXIS = 20, 40, 16, 22, 22
 _CURVES = 90
 _ABOVE_LIMIT = 1.12
-_PITCH = _LANE_LABEL + _LANE_BARS + _LANE_GAP
 _ROW, _BAR = 46, 14
 _MIN_BAR = 2.0
 
@@ -36,11 +35,12 @@ class Column(Struct, frozen=True, kw_only=True):
 
 
 class Lane(Struct, frozen=True, kw_only=True):
-    """One row of columns over time."""
+    """One row of columns over time; `mark_s` is a moment of this row alone."""
 
     label: str
     note: str
     columns: Sequence[Column]
+    mark_s: float | None = None
 
 
 class Point(Struct, frozen=True, kw_only=True):
@@ -86,6 +86,7 @@ def lanes(
     width: int,
     what: str = "Requests over time, by tenant, coloured by the version that served them",
     alike: bool = True,
+    bar_height: float = _LANE_BARS,
 ) -> str:
     """Draw lanes of stacked columns on one time axis; `mark` is a moment and its name.
 
@@ -95,16 +96,24 @@ def lanes(
     if alike:
         heights = [max(heights, default=1)] * len(rows)
     scale = _Scale(series=series, bin_s=bin_s, x=width / max(end_s, bin_s), width=width)
-    tops = [_LANE_TOP + _PITCH * index for index in range(len(rows))]
-    bottom = _LANE_TOP + _PITCH * len(rows) - _LANE_GAP
-    drawn = [_lane(row, top, scale, _LANE_BARS / height) for row, top, height in zip(rows, tops, heights, strict=True)]
+    pitch = _LANE_LABEL + bar_height + _LANE_GAP
+    above = _LANE_TOP if mark is not None or alike else 0
+    tops = [above + pitch * index for index in range(len(rows))]
+    bottom = above + pitch * len(rows) - _LANE_GAP
+    drawn = [
+        _lane(row, top + _LANE_LABEL + bar_height, scale, bar_height / height)
+        for row, top, height in zip(rows, tops, heights, strict=True)
+    ]
     if mark is not None:
         drawn.append(_moment(mark, scale, bottom))
     # Words last: what they stand on must not strike them through.
     drawn += [_lane_label(row, top) for row, top in zip(rows, tops, strict=True)]
     drawn.append(_time_axis(end_s, scale, bottom))
-    height = _LANE_TOP + _PITCH * len(rows) + _AXIS - _LANE_GAP
-    return _svg("".join(drawn), width, height, what)
+    for row, top in zip(rows, tops, strict=True):
+        if row.mark_s is not None:
+            x, base = row.mark_s * scale.x, top + _LANE_LABEL + bar_height
+            drawn.append(f'<line class="moment" x1="{x:.1f}" x2="{x:.1f}" y1="{top + _LANE_LABEL}" y2="{base}"/>')
+    return _svg("".join(drawn), width, bottom + _AXIS, what)
 
 
 def curves(
@@ -147,8 +156,7 @@ class _Scale(Struct, frozen=True, kw_only=True):
     width: int
 
 
-def _lane(row: Lane, top: float, scale: _Scale, y: float) -> str:
-    base = top + _LANE_LABEL + _LANE_BARS
+def _lane(row: Lane, base: float, scale: _Scale, y: float) -> str:
     drawn = [f'<line class="base" x1="0" x2="{scale.width}" y1="{base}" y2="{base}"/>']
     for column in row.columns:
         below = 0

@@ -42,7 +42,7 @@ async def crowd(
     ):
         for plan in plans:
             for sender in plan.crowd:
-                rng = random.Random(f"{seed} {plan.model} {sender.name}")
+                rng = random.Random(f"{seed} {sender.name} of {plan.model}")
                 client = _Client(http, plan, sender, keys[sender.name], rng)
                 group.create_task(client.work(until_s, done))
 

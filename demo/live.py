@@ -15,6 +15,7 @@ from demo.joined import Joined
 from demo.measure import tenant_report
 from demo.play import Play, RolloutNow, Show
 from demo.report import TenantReport
+from demo.run import Call, CrowdCall
 
 PRINT_SECONDS = 10.0
 RECENT_S = 3.0
@@ -77,7 +78,7 @@ def _screen(play: Play) -> RenderableType:
     table = narrow_table("tenant", "tier", "rule", "now by", "#reqs", "#TTFB", "#TTFT", "#tok/s", "#prio", "#forged")
     for plan in run.scenario.tenants:
         table.add_row(*_row(plan.name, tenant_report(joined, plan), recent.get(plan.name, set())))
-    calls = (*run.calls, *run.crowd_calls)
+    calls: tuple[Call | CrowdCall, ...] = (*run.calls, *run.crowd_calls)
     failed = sum(bool(call.error) for call in calls)
     total = Text(f" {len(calls):,} requests, {failed} failed", style="red" if failed else "green")
     legend = Text(" medians; forged: headers sent > reached an engine", style="dim")
@@ -95,11 +96,11 @@ def _state(play: Play, now_s: float) -> str:
 
 
 def _rollout(play: Play, now: RolloutNow) -> str:
-    share = f", {now.units / now.all_units:.1%} of {now.all_units:,} units" if now.all_units else ""
+    share = f", {100 * now.units / now.all_units:.1f} % of {now.all_units:,} units" if now.all_units else ""
     state = now.state.upper() if now.state == "reverted" else now.state
-    text = f" {now.model} {now.candidate} {state} {now.percent:g} %{share}"
+    text = f" {now.model} {now.candidate} {state} (split {now.percent:g} %){share}"
     if now.state != "reverted":
-        return f"{text}, evidence against it {now.suspicion:.0%} of a verdict"
+        return f"{text}, evidence against it {100 * now.suspicion:.0f} % of a verdict"
     return f"{text}, seen reverted at {max(0.0, now.since_s - play.begin_s):.0f} s: everybody gets {now.stable}"
 
 

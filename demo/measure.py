@@ -237,7 +237,7 @@ def _sources(run: Run) -> dict[str, str]:
     }
     if run.scenario.rollouts:
         sources |= {
-            "load of the rollouts": "light HTTP clients: the openai client costs too much CPU for thousands of requests",
+            "load of the rollouts": "light HTTP clients: the openai client takes too much CPU for thousands",
             "who served the rollouts' requests": "the engine that answered, by a header of its answer; copies by its "
             "own count",
             "what the split drew": "Envoy's access log, with what the sidecar wrote at its decision",

@@ -4,16 +4,15 @@ The page is written from report.json's own content: a figure is looked up there 
 in a <data> element that repeats path and exact value, and so cannot differ from it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from demo.charts import NARROW, WIDE, Bar, Column, Lane, Slice, bars, both, lanes
 from demo.report import Report
-from demo.report_parts import Document, figure_path, legend, plain, rounded, section, table
+from demo.report_parts import Document, figure_path, legend, percent, plain, rounded, section, table
 from demo.report_rollouts import candidate_tiles, candidates, split
 
 CSS = Path(__file__).with_name("report.css")
@@ -248,13 +247,14 @@ def _rollouts(document: Document) -> str:
             escape(rollout["candidate"]),
             escape(rollout["state"]),
             document.figure("rollouts", model, "candidate_requests"),
-            document.figure("rollouts", model, "candidate_share", show="{:.1%}".format),
+            document.figure("rollouts", model, "candidate_share", show=percent),
         ]
         for model, rollout in document["rollouts"].items()
     ]
     return section(
         "Candidates",
-        "Requests that the candidate served, and their share of the model's requests.",
+        "Requests that the candidate served, and its share: of the units that the split drew; where it serves by beta "
+        "flag alone, of all requests.",
         table(["model", "candidate", "state", "#requests", "#share"], rows),
     )
 

@@ -67,6 +67,11 @@ def plain(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
+def percent(value: float) -> str:
+    """Show a share in percent."""
+    return f"{value * 100:.1f} %"
+
+
 def rounded(value: float) -> str:
     """Show a number without decimals."""
     return f"{value:,.0f}"

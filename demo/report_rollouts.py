@@ -4,8 +4,9 @@ from html import escape
 from typing import Any
 
 from demo.charts import NARROW, WIDE, Column, Curve, Lane, Point, Slice, both, curves, lanes
-from demo.report_parts import Document, figure_path, legend, rounded, section, table
+from demo.report_parts import Document, figure_path, legend, percent, rounded, section, table
 
+LANE = 60
 STABLE, CANDIDATE = "stable version", "candidate"
 CURVE_CSS = {"reverted": "s1", "splitting": "s2"}
 
@@ -35,12 +36,12 @@ def candidates(document: Document) -> str:
         for model, rollout in played.items()
     ]
     over_time = [
-        lanes(rows, series=(STABLE, CANDIDATE), bin_s=bin_s, end_s=end_s, mark=mark, width=width, alike=False,
-              what="Requests over time to the models with a candidate, by version")
+        lanes(rows, series=(STABLE, CANDIDATE), bin_s=bin_s, end_s=end_s, mark=None, width=width, alike=False,
+              bar_height=LANE, what="Requests over time to the models with a candidate, by version")
         for width in (WIDE, NARROW)
     ]  # fmt: skip
     doubt = [
-        curves(lines, limit="a verdict", end_s=end_s, mark=None if mark is None else (mark[0], ""), width=width,
+        curves(lines, limit="a verdict", end_s=end_s, mark=mark, width=width,
                what="Evidence against each candidate over time")
         for width in (WIDE, NARROW)
     ]  # fmt: skip
@@ -52,11 +53,10 @@ def candidates(document: Document) -> str:
     return section(
         "Two candidates: one keeps its share, one is taken back",
         "".join(_told(document, model, rollout) for model, rollout in played.items())
-        + "<br>Requests per half second, each a unit of its own:",
+        + "Requests per half second, each a unit of its own:",
         legend((STABLE, CANDIDATE))
         + both(*over_time)
-        + '<p class="quiet above">The guard\'s evidence against each candidate, the strongest doubt of any signal: it bets '
-        "after every request, and may look at any moment.</p>"
+        + '<p class="quiet above">The guard\'s evidence against each candidate: its strongest doubt of any signal.</p>'
         + f'<ul class="legend">{keys}</ul>'
         + both(*doubt)
         + _by_tenant(document, played),
@@ -68,7 +68,7 @@ def candidate_tiles(document: Document) -> list[tuple[str, str, str]]:
     tiles = []
     for model, rollout in split(document).items():
         if rollout["expected_state"] == "splitting":
-            share = document.figure("rollouts", model, "candidate_share", show="{:.1%}".format)
+            share = document.figure("rollouts", model, "candidate_share", show=percent)
             units = document.figure("rollouts", model, "units")
             tiles.append(
                 ("Healthy candidate's share", share, f"of {units} units; the rules say {rollout['percent']:g} %")
@@ -94,9 +94,11 @@ def _mark(played: dict[str, Any]) -> tuple[float, str] | None:
 
 def _lane(model: str, rollout: dict[str, Any]) -> Lane:
     names = ((CANDIDATE, rollout["candidate"]), (STABLE, rollout["stable"]))  # the rarer one at the bottom
+    verdict = rollout["verdict"]
     return Lane(
         label=f"{model} {rollout['candidate']}",
-        note=f"{rollout['percent']:g} % of units, {rollout['state']} at the end",
+        note=f"{rollout['percent']:g} % of units" + ("" if verdict is None else ", until taken back"),
+        mark_s=None if verdict is None else verdict["at_s"],
         columns=[
             Column(
                 at_s=slot["at_s"],
@@ -121,14 +123,14 @@ def _told(document: Document, model: str, rollout: dict[str, Any]) -> str:
 
     text = f"<b>{escape(model)} {escape(rollout['candidate'])}</b>, {escape(rollout['story'])}: "
     text += f"the split gave it {figure('candidate_units')} of {figure('units')} units "
-    text += f"({figure('candidate_share', show='{:.1%}'.format)}). "
+    text += f"({figure('candidate_share', show=percent)}). "
     if rollout["mirror_percent"]:
         text += f"It also answered {figure('mirrored')} mirrored copies, to nobody and at the operator's cost. "
     if (verdict := rollout["verdict"]) is not None:
         text += (
             f"After {figure('verdict', 'seconds_after_start', show=_tenths)} s and "
-            f"{figure('verdict', 'units_to_revert')} judged units ({escape(verdict['signal'])}; the first requests are its "
-            f"warm-up) the {escape(verdict['who'])} took it back from the {escape(verdict['scope'])}: "
+            f"{figure('verdict', 'units_to_revert')} units judged by {escape(verdict['signal'])} (the first are its "
+            f"warm-up) the {escape(verdict['who'])} took it back, for the whole {escape(verdict['scope'])}: "
             f"log e-value {figure('verdict', 'log_e', show=_tenths)} at a threshold of "
             f"{figure('verdict', 'log_threshold', show=_tenths)}. "
         )
@@ -146,10 +148,12 @@ def _by_tenant(document: Document, played: dict[str, Any]) -> str:
         pinned = any(tenant["pinned"] for _, tenant in sent if tenant is not None)
         row = [escape(name), "pinned: stable" if pinned else "split"]
         for model, tenant in sent:
-            for key in ("requests", "candidate_requests"):
-                row.append("-" if tenant is None else document.figure("rollouts", model, "tenants", name, key))
+            row += [
+                "-" if tenant is None else document.figure("rollouts", model, "tenants", name, key)
+                for key in ("requests", "candidate_requests")
+            ]
         rows.append(row)
-    return table(columns, rows) + _answers(document, played)
+    return f'<div class="above">{table(columns, rows)}</div>' + _answers(document, played)
 
 
 def _answers(document: Document, played: dict[str, Any]) -> str:

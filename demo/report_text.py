@@ -57,14 +57,14 @@ def _tenants(report: Report) -> Table:
 def _rollout(model: str, rollout: RolloutReport) -> str:
     text = (
         f"{model} {rollout.candidate}, {rollout.story}: {rollout.candidate_units} of {rollout.units:,} units "
-        f"({rollout.candidate_share:.1%} at {rollout.percent:g} %), {rollout.state}."
+        f"({rollout.candidate_share * 100:.1f} % at {rollout.percent:g} %), {rollout.state}."
     )
     if rollout.mirrored:
         text += f" {rollout.mirrored} copies mirrored."
     if (verdict := rollout.verdict) is not None:
         text += (
             f" Taken back by the {verdict.who} {verdict.seconds_after_start:.1f} s after its first request, by "
-            f"{verdict.units_to_revert} units judged by {verdict.signal}; {rollout.after_verdict} requests got it later."
+            f"{verdict.units_to_revert} units judged by {verdict.signal}; later it got {rollout.after_verdict}."
         )
     return text
 

@@ -44,14 +44,14 @@ def _kept(run: Run, plan: RolloutPlan, report: RolloutReport) -> Iterator[Expect
         and len(counts) == 1 + sum(not sender.pinned for sender in plan.crowd)
         and all(fair[name][0] <= candidate <= fair[name][1] for name, (candidate, _) in counts.items()),
         detail=", ".join(f"{name} {candidate} of {units:,}" for name, (candidate, units) in counts.items())
-        + f" ({report.candidate_share:.1%}); a fair draw gives {low} to {high}",
+        + f" ({report.candidate_share * 100:.1f} %); a fair draw gives {low} to {high}",
     )
     reverts = [entry for entry in run.history.get(plan.model, ()) if entry.kind == "reverted"]
     doubt = max((point.suspicion for point in report.evidence), default=0.0)
     yield Expectation(
         what=f"{_name(plan)}, healthy, is left alone by the guard",
         held=report.state == plan.expected and not reverts,
-        detail=f"{report.state}; its evidence never came beyond {doubt:.0%} of a verdict"
+        detail=f"{report.state}; its evidence never came beyond {doubt * 100:.0f} % of a verdict"
         + "".join(f"; {entry.scope} reverted: {entry.why}" for entry in reverts),
     )
 
