@@ -46,7 +46,7 @@ def rollout_report(run: Run, plan: RolloutPlan) -> RolloutReport:
         tenants={sender.name: _tenant(sender, calls, units, candidate) for sender in plan.crowd},
         answer_ms={
             engine.version: quantiles(
-                (call.ended_s - call.sent_s) * 1e3 for call in calls if call.version == engine.version
+                (call.ended_s - call.sent_s) * 1e3 for call in units if call.version == engine.version
             )
             for engine in plan.engines
         },

@@ -89,7 +89,8 @@ class RolloutReport(Struct, frozen=True, kw_only=True):
 
     `units` were the split's to decide (here each request is one), `candidate_share` is the candidate's part of them,
     for a rollout by beta flag alone its part of all requests. `mirrored` are copies of requests: the candidate answered
-    them to nobody, and no tenant's log has them. `after_verdict` are the candidate's requests that were sent after it.
+    them to nobody, and no tenant's log has them. `after_verdict` are the
+    candidate's requests that were sent after it. `answer_ms` is of whole units by the clients' clocks, by version.
     """
 
     candidate: str
