@@ -163,7 +163,8 @@ def _answers(document: Document, played: dict[str, Any]) -> str:
             version = rollout[kind]
             median = document.figure("rollouts", model, "answer_ms", version, "p50", show=rounded, unit=" ms")
             parts.append(f"{escape(model)} {escape(version)} {median}")
-    return f'<p class="quiet above">Median time of a whole answer while the split drew, by the clients\' clocks: {", ".join(parts)}.</p>'
+    said = f"Median time of a whole answer while the split drew, by the clients' clocks: {', '.join(parts)}."
+    return f'<p class="quiet above">{said}</p>'
 
 
 def _tenths(value: float) -> str:
