@@ -101,7 +101,7 @@ def _rollout(play: Play, now: RolloutNow) -> str:
     text = f" {now.model} {now.candidate} {state} (split {now.percent:g} %){share}"
     if now.state != "reverted":
         return f"{text}, evidence against it {100 * now.suspicion:.0f} % of a verdict"
-    return f"{text}, seen reverted at {max(0.0, now.since_s - play.begin_s):.0f} s: everybody gets {now.stable}"
+    return f"{text}, at {max(0.0, now.since_s - play.begin_s):.0f} s: everybody gets {now.stable}"
 
 
 def _row(name: str, report: TenantReport, recent: set[str]) -> Iterator[str]:

@@ -163,7 +163,8 @@ def _answers(document: Document, played: dict[str, Any]) -> str:
             version = rollout[kind]
             median = document.figure("rollouts", model, "answer_ms", version, "p50", show=rounded, unit=" ms")
             parts.append(f"{escape(model)} {escape(version)} {median}")
-    said = f"Median time of a whole answer while the split drew, by the clients' clocks: {', '.join(parts)}."
+    said = f"Median time of a whole answer while the split drew, by the clients' clocks: {', '.join(parts)}. "
+    said += "On a busy engine a request waits for the step that runs, so the share alone makes a difference."
     return f'<p class="quiet above">{said}</p>'
 
 

@@ -237,7 +237,7 @@ def stand_in() -> Scenario:
                 mirror_percent=0.0,
                 expected="reverted",
                 story="a slow candidate: its first token takes 5 times as long",
-                crowd=_crowd(2.4),
+                crowd=_crowd(1.8),
                 answer_tokens=3,
             ),
         ),
