@@ -87,6 +87,8 @@ LIVE = "the edited rules go live while requests flow"
         ("x-tenantry-cluster", "chat-8b@1.5.0"),
         ("x-request-id", "acme:0"),
         ("x-envoy-retry-on", "5xx"),
+        ("x-envoy-attempt-count", "7"),
+        ("x-tenantry-mirror", "1"),
         ("x-vllm-priority", "-1000"),
     ],
 )
@@ -95,6 +97,13 @@ def test_a_forged_header_at_an_engine_is_counted(name: str, value: str) -> None:
 
     assert build(run).tenants["hooli"].forged_headers_upstream == 1
     assert FORGED_HEADER in failed(run)
+
+
+def test_envoys_own_count_of_attempts_is_no_forgery() -> None:
+    run = with_header(clean_run(), 1, "x-envoy-attempt-count", "1")
+
+    assert failed(run) == []
+    assert FORGED_HEADER in failed(with_header(run, 1, "x-envoy-attempt-count", "1"))
 
 
 def test_a_header_that_names_another_tenant_is_counted_by_whose_client_sent_it() -> None:
