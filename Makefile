@@ -44,7 +44,8 @@ test-state: env ## tests of shared state against SQLite and a real Redis (instal
 	$(PY) -m pytest -q tests/state --not-run out/test/state.json
 
 .PHONY: test-dataplane
-test-dataplane: env ## tests through a real Envoy
+test-dataplane: env ## tests through a real Envoy, some with a real Redis (installed as for test-state)
+	@python3 tools/services.py redis >/dev/null || echo "no Redis here: its tests will be listed as not run"
 	$(PY) -m pytest -q tests/dataplane --not-run out/test/dataplane.json
 
 .PHONY: test-engines

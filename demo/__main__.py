@@ -97,6 +97,8 @@ async def _demo(scenario: Scenario, options: argparse.Namespace, console: Consol
     if not console.is_terminal:
         summary = msgspec.to_builtins(report)
         del summary["timeline"]
+        for rollout in summary["rollouts"].values():
+            del rollout["timeline"], rollout["evidence"]
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     return 0 if report.ok else 1
 

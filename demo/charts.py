@@ -13,7 +13,8 @@ from msgspec import Struct
 WIDE, NARROW = 880, 340
 
 _LANE_LABEL, _LANE_BARS, _LANE_GAP, _LANE_TOP, _AXIS = 20, 40, 16, 22, 22
-_PITCH = _LANE_LABEL + _LANE_BARS + _LANE_GAP
+_CURVES = 90
+_ABOVE_LIMIT = 1.12
 _ROW, _BAR = 46, 14
 _MIN_BAR = 2.0
 
@@ -34,11 +35,28 @@ class Column(Struct, frozen=True, kw_only=True):
 
 
 class Lane(Struct, frozen=True, kw_only=True):
-    """One row of columns over time."""
+    """One row of columns over time; `mark_s` is a moment of this row alone."""
 
     label: str
     note: str
     columns: Sequence[Column]
+    mark_s: float | None = None
+
+
+class Point(Struct, frozen=True, kw_only=True):
+    """A moment on a curve, and the path of its figure."""
+
+    at_s: float
+    value: float
+    of: str
+
+
+class Curve(Struct, frozen=True, kw_only=True):
+    """One line over time. `css` is its colour."""
+
+    label: str
+    points: Sequence[Point]
+    css: str
 
 
 class Bar(Struct, frozen=True, kw_only=True):
@@ -66,22 +84,60 @@ def lanes(
     end_s: float,
     mark: tuple[float, str] | None,
     width: int,
+    what: str = "Requests over time, by tenant, coloured by the version that served them",
+    alike: bool = True,
+    bar_height: float = _LANE_BARS,
 ) -> str:
-    """Draw lanes of stacked columns on one time axis; `mark` is a moment and its name."""
-    tallest = max((sum(part.value for part in column.slices) for row in rows for column in row.columns), default=1)
-    scale = _Scale(series=series, bin_s=bin_s, x=width / max(end_s, bin_s), y=_LANE_BARS / tallest, width=width)
-    tops = [_LANE_TOP + _PITCH * index for index in range(len(rows))]
-    bottom = _LANE_TOP + _PITCH * len(rows) - _LANE_GAP
-    drawn = [_lane(row, top, scale) for row, top in zip(rows, tops, strict=True)]
+    """Draw lanes of stacked columns on one time axis; `mark` is a moment and its name.
+
+    `alike`: one scale for all; else each lane's tallest column fills it.
+    """
+    heights = [max((sum(part.value for part in column.slices) for column in row.columns), default=1) for row in rows]
+    if alike:
+        heights = [max(heights, default=1)] * len(rows)
+    scale = _Scale(series=series, bin_s=bin_s, x=width / max(end_s, bin_s), width=width)
+    pitch = _LANE_LABEL + bar_height + _LANE_GAP
+    above = _LANE_TOP if mark is not None or alike else 0
+    tops = [above + pitch * index for index in range(len(rows))]
+    bottom = above + pitch * len(rows) - _LANE_GAP
+    drawn = [
+        _lane(row, top + _LANE_LABEL + bar_height, scale, bar_height / height)
+        for row, top, height in zip(rows, tops, heights, strict=True)
+    ]
     if mark is not None:
         drawn.append(_moment(mark, scale, bottom))
     # Words last: what they stand on must not strike them through.
     drawn += [_lane_label(row, top) for row, top in zip(rows, tops, strict=True)]
     drawn.append(_time_axis(end_s, scale, bottom))
-    height = _LANE_TOP + _PITCH * len(rows) + _AXIS - _LANE_GAP
-    return _svg(
-        "".join(drawn), width, height, "Requests over time, by tenant, coloured by the version that served them"
-    )
+    for row, top in zip(rows, tops, strict=True):
+        if row.mark_s is not None:
+            x, base = row.mark_s * scale.x, top + _LANE_LABEL + bar_height
+            drawn.append(f'<line class="moment" x1="{x:.1f}" x2="{x:.1f}" y1="{top + _LANE_LABEL}" y2="{base}"/>')
+    return _svg("".join(drawn), width, bottom + _AXIS, what)
+
+
+def curves(
+    rows: Sequence[Curve], *, limit: str, end_s: float, mark: tuple[float, str] | None, width: int, what: str
+) -> str:
+    """Draw lines on one time axis, from 0 to a little above 1, the limit, which has a name; what is beyond is cut."""
+    scale = _Scale(series=(), bin_s=0.0, x=width / max(end_s, 1.0), width=width)
+    base = _LANE_TOP + _CURVES
+    y = _CURVES / _ABOVE_LIMIT
+    drawn = [f'<line class="base" x1="0" x2="{width}" y1="{base}" y2="{base}"/>']
+    if mark is not None:
+        drawn.append(_moment(mark, scale, base))
+    drawn.append(f'<line class="limit" x1="0" x2="{width}" y1="{base - y:.1f}" y2="{base - y:.1f}"/>')
+    for row in rows:
+        places = [(point.at_s * scale.x, base - min(point.value, _ABOVE_LIMIT) * y) for point in row.points]
+        drawn.append(f'<polyline class="{row.css}" points="{" ".join(f"{px:.1f},{py:.1f}" for px, py in places)}"/>')
+        drawn += [
+            f'<circle class="dot" cx="{px:.1f}" cy="{py:.1f}" r="4" {_data(point.of, point.value)}>'
+            f"<title>{escape(f'{row.label}, second {point.at_s:g}: {point.value:g}')}</title></circle>"
+            for point, (px, py) in zip(row.points, places, strict=True)
+        ]
+    drawn.append(f'<text class="name" x="0" y="{base - y + 16:.1f}">{escape(limit)}</text>')
+    drawn.append(_time_axis(end_s, scale, base))
+    return _svg("".join(drawn), width, base + _AXIS, what)
 
 
 def bars(rows: Sequence[Bar], *, width: int, what: str) -> str:
@@ -92,17 +148,15 @@ def bars(rows: Sequence[Bar], *, width: int, what: str) -> str:
 
 
 class _Scale(Struct, frozen=True, kw_only=True):
-    """Pixels per second and per request, and which series has which colour."""
+    """Pixels per second, and which series has which colour."""
 
     series: Sequence[str]
     bin_s: float
     x: float
-    y: float
     width: int
 
 
-def _lane(row: Lane, top: float, scale: _Scale) -> str:
-    base = top + _LANE_LABEL + _LANE_BARS
+def _lane(row: Lane, base: float, scale: _Scale, y: float) -> str:
     drawn = [f'<line class="base" x1="0" x2="{scale.width}" y1="{base}" y2="{base}"/>']
     for column in row.columns:
         below = 0
@@ -111,8 +165,8 @@ def _lane(row: Lane, top: float, scale: _Scale) -> str:
             title = f"{row.label}, second {column.at_s:g}: {part.value} by {part.series}"
             drawn.append(
                 f'<rect class="v{scale.series.index(part.series)}" x="{column.at_s * scale.x:.1f}" '
-                f'y="{base - below * scale.y:.1f}" width="{max(scale.bin_s * scale.x - 1, 1):.1f}" '
-                f'height="{part.value * scale.y:.1f}" {_data(part.of, part.value)}>'
+                f'y="{base - below * y:.1f}" width="{max(scale.bin_s * scale.x - 1, 1):.1f}" '
+                f'height="{part.value * y:.1f}" {_data(part.of, part.value)}>'
                 f"<title>{escape(title)}</title></rect>"
             )
     return "".join(drawn)

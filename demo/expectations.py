@@ -4,20 +4,23 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from demo.joined import Joined
-from demo.report import Expectation, TenantReport
-from demo.run import Run
-from demo.scenario import MODEL
+from demo.report import Expectation, RolloutReport, TenantReport
+from demo.rollout_expectations import rollout_expectations
+from demo.run import Call, CrowdCall, Run
 from demo.upstream import missing_headers
 
 MESSAGES_PER_POST = 2
 MESSAGES_PER_GET = 1
 
 
-def expectations(run: Run, joined: Joined, tenants: Mapping[str, TenantReport]) -> list[Expectation]:
+def expectations(
+    run: Run, joined: Joined, tenants: Mapping[str, TenantReport], rollouts: Mapping[str, RolloutReport]
+) -> list[Expectation]:
     """Return each expectation with whether it held."""
     return [
         *_requests(run, joined),
         *_versions(tenants),
+        *rollout_expectations(run, rollouts),
         *_isolation(run, joined, tenants),
         *_conversation(run, tenants),
         *_edges(run),
@@ -25,8 +28,9 @@ def expectations(run: Run, joined: Joined, tenants: Mapping[str, TenantReport]) 
 
 
 def _requests(run: Run, joined: Joined) -> Iterator[Expectation]:
-    errors = [call.error for call in run.calls if call.error or call.status != 200]
-    detail = f"{len(run.calls)} requests, {len(errors)} failed" + (f": {errors[0]}" if errors else "")
+    calls: tuple[Call | CrowdCall, ...] = (*run.calls, *run.crowd_calls)
+    errors = [call.error for call in calls if call.error or call.status != 200]
+    detail = f"{len(calls):,} requests, {len(errors)} failed" + (f": {errors[0]}" if errors else "")
     yield Expectation(what="no request failed", held=bool(run.calls) and not errors, detail=detail)
     silent = [plan.name for plan in run.scenario.tenants if not any(call.tenant == plan.name for call in run.calls)]
     unseen = len(joined.calls) - len(joined.served(joined.calls.values()))
@@ -129,7 +133,7 @@ def _edges(run: Run) -> Iterator[Expectation]:
     yield Expectation(
         what="GET /v1/models lists a tenant's own models",
         held=len(run.models_listed) == len(run.scenario.tenants)
-        and all(models == (MODEL,) for models in run.models_listed.values()),
+        and all(sorted(models) == sorted(run.scenario.models) for models in run.models_listed.values()),
         detail="; ".join(f"{name}: {', '.join(models)}" for name, models in run.models_listed.items()),
     )
     live = run.reload is not None

@@ -13,8 +13,9 @@ from rich.text import Text
 
 from demo.joined import Joined
 from demo.measure import tenant_report
-from demo.play import Play, Show
+from demo.play import Play, RolloutNow, Show
 from demo.report import TenantReport
+from demo.run import Call, CrowdCall
 
 PRINT_SECONDS = 10.0
 RECENT_S = 3.0
@@ -51,8 +52,14 @@ def showing(console: Console) -> Iterator[Show]:
         return
     printed_s = time.time()
 
+    states: dict[str, str] = {}
+
     def show(play: Play) -> None:
         nonlocal printed_s
+        for now in play.rollouts_now():
+            if states.setdefault(now.model, now.state) != now.state:
+                states[now.model] = now.state
+                console.print(Text(_rollout(play, now)))
         if time.time() >= printed_s + PRINT_SECONDS:
             printed_s = time.time()
             console.print(_screen(play))
@@ -71,10 +78,14 @@ def _screen(play: Play) -> RenderableType:
     table = narrow_table("tenant", "tier", "rule", "now by", "#reqs", "#TTFB", "#TTFT", "#tok/s", "#prio", "#forged")
     for plan in run.scenario.tenants:
         table.add_row(*_row(plan.name, tenant_report(joined, plan), recent.get(plan.name, set())))
-    failed = sum(bool(call.error) for call in run.calls)
-    total = Text(f" {len(run.calls)} requests, {failed} failed", style="red" if failed else "green")
+    calls: tuple[Call | CrowdCall, ...] = (*run.calls, *run.crowd_calls)
+    failed = sum(bool(call.error) for call in calls)
+    total = Text(f" {len(calls):,} requests, {failed} failed", style="red" if failed else "green")
     legend = Text(" medians; forged: headers sent > reached an engine", style="dim")
-    return Group(Text(_state(play, now_s), style="bold"), table, total, legend)
+    rollouts = [
+        Text(_rollout(play, now), style="bold red" if now.state == "reverted" else "") for now in play.rollouts_now()
+    ]
+    return Group(Text(_state(play, now_s), style="bold"), table, total, legend, *rollouts)
 
 
 def _state(play: Play, now_s: float) -> str:
@@ -82,6 +93,15 @@ def _state(play: Play, now_s: float) -> str:
     if play.reload is not None:
         return f"{at_s}   rules edited, live after {(play.reload.live_s - play.reload.saved_s) * 1e3:.0f} ms"
     return f"{at_s}   rules: {'being edited' if play.saved else 'first document'}"
+
+
+def _rollout(play: Play, now: RolloutNow) -> str:
+    share = f", {100 * now.units / now.all_units:.1f} % of {now.all_units:,} units" if now.all_units else ""
+    state = now.state.upper() if now.state == "reverted" else now.state
+    text = f" {now.model} {now.candidate} {state} (split {now.percent:g} %){share}"
+    if now.state != "reverted":
+        return f"{text}, evidence against it {100 * now.suspicion:.0f} % of a verdict"
+    return f"{text}, at {max(0.0, now.since_s - play.begin_s):.0f} s: everybody gets {now.stable}"
 
 
 def _row(name: str, report: TenantReport, recent: set[str]) -> Iterator[str]:

@@ -3,16 +3,16 @@
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from math import ceil
 from statistics import median
 
 from demo.expectations import expectations
 from demo.joined import Joined
+from demo.measure_rollouts import rollout_report
+from demo.quantiles import quantiles
 from demo.report import (
     Bin,
     ForgeryReport,
     ProbeReport,
-    Quantiles,
     RefusalReport,
     ReloadReport,
     Report,
@@ -21,22 +21,23 @@ from demo.report import (
     Timeline,
     VersionReport,
 )
-from demo.run import Call, Run
+from demo.run import Call, CrowdCall, Run
 from demo.scenario import FORGED_HEADERS, FORGED_MEMBERS, MODEL, TenantPlan
 from demo.upstream import forged_headers, forged_members, leaked_keys
 
 BIN_S = 1.0
 STATE = "beta only"
-"""What a rollout is today: tenants with the beta flag get the candidate, nobody else."""
+"""Of MODEL: tenants with the beta flag get the candidate, nobody else."""
 
 ENGINE_NOTES = {
     "stand-in": (
-        "The engines are stand-ins: no model ran. Their words are filler and the time they take is simulated. "
-        "Envoy, the sidecar, the client library and every request are real."
+        "The engines are stand-ins: no model ran. Their words are filler and the time they take is simulated, "
+        "a slow candidate's slowness too. Envoy, the sidecar, its guard, the clients and every request are real."
     ),
     "vllm": (
         "The engines are real vLLM on CPU with a tiny model of random weights: what it writes means nothing, "
-        "and its speed says nothing about a GPU."
+        "and its speed says nothing about a GPU. vLLM posts no usage records yet, so this play has pins and a beta "
+        "flag, and no candidate for the guard to judge: the play with stand-in engines has two."
     ),
 }
 
@@ -45,7 +46,8 @@ def build(run: Run) -> Report:
     """Return the report of a run."""
     joined = Joined(run)
     tenants = {plan.name: tenant_report(joined, plan) for plan in run.scenario.tenants}
-    held = expectations(run, joined, tenants)
+    rollouts = {MODEL: _rollout(joined), **{plan.model: rollout_report(run, plan) for plan in run.scenario.rollouts}}
+    held = expectations(run, joined, tenants, rollouts)
     return Report(
         engine=run.scenario.engine,
         engine_note=ENGINE_NOTES[run.scenario.engine],
@@ -54,10 +56,10 @@ def build(run: Run) -> Report:
         started=datetime.fromtimestamp(run.traffic_s[0], UTC).isoformat(timespec="seconds"),
         seconds=round(run.total_s, 1),
         versions=dict(run.versions),
-        requests=len(run.calls),
-        failed_requests=_failed(run.calls),
+        requests=len(run.calls) + len(run.crowd_calls),
+        failed_requests=_failed(run.calls) + _failed(run.crowd_calls),
         tenants=tenants,
-        rollouts={MODEL: _rollout(joined)},
+        rollouts=rollouts,
         model_versions={engine.version: _version(joined, engine.version) for engine in run.scenario.engines},
         expectations=held,
         refusals=[
@@ -81,16 +83,6 @@ def build(run: Run) -> Report:
         sources=_sources(run),
         timeline=_timeline(joined),
     )
-
-
-def quantiles(values: Iterable[float]) -> Quantiles:
-    """Return median and 99th percentile by nearest rank, rounded to a hundredth."""
-    ordered = sorted(values)
-
-    def rank(share: float) -> float | None:
-        return round(ordered[ceil(share * len(ordered)) - 1], 2) if ordered else None
-
-    return Quantiles(p50=rank(0.50), p99=rank(0.99), n=len(ordered))
 
 
 def stream_speed(calls: Iterable[Call]) -> float | None:
@@ -151,6 +143,7 @@ def _rollout(joined: Joined) -> RolloutReport:
         state=STATE,
         candidate_requests=count,
         candidate_share=round(count / len(versions), 4) if versions else 0.0,
+        requests=len(versions),
     )
 
 
@@ -204,12 +197,13 @@ def _reload(joined: Joined) -> ReloadReport | None:
     run = joined.run
     if run.reload is None:
         return None
+    sent = [*(call.sent_s for call in run.calls), *(call.sent_s for call in run.crowd_calls)]
     return ReloadReport(
         change=run.scenario.change,
         at_s=round(run.reload.saved_s - run.traffic_s[0], 2),
         live_after_ms=round((run.reload.live_s - run.reload.saved_s) * 1e3, 1),
-        requests_during=sum(run.reload.saved_s <= call.sent_s <= run.reload.live_s for call in run.calls),
-        failed_requests=_failed(run.calls),
+        requests_during=sum(run.reload.saved_s <= sent_s <= run.reload.live_s for sent_s in sent),
+        failed_requests=_failed(run.calls) + _failed(run.crowd_calls),
     )
 
 
@@ -234,16 +228,25 @@ def _timeline(joined: Joined) -> Timeline:
 
 
 def _sources(run: Run) -> dict[str, str]:
-    return {
+    sources = {
         "versions, priority, what reached the engines": run.record_source,
         "whose a request was": "the client that sent it, joined by the id in the response header x-tenantry-request-id",
         "time to first byte": "Envoy's access log, streamed requests only: engines send their headers at once",
         "time to first token, chunks, tokens": "counted by the openai client",
         "ext_proc messages": "the sidecar's own metrics, over a stretch in which only POSTs were sent",
     }
+    if run.scenario.rollouts:
+        sources |= {
+            "load of the rollouts": "light HTTP clients: the openai client takes too much CPU for thousands",
+            "who served the rollouts' requests": "the engine that answered, by a header of its answer; copies by its "
+            "own count",
+            "what the split drew": "Envoy's access log, with what the sidecar wrote at its decision",
+            "states, evidence, verdicts": "the sidecar's admin listener (/rollouts), as `tenantry rollout` asks it",
+        }
+    return sources
 
 
-def _failed(calls: Iterable[Call]) -> int:
+def _failed(calls: Iterable[Call | CrowdCall]) -> int:
     return sum(bool(call.error) or call.status != 200 for call in calls)
 
 

@@ -1,6 +1,7 @@
 """Reads the records that the demo measures by: the engines', Envoy's access log, the sidecar's metrics."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,13 @@ from typing import Any
 import aiohttp
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
+from tenantry.adapters.admin_client import AdminClient
+from tenantry.adapters.rollouts import Status
 from tenantry.core.outcome import Outcome
+from tenantry.core.rollout.conduct import Entry
 
-from demo.run import Arrival, Conversation
+from demo.run import Arrival, Conversation, EngineCount, Look
+from demo.stack import Engine
 
 SETTLE_SECONDS = 10.0
 POLL_SECONDS = 0.02
@@ -78,6 +83,36 @@ class OutcomeFile:
         return [_outcomes.decode(line) for line in whole.splitlines()]
 
 
+class RolloutAdmin:
+    """The sidecar's admin listener, asked as `tenantry rollout` asks it."""
+
+    def __init__(self, admin: str, secrets: Path) -> None:
+        self._client = AdminClient(admin, secrets)
+
+    async def looks(self) -> list[Look]:
+        """Return where every rollout stands now."""
+        answer = await self._client.ask("GET", "/rollouts")
+        now_s = time.time()
+        return [Look(at_s=now_s, status=status) for status in msgspec.convert(answer, list[Status])]
+
+    async def history(self, model: str) -> tuple[Entry, ...]:
+        """Return what happened to a model's rollout, oldest first."""
+        return msgspec.convert(
+            await self._client.ask("GET", "/rollouts/history", params={"model": model}), tuple[Entry, ...]
+        )
+
+
+async def engine_count(http: aiohttp.ClientSession, engine: Engine) -> EngineCount:
+    """Ask a stand-in engine how many requests it has answered."""
+    samples = await _samples(http, f"http://{engine.endpoint}/metrics")
+    return EngineCount(
+        model=engine.model,
+        version=engine.version,
+        requests=int(_value(samples, "standin_records_total")),
+        copies=int(_value(samples, "standin_mirrored_total")),
+    )
+
+
 class SidecarMetrics:
     """The sidecar's /metrics."""
 
@@ -114,14 +149,18 @@ class SidecarMetrics:
             await asyncio.sleep(POLL_SECONDS)
 
     async def _samples(self) -> list[tuple[str, Mapping[str, str], float]]:
-        async with self._http.get(self._url) as response:
-            response.raise_for_status()
-            text = await response.text()
-        return [
-            (sample.name, sample.labels, sample.value)
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        ]
+        return await _samples(self._http, self._url)
+
+
+async def _samples(http: aiohttp.ClientSession, url: str) -> list[tuple[str, Mapping[str, str], float]]:
+    async with http.get(url) as response:
+        response.raise_for_status()
+        text = await response.text()
+    return [
+        (sample.name, sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
 
 
 def _value(samples: list[tuple[str, Mapping[str, str], float]], wanted: str) -> float:

@@ -7,13 +7,24 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, suppress
 
 import aiohttp
+from msgspec import Struct
 from tenantry.core.apikeys import RANDOM_BYTES, digest_text, new_key
 from tenantry.core.outcome import Outcome
+from tenantry.core.rollout.conduct import Entry
 
 from demo import rules_document
-from demo.observe import POLL_SECONDS, SETTLE_SECONDS, EngineRecord, OutcomeFile, SidecarMetrics
-from demo.run import Arrival, Call, Conversation, Probe, Refused, Reload, Run
-from demo.scenario import REFUSALS, SEED, Scenario, TenantPlan
+from demo.crowd import crowd
+from demo.observe import (
+    POLL_SECONDS,
+    SETTLE_SECONDS,
+    EngineRecord,
+    OutcomeFile,
+    RolloutAdmin,
+    SidecarMetrics,
+    engine_count,
+)
+from demo.run import Arrival, Call, Conversation, CrowdCall, EngineCount, Look, Probe, Refused, Reload, Run
+from demo.scenario import MODEL, REFUSALS, SEED, Scenario, TenantPlan
 from demo.stack import Stack
 from demo.traffic import Client, refuse, work
 
@@ -24,6 +35,20 @@ LOOK_SECONDS = 0.5
 LIVE_SECONDS = 20.0
 
 Show = Callable[["Play"], None]
+
+
+class RolloutNow(Struct, frozen=True, kw_only=True):
+    """Where a rollout stands while the play is under way; `since_s` is when its state was first seen (Unix time)."""
+
+    model: str
+    candidate: str
+    stable: str
+    state: str
+    since_s: float
+    percent: float
+    units: int
+    all_units: int
+    suspicion: float
 
 
 class Play:
@@ -38,6 +63,11 @@ class Play:
         self._calls: list[Call] = []
         self._arrivals: list[Arrival] = []
         self._outcomes: list[Outcome] = []
+        self._crowd_calls: list[CrowdCall] = []
+        self._crowd_outcomes: list[Outcome] = []
+        self._looks: list[Look] = []
+        self._history: dict[str, tuple[Entry, ...]] = {}
+        self._engine_counts: tuple[EngineCount, ...] = ()
         self._refusals: list[Refused] = []
         self._models: dict[str, tuple[str, ...]] = {}
         self._probes: dict[str, Probe] = {}
@@ -46,6 +76,7 @@ class Play:
         self._records = [EngineRecord(engine.version, engine.record_url) for engine in stack.engines]
         self._outcome_file = OutcomeFile(stack.outcomes)
         self._metrics = SidecarMetrics(http, stack.admin)
+        self._admin = RolloutAdmin(stack.admin, stack.secrets)
 
     def record(self, total_s: float) -> Run:
         """Return what was recorded so far."""
@@ -66,7 +97,35 @@ class Play:
             reload=self.reload,
             traffic_s=(self.begin_s, self.end_s),
             total_s=total_s,
+            crowd_calls=tuple(self._crowd_calls),
+            crowd_outcomes=tuple(self._crowd_outcomes),
+            looks=tuple(self._looks),
+            history=dict(self._history),
+            engine_counts=self._engine_counts,
         )
+
+    def rollouts_now(self) -> list[RolloutNow]:
+        """Return where the rollouts of the play stood at the last look."""
+        now = []
+        for plan in self.scenario.rollouts:
+            looks = [look for look in self._looks if look.status.model == plan.model]
+            if not looks:
+                continue
+            status = looks[-1].status
+            now.append(
+                RolloutNow(
+                    model=plan.model,
+                    candidate=plan.candidate.version,
+                    stable=plan.stable.version,
+                    state=status.state.value,
+                    since_s=next(look.at_s for look in looks if look.status.state is status.state),
+                    percent=plan.percent,
+                    units=status.progress.units,
+                    all_units=status.progress.all_units,
+                    suspicion=max(0.0, status.progress.suspicion),
+                )
+            )
+        return now
 
     async def run(self, until_s: float, show: Show) -> None:
         """Play everything; no request is sent after the Unix time `until_s`."""
@@ -130,6 +189,12 @@ class Play:
                 ]  # fmt: skip
 
             workers = work_for(self.scenario.founding)
+            workers.append(
+                group.create_task(
+                    crowd(self.scenario.rollouts, self.stack.base_url, self.stack.keys, seed=SEED, until_s=until_s,
+                          done=self._crowd_calls.append)
+                )
+            )  # fmt: skip
             await asyncio.sleep((until_s - self.begin_s) / 2)
             await self._edit_rules()
             if self.reload is not None:
@@ -146,7 +211,10 @@ class Play:
     async def _look(self) -> None:
         for record in self._records:
             self._arrivals += await record.new(self._http)
-        self._outcomes += self._outcome_file.new()
+        for outcome in self._outcome_file.new():
+            (self._outcomes if outcome.model == MODEL else self._crowd_outcomes).append(outcome)
+        if self.scenario.rollouts:
+            self._looks += await self._admin.looks()
 
     async def _edit_rules(self) -> None:
         """Save the edited document, and wait until it is live."""
@@ -170,12 +238,25 @@ class Play:
     async def _complete(self) -> None:
         """Wait until the records hold every request that was answered."""
         wanted = sum(bool(call.request_id) for call in self._calls)
+        of_crowd = sum(bool(call.request_id) for call in self._crowd_calls)
         with suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_SECONDS):
                 await self._look()
-                while len(self._outcomes) < wanted or len(self._arrivals) < wanted:
+                while (
+                    len(self._outcomes) < wanted
+                    or len(self._arrivals) < wanted
+                    or len(self._crowd_outcomes) < of_crowd
+                    or await self._copies_under_way(of_crowd)
+                ):
                     await asyncio.sleep(POLL_SECONDS)
                     await self._look()
+        for plan in self.scenario.rollouts:
+            self._history[plan.model] = await self._admin.history(plan.model)
+
+    async def _copies_under_way(self, of_crowd: int) -> bool:
+        """Ask the engines of the rollouts what they counted; tell whether copies are not answered yet."""
+        self._engine_counts = tuple([await engine_count(self._http, engine) for engine in self.stack.rollout_engines])
+        return sum(count.requests - count.copies for count in self._engine_counts) < of_crowd
 
     def _done(self, call: Call) -> Call:
         self._calls.append(call)

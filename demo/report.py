@@ -42,13 +42,77 @@ class TenantReport(Struct, frozen=True, kw_only=True):
     ext_proc_messages_per_request: float | None
 
 
+class VerdictReport(Struct, frozen=True, kw_only=True):
+    """What took a candidate back. `scope` is `fleet`, `tier:NAME` or `tenant:NAME`, `who` is `guard` or a person.
+
+    `log_e` and `log_threshold` are of the `signal` that decided, in natural logarithms; `units_to_revert` are the
+    candidate's units that this signal had read by then. `at_s` counts from the beginning of the traffic,
+    `seconds_after_start` from the candidate's first request.
+    """
+
+    scope: str
+    who: str
+    signal: str
+    log_e: float
+    log_threshold: float
+    units_to_revert: int
+    why: str
+    at_s: float
+    seconds_after_start: float
+
+
+class CrowdReport(Struct, frozen=True, kw_only=True):
+    """One tenant's requests to a rollout's model; `units` were the split's to decide, none of a pinned tenant's."""
+
+    pinned: bool
+    requests: int
+    units: int
+    candidate_requests: int
+
+
+class Bin(Struct, frozen=True, kw_only=True):
+    """What began in one slice of time: requests by the version that served them."""
+
+    at_s: float
+    versions: dict[str, int]
+
+
+class EvidencePoint(Struct, frozen=True, kw_only=True):
+    """The fleet's largest log e-value over its threshold at one moment: 1 is a verdict."""
+
+    at_s: float
+    suspicion: float
+
+
 class RolloutReport(Struct, frozen=True, kw_only=True):
-    """A model's rollout: its candidate, the requests that it served, and their share of the model's."""
+    """A model's rollout.
+
+    `units` were the split's to decide (here each request is one), `candidate_share` is the candidate's part of them,
+    for a rollout by beta flag alone its part of all requests. `mirrored` are copies of requests: the candidate answered
+    them to nobody, and no tenant's log has them. `after_verdict` are the
+    candidate's requests that were sent after it. `answer_ms` is of whole units by the clients' clocks, by version.
+    """
 
     candidate: str
     state: str
     candidate_requests: int
     candidate_share: float
+    requests: int
+    stable: str = ""
+    story: str = ""
+    expected_state: str = ""
+    percent: float = 0.0
+    mirror_percent: float = 0.0
+    units: int = 0
+    candidate_units: int = 0
+    mirrored: int = 0
+    verdict: VerdictReport | None = None
+    after_verdict: int = 0
+    tenants: dict[str, CrowdReport] = {}
+    answer_ms: dict[str, Quantiles] = {}
+    bin_s: float = 0.0
+    timeline: list[Bin] = []
+    evidence: list[EvidencePoint] = []
 
 
 class ForgeryReport(Struct, frozen=True, kw_only=True):
@@ -104,13 +168,6 @@ class Expectation(Struct, frozen=True, kw_only=True):
     what: str
     held: bool
     detail: str
-
-
-class Bin(Struct, frozen=True, kw_only=True):
-    """What began in one slice of time: requests by the version that served them."""
-
-    at_s: float
-    versions: dict[str, int]
 
 
 class Timeline(Struct, frozen=True, kw_only=True):

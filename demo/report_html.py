@@ -4,15 +4,16 @@ The page is written from report.json's own content: a figure is looked up there 
 in a <data> element that repeats path and exact value, and so cannot differ from it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from demo.charts import NARROW, WIDE, Bar, Column, Lane, Slice, bars, both, lanes
 from demo.report import Report
+from demo.report_parts import Document, figure_path, legend, percent, plain, rounded, section, table
+from demo.report_rollouts import candidate_tiles, candidates, split
 
 CSS = Path(__file__).with_name("report.css")
 MAX_SHOWN = 24
@@ -22,10 +23,10 @@ HALF = 416
 
 def page(report: Report) -> str:
     """Return the page."""
-    document = _Document(msgspec.to_builtins(report))
+    document = Document(msgspec.to_builtins(report))
     body = "".join(
         part(document)
-        for part in (_head, _tiles, _timeline, _waiting, _speed_and_messages, _forgery, _tenants, _refusals,
+        for part in (_head, _tiles, _timeline, candidates, _waiting, _speed_and_messages, _forgery, _tenants, _refusals,
                      _expectations, _method)
     )  # fmt: skip
     return (
@@ -36,32 +37,7 @@ def page(report: Report) -> str:
     )
 
 
-class _Document:
-    """report.json's content, looked up by path."""
-
-    def __init__(self, content: dict[str, Any]) -> None:
-        self.content = content
-        self.versions: list[str] = list(content["model_versions"])
-
-    def __getitem__(self, key: str) -> Any:
-        return self.content[key]
-
-    def figure(self, *path: str | int, show: Callable[[float], str] | None = None, unit: str = "") -> str:
-        """Show the number at a path, with its unit; a dash where there is none."""
-        value = self.value(*path)
-        if value is None:
-            return "-"
-        return f'<data data-of="{_path(path)}" value="{value!r}">{escape((show or _plain)(value))}{unit}</data>'
-
-    def value(self, *path: str | int) -> Any:
-        """Return what stands at a path."""
-        found: Any = self.content
-        for key in path:
-            found = found[key]
-        return found
-
-
-def _head(document: _Document) -> str:
+def _head(document: Document) -> str:
     expectations = document["expectations"]
     failed = [expectation["what"] for expectation in expectations if not expectation["held"]]
     if failed:
@@ -69,17 +45,18 @@ def _head(document: _Document) -> str:
         verdict += escape("; ".join(failed)) + "</p>"
     else:
         verdict = f'<p class="verdict held">✓ All {len(expectations)} expectations held</p>'
+    crowd = "Light clients of more tenants load two rollouts. " if split(document) else ""
     tiers = {tenant["tier"] for tenant in document["tenants"].values()}
     return (
         "<h1>tenantry demo</h1>"
         f'<p class="lead">{len(document["tenants"])} tenants of {len(tiers)} tiers, the real <code>openai</code> '
-        f"client, one real Envoy. {document.figure('seconds', show=_rounded)} s in all, "
+        f"client, one real Envoy. {crowd}{document.figure('seconds', show=rounded)} s in all, "
         f"{escape(document['started'][:16].replace('T', ' '))} UTC. Engine: {escape(document['engine'])}.</p>"
         f'<p class="note">{escape(document["engine_note"])}</p>{verdict}'
     )
 
 
-def _tiles(document: _Document) -> str:
+def _tiles(document: Document) -> str:
     tenants = document["tenants"].values()
     sent = sum(tenant["forged_headers_sent"] for tenant in tenants)
     reached = sum(tenant["forged_headers_upstream"] for tenant in tenants)
@@ -92,17 +69,19 @@ def _tiles(document: _Document) -> str:
         ("ext_proc messages per streamed POST", f"{messages:g}", f"while {chunks:g} chunks went to the client"),
     ]
     if document["reload"] is not None:
-        live = document.figure("reload", "live_after_ms", show=_rounded, unit=" ms")
+        live = document.figure("reload", "live_after_ms", show=rounded, unit=" ms")
         failed = document.figure("reload", "failed_requests")
         tiles.append(("Edited rules live after", live, f"{failed} failed requests"))
+    tiles += candidate_tiles(document)
+    six = " six" if len(tiles) == 6 else ""
     inner = "".join(
         f'<section><h2>{escape(what)}</h2><span class="big">{big}</span><p>{note}</p></section>'
         for what, big, note in tiles
     )
-    return f'<div class="tiles">{inner}</div>'
+    return f'<div class="tiles{six}">{inner}</div>'
 
 
-def _timeline(document: _Document) -> str:
+def _timeline(document: Document) -> str:
     timeline, edit = document["timeline"], document["reload"]
     rows = [
         Lane(
@@ -115,7 +94,7 @@ def _timeline(document: _Document) -> str:
                         Slice(
                             series=version,
                             value=count,
-                            of=_path(("timeline", "tenants", name, index, "versions", version)),
+                            of=figure_path(("timeline", "tenants", name, index, "versions", version)),
                         )
                         for version, count in slot["versions"].items()
                     ],
@@ -131,28 +110,28 @@ def _timeline(document: _Document) -> str:
         for width in (WIDE, NARROW)
     ]
     change = "" if edit is None else f" At the dashed line the rules file was saved: {escape(edit['change'])}."
-    return _section(
+    return section(
         "Which version served whom",
         f"Requests per second by tenant, coloured by the version whose engine recorded them.{change}",
-        _legend(document) + both(*drawn),
+        legend(f"version {version}" for version in document.versions) + both(*drawn),
     )
 
 
-def _waiting(document: _Document) -> str:
+def _waiting(document: Document) -> str:
     rows = [
         Bar(
             label=f"{name}, {tenant['tier']}",
             value=tenant["ttft_ms"]["p50"] or 0.0,
             text=f"{_milliseconds(tenant['ttft_ms']['p50'])}, p99 {_milliseconds(tenant['ttft_ms']['p99'])}",
-            of=_path(("tenants", name, "ttft_ms", "p50")),
+            of=figure_path(("tenants", name, "ttft_ms", "p50")),
             css="plain",
             tail=tenant["ttft_ms"]["p99"],
-            tail_of=_path(("tenants", name, "ttft_ms", "p99")),
+            tail_of=figure_path(("tenants", name, "ttft_ms", "p99")),
         )
         for name, tenant in document["tenants"].items()
     ]
     drawn = [bars(rows, width=width, what="Time to first token by tenant") for width in (WIDE, NARROW)]
-    return _section(
+    return section(
         "Who waits for the first token",
         "Median of streamed requests; the thin line ends at the 99th percentile. Tenants on one version share its "
         "slots, and its queue goes by tier, whatever priority a client writes into its request.",
@@ -160,13 +139,13 @@ def _waiting(document: _Document) -> str:
     )
 
 
-def _speed_and_messages(document: _Document) -> str:
+def _speed_and_messages(document: Document) -> str:
     speeds = [
         Bar(
             label=f"version {version}",
             value=facts["stream_tokens_per_s"] or 0.0,
             text=f"{facts['stream_tokens_per_s'] or 0:.0f} tokens/s",
-            of=_path(("model_versions", version, "stream_tokens_per_s")),
+            of=figure_path(("model_versions", version, "stream_tokens_per_s")),
             css=f"v{document.versions.index(version)}",
         )
         for version, facts in document["model_versions"].items()
@@ -186,8 +165,8 @@ def _speed_and_messages(document: _Document) -> str:
     count = [bars(counts, width=width, what="Chunks and ext_proc messages") for width in (HALF, NARROW)]
     return (
         '<div class="pair">'
-        + _section("Speed of a stream", "Median by version, after the first token.", both(*speed))
-        + _section(
+        + section("Speed of a stream", "Median by version, after the first token.", both(*speed))
+        + section(
             f"What {streamed['requests']} streamed answers cost",
             "The sidecar decides the request and never touches the answer.",
             both(*count),
@@ -196,7 +175,7 @@ def _speed_and_messages(document: _Document) -> str:
     )
 
 
-def _forgery(document: _Document) -> str:
+def _forgery(document: Document) -> str:
     rows = [
         [
             f"<code>{escape(forged['name'])}</code>" + (" (body)" if forged["where"] == "body" else ""),
@@ -208,27 +187,27 @@ def _forgery(document: _Document) -> str:
         for index, forged in enumerate(document["forgery"])
     ]
     forgers = [name for name, tenant in document["tenants"].items() if tenant["forged_headers_sent"]]
-    return _section(
+    return section(
         "What a forging client achieves",
         f"{escape(', '.join(forgers)) or 'Nobody'} adds these to every request, some headers in several copies.",
-        _table(["header or member", "written", "#sent", "#reached", "the engines saw"], rows),
+        table(["header or member", "written", "#sent", "#reached", "the engines saw"], rows),
     )
 
 
-def _tenants(document: _Document) -> str:
+def _tenants(document: Document) -> str:
     tenants = document["tenants"]
 
     def row(what: str, cell: Callable[[str], str]) -> list[str]:
         return [escape(what), *map(cell, tenants)]
 
-    def figures(what: str, key: str, show: Callable[[float], str] = _plain) -> list[str]:
+    def figures(what: str, key: str, show: Callable[[float], str] = plain) -> list[str]:
         return row(what, lambda name: document.figure("tenants", name, key, show=show))
 
     def quantiles(what: str, key: str) -> list[str]:
         return row(
             what,
             lambda name: " / ".join(
-                document.figure("tenants", name, key, quantile, show=_rounded) for quantile in ("p50", "p99")
+                document.figure("tenants", name, key, quantile, show=rounded) for quantile in ("p50", "p99")
             ),
         )
 
@@ -249,7 +228,7 @@ def _tenants(document: _Document) -> str:
         figures("errors", "errors"),
         quantiles("TTFB p50 / p99, ms", "ttfb_ms"),
         quantiles("TTFT p50 / p99, ms", "ttft_ms"),
-        figures("tokens/s of a stream", "stream_tokens_per_s", _rounded),
+        figures("tokens/s of a stream", "stream_tokens_per_s", rounded),
         figures("tokens", "output_tokens"),
         figures("chunks streamed", "chunks"),
         figures("ext_proc messages per POST", "ext_proc_messages_per_request"),
@@ -258,28 +237,29 @@ def _tenants(document: _Document) -> str:
         figures("forged headers reached", "forged_headers_upstream"),
         figures("its key seen upstream", "client_key_upstream"),
     ]
-    return _section("Tenants", "", _table(["", *(f"#{name}" for name in tenants)], rows)) + _rollouts(document)
+    return section("Tenants", "", table(["", *(f"#{name}" for name in tenants)], rows)) + _rollouts(document)
 
 
-def _rollouts(document: _Document) -> str:
+def _rollouts(document: Document) -> str:
     rows = [
         [
             escape(model),
             escape(rollout["candidate"]),
             escape(rollout["state"]),
             document.figure("rollouts", model, "candidate_requests"),
-            document.figure("rollouts", model, "candidate_share", show="{:.1%}".format),
+            document.figure("rollouts", model, "candidate_share", show=percent),
         ]
         for model, rollout in document["rollouts"].items()
     ]
-    return _section(
+    return section(
         "Candidates",
-        "Requests that the candidate served, and their share of the model's requests.",
-        _table(["model", "candidate", "state", "#requests", "#share"], rows),
+        "Requests that the candidate served, and its share: of the units that the split drew; where it serves by beta "
+        "flag alone, of all requests.",
+        table(["model", "candidate", "state", "#requests", "#share"], rows),
     )
 
 
-def _refusals(document: _Document) -> str:
+def _refusals(document: Document) -> str:
     rows = [
         [
             escape(refused["what"]),
@@ -289,10 +269,10 @@ def _refusals(document: _Document) -> str:
         ]
         for index, refused in enumerate(document["refusals"])
     ]
-    return _section("Refused, as it should be", "", _table(["what", "path", "#status", "the client reads"], rows))
+    return section("Refused, as it should be", "", table(["what", "path", "#status", "the client reads"], rows))
 
 
-def _expectations(document: _Document) -> str:
+def _expectations(document: Document) -> str:
     rows = [
         [
             '<span class="held">✓ held</span>' if expectation["held"] else '<span class="failed">✗ failed</span>',
@@ -301,57 +281,19 @@ def _expectations(document: _Document) -> str:
         ]
         for expectation in document["expectations"]
     ]
-    return _section("Expectations", "", _table(["", "what", "measured"], rows))
+    return section("Expectations", "", table(["", "what", "measured"], rows))
 
 
-def _method(document: _Document) -> str:
+def _method(document: Document) -> str:
     sources = {what.capitalize(): where for what, where in document["sources"].items()}
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     facts = {**sources, "Versions": versions, "Seed": str(document["seed"])}
     inner = "".join(f"<dt>{escape(what)}</dt><dd>{escape(where)}</dd>" for what, where in facts.items())
-    return _section("Where the figures come from", "", f"<dl>{inner}</dl>")
-
-
-def _section(title: str, text: str, inner: str) -> str:
-    said = f'<p class="quiet">{text}</p>' if text else ""
-    return f"<section><h2>{escape(title)}</h2>{said}{inner}</section>"
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of cells that are HTML already; a column whose title begins with # holds numbers."""
-    kinds = [' class="n"' if column.startswith("#") else "" for column in columns]
-    head = "".join(f"<th{kind}>{escape(column.lstrip('#'))}</th>" for kind, column in zip(kinds, columns, strict=True))
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _legend(document: _Document) -> str:
-    items = "".join(
-        f'<li><svg width="12" height="12" aria-hidden="true"><rect class="v{index}" width="12" height="12" rx="2"/>'
-        f"</svg>version {escape(version)}</li>"
-        for index, version in enumerate(document.versions)
-    )
-    return f'<ul class="legend">{items}</ul>'
-
-
-def _path(path: Iterable[str | int]) -> str:
-    """Join a path; by slashes, since versions hold dots."""
-    return escape("/".join(map(str, path)))
-
-
-def _plain(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
+    return section("Where the figures come from", "", f"<dl>{inner}</dl>")
 
 
 def _cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
-
-
-def _rounded(value: float) -> str:
-    return f"{value:,.0f}"
 
 
 def _milliseconds(value: float | None) -> str:

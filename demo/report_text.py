@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from demo.live import narrow_table
-from demo.report import Quantiles, Report
+from demo.report import Quantiles, Report, RolloutReport
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -17,13 +17,16 @@ def print_report(report: Report, console: Console) -> None:
             f"Rules edited after {reload.at_s:.0f} s, live {reload.live_after_ms:.0f} ms later: {reload.change}. "
             f"{reload.failed_requests} failed requests.\n"
         )
+    for model, rollout in report.rollouts.items():
+        if rollout.percent:
+            console.print(_rollout(model, rollout) + "\n", markup=False)
     checks = Table.grid(padding=(0, 2, 0, 0))
     for expectation in report.expectations:
         held = "[green]held[/green]" if expectation.held else "[red]FAILED[/red]"
         checks.add_row(held, f"{escape(expectation.what)}\n[dim]{escape(expectation.detail)}[/dim]")
     console.print(checks)
     failed = [expectation.what for expectation in report.expectations if not expectation.held]
-    summary = f"{report.requests} requests, {report.failed_requests} failed, {report.seconds:.0f} s"
+    summary = f"{report.requests:,} requests, {report.failed_requests} failed, {report.seconds:.0f} s"
     if failed:
         console.print(f"\n[red]{len(failed)} of {len(report.expectations)} expectations failed[/red]: {summary}")
         for what in failed:
@@ -49,6 +52,21 @@ def _tenants(report: Report) -> Table:
     table.caption = "times: median, 99th percentile; msgs: ext_proc messages per POST; forged: sent > reached an engine"
     table.caption_justify = "left"
     return table
+
+
+def _rollout(model: str, rollout: RolloutReport) -> str:
+    text = (
+        f"{model} {rollout.candidate}, {rollout.story}: {rollout.candidate_units} of {rollout.units:,} units "
+        f"({rollout.candidate_share * 100:.1f} % at {rollout.percent:g} %), {rollout.state}."
+    )
+    if rollout.mirrored:
+        text += f" {rollout.mirrored} copies mirrored."
+    if (verdict := rollout.verdict) is not None:
+        text += (
+            f" Taken back by the {verdict.who} {verdict.seconds_after_start:.1f} s after its first request, by "
+            f"{verdict.units_to_revert} units judged by {verdict.signal}; later it got {rollout.after_verdict}."
+        )
+    return text
 
 
 def _pair(quantiles: Quantiles) -> str:

@@ -14,7 +14,7 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 from tenantry.adapters.rules_edit import rewrite
 
-from demo.scenario import MODEL
+from demo.scenario import MODEL, EnginePlan, RolloutPlan
 
 TEMPLATE = Path(__file__).parent / "rules.yaml"
 
@@ -22,8 +22,8 @@ Change = Callable[[Any], None]
 """Changes a loaded document in place."""
 
 
-def fill(target: Path, endpoints: Mapping[str, str], digests: Mapping[str, str]) -> None:
-    """Write the template with `endpoints` (by version) and key `digests` (by tenant) to `target`."""
+def fill(target: Path, endpoints: Mapping[str, str], digests: Mapping[str, str], *changes: Change) -> None:
+    """Write the template with `endpoints` (by version), key `digests` (by tenant) and `changes` to `target`."""
 
     def change(document: Any) -> None:
         for version, endpoint in endpoints.items():
@@ -31,7 +31,7 @@ def fill(target: Path, endpoints: Mapping[str, str], digests: Mapping[str, str])
         for tenant, digest in digests.items():
             document["tenants"][tenant]["keys"] = _listed(digest)
 
-    rewrite(TEMPLATE, target, lambda raw: _changed(raw, (change,)))
+    rewrite(TEMPLATE, target, lambda raw: _changed(raw, (change, *changes)))
 
 
 def edit(path: Path, *changes: Change) -> None:
@@ -60,6 +60,36 @@ def add_tenant(name: str, *, tier: str, digest: str, version: str) -> Change:
     def change(document: Any) -> None:
         entry = {"tier": tier, "keys": _listed(digest), "pins": {MODEL: Quoted(version)}}
         document["tenants"].insert(0, name, entry)  # in front, as above
+
+    return change
+
+
+def add_rollout(plan: RolloutPlan, endpoints: Mapping[str, str], digests: Mapping[str, str]) -> Change:
+    """Let a model join with a candidate in the split, and those tenants of `digests` that the document lacks."""
+
+    def version(engine: EnginePlan) -> dict[str, object]:
+        return {
+            "image": Quoted(f"registry.example/{plan.model}:{engine.version}"),
+            "endpoints": _listed(endpoints[engine.version]),
+            "scheduling": "priority",
+        }
+
+    def change(document: Any) -> None:
+        entry = {
+            "stable": Quoted(plan.stable.version),
+            "versions": {Quoted(engine.version): version(engine) for engine in plan.engines},
+            "rollout": {"candidate": Quoted(plan.candidate.version), "percent": plan.percent},
+        }
+        if plan.mirror_percent:
+            entry["rollout"]["mirrorPercent"] = plan.mirror_percent
+        document["models"].insert(0, plan.model, entry)  # in front, as above
+        for sender in plan.crowd:
+            if sender.name not in document["tenants"]:
+                tenant = {"tier": sender.tier, "keys": _listed(digests[sender.name])}
+                document["tenants"].insert(0, sender.name, tenant)
+            if sender.pinned:
+                pins = document["tenants"][sender.name].setdefault("pins", {})
+                pins.insert(0, plan.model, Quoted(plan.stable.version))
 
     return change
 

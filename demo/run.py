@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 from msgspec import Struct
+from tenantry.adapters.rollouts import Status
 from tenantry.core.outcome import Outcome
+from tenantry.core.rollout.conduct import Entry
 
 from demo.scenario import Route, Scenario
 
@@ -28,6 +30,35 @@ class Call(Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     forged_headers: int = 0
     error: str = ""
+
+
+class CrowdCall(Struct, frozen=True, kw_only=True):
+    """One request of a rollout's load, as its client saw it. `version` is what the engine that answered says it is."""
+
+    tenant: str
+    model: str
+    sent_s: float
+    ended_s: float
+    status: int
+    request_id: str = ""
+    version: str = ""
+    error: str = ""
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """A rollout at one moment, as the sidecar's admin listener shows it."""
+
+    at_s: float
+    status: Status
+
+
+class EngineCount(Struct, frozen=True, kw_only=True):
+    """What an engine counted itself: the requests it answered, copies included, and the copies among them."""
+
+    model: str
+    version: str
+    requests: int
+    copies: int
 
 
 class Arrival(Struct, frozen=True, kw_only=True):
@@ -88,8 +119,9 @@ class Reload(Struct, frozen=True, kw_only=True):
 class Run(Struct, frozen=True, kw_only=True):
     """Everything. `keys` and `engine_secret` are there to be looked for; they never leave memory.
 
-    `conversations` cover the stretch in which only POSTs were sent. `traffic_s` are its beginning
-    and end, `total_s` is how long the demo took in all.
+    `outcomes` are those of MODEL. Of the rollouts there are `crowd_calls`, `crowd_outcomes`, `looks` at them in
+    order, `history` by model, and `engine_counts`. `conversations` cover the stretch in which only POSTs were sent.
+    `traffic_s` are its beginning and end, `total_s` is how long the demo took in all.
     """
 
     scenario: Scenario
@@ -108,3 +140,8 @@ class Run(Struct, frozen=True, kw_only=True):
     reload: Reload | None
     traffic_s: tuple[float, float]
     total_s: float
+    crowd_calls: tuple[CrowdCall, ...] = ()
+    crowd_outcomes: tuple[Outcome, ...] = ()
+    looks: tuple[Look, ...] = ()
+    history: Mapping[str, tuple[Entry, ...]] = {}
+    engine_counts: tuple[EngineCount, ...] = ()

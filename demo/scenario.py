@@ -10,6 +10,8 @@ from msgspec import Struct
 
 EngineKind = Literal["stand-in", "vllm"]
 Route = Literal["chat", "embeddings"]
+RolloutEnd = Literal["splitting", "reverted"]
+"""States of a rollout, as the sidecar's admin listener names them."""
 
 MODEL = "chat-8b"
 SEED = 20
@@ -28,6 +30,8 @@ FORGED_HEADERS = (
     ("x-request-id", f"acme:{NO_ID}"),
     ("x-envoy-retry-on", "5xx"),
     ("x-envoy-max-retries", "10"),
+    ("x-envoy-attempt-count", "7"),
+    ("x-tenantry-mirror", "1"),
     ("x-vllm-priority", str(FORGED_PRIORITY)),
 )
 """What the forging client adds to each of its requests, in this spelling and as often as it stands here."""
@@ -60,16 +64,57 @@ class TenantPlan(Struct, frozen=True, kw_only=True):
 
 
 class EnginePlan(Struct, frozen=True, kw_only=True):
-    """One engine: the version it serves, and for the stand-in how fast it is and how many it serves at once."""
+    """One engine: the version it serves, and for the stand-in how fast it is and how many it serves at once.
+
+    `ttft_factor`: the stand-in's first token takes so many times as long.
+    """
 
     version: str
+    model: str = MODEL
     speed: float = 1.0
     max_running: int = 16
+    ttft_factor: float = 1.0
+
+
+class CrowdPlan(Struct, frozen=True, kw_only=True):
+    """What one tenant sends to the model of a rollout: short requests, each a unit by itself.
+
+    `pinned`: to the stable version. `requests_per_s` is what it tries; a slow machine makes it fewer.
+    """
+
+    name: str
+    tier: str
+    requests_per_s: float
+    pinned: bool = False
+
+
+class RolloutPlan(Struct, frozen=True, kw_only=True):
+    """A model with a candidate that the split gives `percent` of each tenant's units, and what must come of it.
+
+    `expected` is the state at the end. `mirror_percent` of the units that stay on the stable version are copied to
+    the candidate.
+    """
+
+    model: str
+    stable: EnginePlan
+    candidate: EnginePlan
+    percent: float
+    mirror_percent: float
+    expected: RolloutEnd
+    story: str
+    crowd: tuple[CrowdPlan, ...]
+    answer_tokens: int
+
+    @property
+    def engines(self) -> tuple[EnginePlan, EnginePlan]:
+        """The engines of both versions, the stable one first."""
+        return self.stable, self.candidate
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
     """The play. Midway the rules are edited; `change` says how, for a reader.
 
+    `tenants` and `engines` are those of MODEL; `rollouts` are other models with a load of their own.
     `new_version` joins with the edit. `streamed_share`, `embeddings_share` and the range
     `answer_tokens` describe the requests.
     """
@@ -80,6 +125,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     candidate: str
     change: str
     new_version: str | None = None
+    rollouts: tuple[RolloutPlan, ...] = ()
     streamed_share: float = 0.75
     embeddings_share: float = 0.08
     answer_tokens: tuple[int, int] = (24, 96)
@@ -93,6 +139,22 @@ class Scenario(Struct, frozen=True, kw_only=True):
     def joining(self) -> tuple[TenantPlan, ...]:
         """Who joins by the edit."""
         return tuple(plan for plan in self.tenants if plan.joins_by_edit)
+
+    @property
+    def crowd(self) -> dict[str, str]:
+        """Tenants that only send to rollouts, and their tiers."""
+        known = {plan.name for plan in self.tenants}
+        return {
+            sender.name: sender.tier
+            for rollout in self.rollouts
+            for sender in rollout.crowd
+            if sender.name not in known
+        }
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The models that a tenant may name."""
+        return frozenset({MODEL, *(rollout.model for rollout in self.rollouts)})
 
     def tenant(self, name: str) -> TenantPlan:
         """Return a tenant's plan."""
@@ -155,6 +217,30 @@ def stand_in() -> Scenario:
         candidate="1.5.0",
         change="umbrella, a fifth tenant, joins, pinned to version 1.6.0, which joins with it",
         new_version="1.6.0",
+        rollouts=(
+            RolloutPlan(
+                model="summary-1b",
+                stable=EnginePlan(model="summary-1b", version="2.0.0", speed=0.15, max_running=256),
+                candidate=EnginePlan(model="summary-1b", version="2.1.0", speed=0.15, max_running=256),
+                percent=5.0,
+                mirror_percent=10.0,
+                expected="splitting",
+                story="a healthy candidate",
+                crowd=_crowd(8.0),
+                answer_tokens=3,
+            ),
+            RolloutPlan(
+                model="extract-3b",
+                stable=EnginePlan(model="extract-3b", version="3.0.0", speed=0.15, max_running=256),
+                candidate=EnginePlan(model="extract-3b", version="3.1.0", speed=0.15, max_running=256, ttft_factor=5.0),
+                percent=25.0,
+                mirror_percent=0.0,
+                expected="reverted",
+                story="a slow candidate: its first token takes 5 times as long",
+                crowd=_crowd(1.8),
+                answer_tokens=3,
+            ),
+        ),
     )
 
 
@@ -167,6 +253,15 @@ def vllm() -> Scenario:
         candidate="1.5.0",
         change="umbrella, a fifth tenant, joins, pinned to version 1.5.0",
         embeddings_share=0.0,  # the tiny model generates only
+    )
+
+
+def _crowd(requests_per_s: float) -> tuple[CrowdPlan, ...]:
+    """Return one pinned tenant and five that are in the split: no tenant can trip the fleet alone."""
+    split = (("initech", "silver"), ("hooli", "bronze"), ("soylent", "bronze"), ("tyrell", "silver"), ("wonka", "gold"))
+    return (
+        CrowdPlan(name="acme", tier="gold", requests_per_s=requests_per_s / 2, pinned=True),
+        *(CrowdPlan(name=name, tier=tier, requests_per_s=requests_per_s) for name, tier in split),
     )
 
 

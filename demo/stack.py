@@ -4,6 +4,7 @@ import asyncio
 import json
 import platform
 import secrets
+import socket
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -17,7 +18,7 @@ from tenantry.adapters import logs
 from tenantry.adapters.bind import Address
 from tenantry.adapters.secrets_folder import write_missing
 from tenantry.core.apikeys import RANDOM_BYTES, digest_text, new_key
-from tenantry.core.keyring import ENGINE
+from tenantry.core.keyring import ENGINE, USAGE_TOKEN
 from tenantry.up import Up, UpOptions
 from tenantry.up import running as up_running
 
@@ -39,6 +40,7 @@ class StackError(Exception):
 class Engine(Struct, frozen=True, kw_only=True):
     """A running engine: where Envoy finds it, and where its record of requests is read."""
 
+    model: str = MODEL
     version: str
     endpoint: str
     record_url: str
@@ -47,15 +49,18 @@ class Engine(Struct, frozen=True, kw_only=True):
 class Stack(Struct, frozen=True, kw_only=True):
     """What runs. `keys` are the API keys of all tenants, those yet to join included.
 
-    `record_source` says who recorded what the engines saw.
+    `engines` are those of MODEL, `rollout_engines` those of the rollouts' models. `record_source` says who recorded
+    what the engines saw.
     """
 
     up: Up
     rules: Path
     outcomes: Path
+    secrets: Path
     keys: Mapping[str, str]
     engine_secret: str
     engines: tuple[Engine, ...]
+    rollout_engines: tuple[Engine, ...]
     record_source: str
     versions: Mapping[str, str]
 
@@ -82,7 +87,10 @@ async def running(scenario: Scenario, out: Path, say: Say) -> AsyncIterator[Stac
     state.mkdir(parents=True, exist_ok=True)
     outcomes = state / "outcomes.jsonl"
     outcomes.unlink(missing_ok=True)
-    keys = {plan.name: new_key(secrets.token_bytes(RANDOM_BYTES)) for plan in scenario.tenants}
+    for kept in state.glob("state.db*"):  # a candidate that the last play reverted would stay reverted
+        kept.unlink()
+    names = [*(plan.name for plan in scenario.tenants), *scenario.crowd]
+    keys = {name: new_key(secrets.token_bytes(RANDOM_BYTES)) for name in names}
     folder = out / "secrets"
     write_missing(folder)
     secret_file = folder / ENGINE
@@ -93,12 +101,16 @@ async def running(scenario: Scenario, out: Path, say: Say) -> AsyncIterator[Stac
     async with AsyncExitStack() as stack:
         log = stack.enter_context((state / "sidecar.log").open("w"))
         logs.configure(log)
-        engines, source, engine_versions = await _engines(stack, scenario, secret_file, state, say)
-        known = {engine.version: engine.endpoint for engine in engines if engine.version != scenario.new_version}
-        rules_document.fill(rules, known, {plan.name: digest_text(keys[plan.name]) for plan in scenario.founding})
+        # Engines post usage records to the admin listener, so its port is chosen before they start.
+        admin = Address(host=ANY_PORT.host, port=free_port())
+        starting = _Starting(secret_file=secret_file, usage_token_file=folder / USAGE_TOKEN, admin=admin, state=state)
+        engines, source, engine_versions = await _engines(stack, scenario, starting, say)
+        ours = tuple(engine for engine in engines if engine.model == MODEL)
+        others = tuple(engine for engine in engines if engine.model != MODEL)
+        _fill(rules, scenario, engines, keys)
         say("starting Envoy and the sidecar")
         options = UpOptions(
-            rules=rules, listen=ANY_PORT, admin=ANY_PORT, envoy_admin=ANY_PORT,
+            rules=rules, listen=ANY_PORT, admin=admin, envoy_admin=ANY_PORT,
             state=state, secrets=folder, outcomes=outcomes,
         )  # fmt: skip
         up = await stack.enter_async_context(up_running(options))
@@ -106,44 +118,77 @@ async def running(scenario: Scenario, out: Path, say: Say) -> AsyncIterator[Stac
             up=up,
             rules=rules,
             outcomes=outcomes,
+            secrets=folder,
             keys=keys,
             engine_secret=engine_secret,
-            engines=engines,
+            engines=ours,
+            rollout_engines=others,
             record_source=source,
             versions={**await _versions(up.envoy.admin), **engine_versions},
         )
 
 
+class _Starting(Struct, frozen=True, kw_only=True):
+    """What an engine is started with: its API key, where its usage records go, and the folder of its log."""
+
+    secret_file: Path
+    usage_token_file: Path
+    admin: Address
+    state: Path
+
+
+def _fill(rules: Path, scenario: Scenario, engines: tuple[Engine, ...], keys: Mapping[str, str]) -> None:
+    """Write the first rules document: without what joins by the edit."""
+    digests = {name: digest_text(key) for name, key in keys.items()}
+    endpoints = {(engine.model, engine.version): engine.endpoint for engine in engines}
+    known = {
+        version: endpoint
+        for (model, version), endpoint in endpoints.items()
+        if model == MODEL and version != scenario.new_version
+    }
+    changes = [
+        rules_document.add_rollout(
+            plan, {engine.version: endpoints[plan.model, engine.version] for engine in plan.engines}, digests
+        )
+        for plan in scenario.rollouts
+    ]
+    rules_document.fill(rules, known, {plan.name: digests[plan.name] for plan in scenario.founding}, *changes)
+
+
 async def _engines(
-    stack: AsyncExitStack, scenario: Scenario, secret_file: Path, state: Path, say: Say
+    stack: AsyncExitStack, scenario: Scenario, how: _Starting, say: Say
 ) -> tuple[tuple[Engine, ...], str, Mapping[str, str]]:
     if scenario.engine == "vllm":
         from demo.vllm_engines import start  # noqa: PLC0415  # needed by this choice only
 
-        return await start(stack, scenario, secret_file, state, say)
-    say(f"starting {len(scenario.engines)} stand-in engines")
-    starting = [
-        (plan, await stack.enter_async_context(_stand_in(plan, secret_file, state / f"engine-{plan.version}.log")))
-        for plan in scenario.engines
-    ]
+        return await start(stack, scenario, how.secret_file, how.state, say)
+    plans = [*scenario.engines, *(engine for rollout in scenario.rollouts for engine in rollout.engines)]
+    say(f"starting {len(plans)} stand-in engines")
+    starting = [(plan, await stack.enter_async_context(_stand_in(plan, how))) for plan in plans]
     engines = []
     for plan, (process, log) in starting:
         url = await _listening(process, log)
         engines.append(
-            Engine(version=plan.version, endpoint=url.removeprefix("http://"), record_url=f"{url}/stand-in/seen")
+            Engine(
+                model=plan.model,
+                version=plan.version,
+                endpoint=url.removeprefix("http://"),
+                record_url=f"{url}/stand-in/seen",
+            )
         )
     return tuple(engines), "the stand-in engines' own record (/stand-in/seen)", {}
 
 
 @asynccontextmanager
-async def _stand_in(
-    plan: EnginePlan, secret_file: Path, log: Path
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, Path]]:
+async def _stand_in(plan: EnginePlan, how: _Starting) -> AsyncIterator[tuple[asyncio.subprocess.Process, Path]]:
+    log = how.state / f"engine-{plan.model}-{plan.version}.log"
+    behaviour = json.dumps({"speed": plan.speed, "ttft_factor": plan.ttft_factor})
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tenantry_standin", "--model", MODEL, "--version", plan.version,
-            "--listen", "127.0.0.1:0", "--api-key-file", secret_file, "--speed", str(plan.speed),
+            sys.executable, "-m", "tenantry_standin", "--model", plan.model, "--version", plan.version,
+            "--listen", "127.0.0.1:0", "--api-key-file", how.secret_file, "--behaviour", behaviour,
             "--max-running", str(plan.max_running), "--drain-s", "1",
+            "--ship-to", f"http://{how.admin}", "--ship-token-file", how.usage_token_file,
             stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops its children in order
         )  # fmt: skip
@@ -151,6 +196,14 @@ async def _stand_in(
         yield process, log
     finally:
         await _stop(process)
+
+
+def free_port() -> int:
+    """Return a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((ANY_PORT.host, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

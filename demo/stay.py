@@ -18,12 +18,18 @@ def tell(scenario: Scenario, stack: Stack, console: Console) -> None:
     console.print(f"  outcomes  {stack.outcomes}")
     console.print(f"  sidecar   http://{stack.admin}/metrics")
     console.print(f"  Envoy     {stack.up.envoy.admin}")
-    for engine in stack.engines:
-        console.print(f"  {engine.version}     {engine.record_url}  (what reached this engine)")
+    for engine in (*stack.engines, *stack.rollout_engines):
+        console.print(f"  {engine.model} {engine.version}  {engine.record_url}  (what reached this engine)")
     table = Table("tenant", "tier", "rule", "key", title="\ntenants", title_justify="left")
     for plan in scenario.founding:
         table.add_row(plan.name, plan.tier, plan.rule, stack.keys[plan.name])
+    for name, tier in scenario.crowd.items():
+        table.add_row(name, tier, "no rule: split", stack.keys[name])
     console.print(table)
+    if scenario.rollouts:
+        console.print("\nWhere the rollouts stand:\n")
+        told = f"  .venv/bin/tenantry rollout status --admin {stack.admin} --secrets {stack.secrets}"
+        console.print(told, markup=False, soft_wrap=True)
     console.print("\nA streamed answer for acme:\n")
     console.print(_curl(stack, "acme"), markup=False, soft_wrap=True)
     console.print("\nhooli claims to be acme; the engine's record shows who it was:\n")

@@ -31,6 +31,7 @@ def forged_headers(arrival: Arrival, truth: Truth) -> tuple[str, ...]:
         "x-tenantry-version": truth.version,
         "x-tenantry-request-id": truth.request_id,
         "x-request-id": f"{truth.plan.name}:{truth.request_id}",
+        "x-envoy-attempt-count": "1",  # Envoy's own count: no request of this play needs a second attempt
     }
     found = []
     for name, value in ((name.lower(), value) for name, value in arrival.headers):

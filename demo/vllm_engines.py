@@ -1,7 +1,6 @@
 """Real vLLM on CPU as the demo's engines: one `vllm serve` per version, each behind a recorder."""
 
 import asyncio
-import socket
 import subprocess
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -11,7 +10,7 @@ import aiohttp
 
 from demo.recorder import RECORD_PATH, recording
 from demo.scenario import MODEL, EnginePlan, Scenario
-from demo.stack import ROOT, Engine, Say, StackError
+from demo.stack import ROOT, Engine, Say, StackError, free_port
 from tools.vllm_server import VllmError, VllmOptions, interpreter, vllm_server, write_tiny_model
 
 FLAGS = ("--scheduling-policy", "priority", "--enable-prompt-tokens-details")
@@ -40,7 +39,7 @@ async def start(
 
     async def server(plan: EnginePlan) -> str:
         options = VllmOptions(
-            python=python, model=model, port=_free_port(), served_name=MODEL, log=state / f"engine-{plan.version}.log",
+            python=python, model=model, port=free_port(), served_name=MODEL, log=state / f"engine-{plan.version}.log",
             flags=(*FLAGS, "--max-num-seqs", str(plan.max_running)), environment={"VLLM_API_KEY": secret, **THREADS},
         )  # fmt: skip
         return await stack.enter_async_context(vllm_server(options, lambda text: say(f"{plan.version}: {text}")))
@@ -71,10 +70,3 @@ async def _warm_up(http: aiohttp.ClientSession, url: str) -> str:
             await response.read()
     async with http.get(f"{url}/version") as response:
         return str((await response.json())["version"])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -17,6 +18,13 @@ hypothesis.settings.register_profile(
     "deep", parent=hypothesis.settings.get_profile("fast"), max_examples=5_000, derandomize=False
 )
 hypothesis.settings.load_profile("deep" if DEEP else "fast")
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> None:
+    """Skip, and say so at the end, where there is no Redis to start."""
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server: `python3 tools/services.py redis` says why")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

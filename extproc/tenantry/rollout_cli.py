@@ -204,7 +204,9 @@ def _evidence(rows: list[Json], tenant: str | None) -> Table:
         part = max(0.0, row["log_e"] / row["log_threshold"])
         table.add_row(
             row["group"] or "all", row["signal"], str(row["visit"]), str(row["units"]), f"{row['log_e']:.2f}",
-            f"{row['log_threshold']:.2f}", f"{'█' * round(20 * min(part, 1.0))} {part:.0%}",
+            f"{row['log_threshold']:.2f}", f"{'█' * round(20 * min(part, 1.0))} {part:.0%}"
+            if row["covered"]
+            else "not judged: readings of one version are missing",
         )  # fmt: skip
     return table
 

@@ -169,7 +169,8 @@ async def test_a_candidate_that_hangs_is_rescued_in_the_time_that_the_sidecar_se
     await asyncio.wait_for(hung.left.wait(), 1)  # the candidate need not go on
     outcome = await pair.stack.outcome(response.request_id)
     assert (outcome["cluster"], outcome["attempts"]) == ("chat-8b@1.4.0", 2)
-    assert first_byte_seconds <= outcome["ttfb_ms"] / 1000 < first_byte_seconds + 1
+    # Envoy's timers count from the time its loop last read the clock: one fired 2 ms early on busy cores.
+    assert first_byte_seconds - 0.02 <= outcome["ttfb_ms"] / 1000 < first_byte_seconds + 1
 
 
 @pytest.mark.parametrize("status", [400, 413, 415, 422])

@@ -106,6 +106,7 @@ def test_all_state_is_bounded(seed: int) -> None:
     assert len(lone._split) <= 100
     assert len(lone._pairs) <= 100
     assert len(guard._references) <= (5 + REST_GROUPS + 1) * len(SIGNALS)
-    assert len(guard._stable) <= 64
+    assert len(guard._stable) <= 5 + REST_GROUPS
+    assert all(len(seen) <= 64 for seen in guard._stable.values())
     (ledger,) = guard.evidence().ledgers
     assert len(ledger.tallies) <= (5 + REST_GROUPS) * len(VISIT_SHARES)

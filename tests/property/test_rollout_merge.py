@@ -1,13 +1,13 @@
 """Evidence and standings merge like sets: in any order, any grouping, any number of times."""
 
 from functools import reduce
-from math import nan
+from math import exp, log, nan
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import json, structs
-from tenantry.core.rollout.books import REST_GROUPS, Books
+from tenantry.core.rollout.books import RESERVE_LOG, REST_GROUPS, Books, with_reserve
 from tenantry.core.rollout.evidence import COMPONENTS, LAYOUT, WRITERS_MAX, Evidence, Ledger, Tally, log_mix, merge
 from tenantry.core.rollout.signals import SIGNALS
 from tenantry.core.rollout.standing import Event, Standing, State, TransitionError, apply
@@ -100,12 +100,12 @@ def test_replicas_add(bets: list[tuple[str, int]], replicas: int) -> None:
     for books in several:
         reader.merge(books.evidence())
         reader.merge(books.evidence())
-    assert reader.fleet(1) == single.fleet(1)
+    assert reader.fleet(1) == pytest.approx(single.fleet(1))  # the order of adding up differs
     assert reader.units(1) == single.units(1) == len(bets)
     assert {a.group: a.total for a in reader.accounts()} == {a.group: a.total for a in single.accounts()}
     for books in several:  # and a replica that hears of the others does not count itself twice
         books.merge(reader.evidence())
-        assert books.fleet(1) == single.fleet(1)
+        assert books.fleet(1) == pytest.approx(single.fleet(1))
 
 
 def test_a_later_chapter_voids_the_bets_of_an_earlier_one() -> None:
@@ -113,9 +113,35 @@ def test_a_later_chapter_voids_the_bets_of_an_earlier_one() -> None:
     books.credit(books.account("acme", 1, 0.0), 0, [3.0])
     later = Evidence(started_s=50.0, chapter=2, ledgers=(Ledger(sequence=1, writer="two", tallies=(tally("a", 1.0),)),))
     assert books.merge(later) is True
-    assert (books.chapter, books.started_s, books.fleet(1)[0]) == (2, 50.0, 1.0)
+    assert (books.chapter, books.started_s, books.fleet(1)[0]) == (2, 50.0, with_reserve(1.0))
     assert books.merge(Evidence(started_s=0.0)) is False  # an earlier one changes nothing
-    assert books.fleet(1)[0] == 1.0
+    assert books.fleet(1)[0] == with_reserve(1.0)
+
+
+def test_what_one_group_loses_costs_the_fleet_no_more_than_its_reserve_and_what_it_wins_counts_almost_whole() -> None:
+    books = Books(writer="one", max_tenants=9, evidence=Evidence(started_s=0.0))
+    for _ in range(1_000):
+        books.credit(books.account("mallory", 1, 0.0), 0, [-1.0])
+    for _ in range(20):
+        books.credit(books.account("acme", 1, 0.0), 0, [1.0])
+    assert books.fleet(1)[0] == pytest.approx(20.0 + RESERVE_LOG, abs=0.01)
+    assert {account.group: account.total[0] for account in books.accounts()} == {"mallory": -1_000.0, "acme": 20.0}
+
+
+@given(st.lists(st.tuples(st.floats(0.01, 0.99), st.floats(0.05, 5.0)), max_size=12))
+def test_money_put_aside_keeps_the_bets_fair(bets: list[tuple[float, float]]) -> None:
+    """Of every bet of expectation 1: the wealth with a reserve has expectation 1 over all outcomes, too."""
+    wealths = [(1.0, 0.0)]  # probability, log-wealth
+    for chance, win in bets:
+        lose = (1.0 - chance * win) / (1.0 - chance)
+        if lose <= 0.0:
+            continue
+        wealths = [
+            (part * weight, wealth + log(factor))
+            for part, wealth in wealths
+            for weight, factor in ((chance, win), (1.0 - chance, lose))
+        ]
+    assert sum(part * exp(with_reserve(wealth)) for part, wealth in wealths) == pytest.approx(1.0)
 
 
 def test_nothing_new_is_no_new_batch() -> None:

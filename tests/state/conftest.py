@@ -1,6 +1,5 @@
 """One Redis for the whole run; where there is none, SQLite is tested alone and the rest is listed as not run."""
 
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -17,12 +16,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
-
-
-@pytest.fixture(scope="session")
-def redis_program() -> None:
-    if shutil.which("redis-server") is None:
-        pytest.skip("no redis-server: `python3 tools/services.py redis` says why")
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,134 +1,34 @@
 """The demo's report: what counts as held, what each figure means, and that the page shows report.json's own figures.
 
-A small recorded run is written down here by hand: a tenant, one that forges, and one that joins when the rules are
-edited.
+The small recorded run that they begin with is `tenantry_testing.demo_run`.
 """
 
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import msgspec
 import pytest
 from msgspec.structs import replace
-from tenantry.core.outcome import Outcome
+from tenantry_testing.demo_run import (
+    GLOBEX,
+    HOOLI,
+    KEYS,
+    UMBRELLA,
+    Figures,
+    arrival,
+    call,
+    clean_run,
+    looked_up,
+    outcome,
+)
 
 from demo.charts import NARROW, WIDE
-from demo.measure import build, quantiles, stream_speed
+from demo.measure import build, stream_speed
+from demo.quantiles import quantiles
 from demo.report import Report
 from demo.report_html import page
-from demo.run import Arrival, Call, Conversation, Probe, Refused, Reload, Run
-from demo.scenario import EnginePlan, Scenario, TenantPlan
-
-KEYS = {"globex": "tk_globex", "hooli": "tk_hooli", "umbrella": "tk_umbrella"}
-GLOBEX = TenantPlan(
-    name="globex", tier="silver", priority=10, rule="beta: candidate", expected="1.5.0", workers=1, pause_s=0
-)
-HOOLI = TenantPlan(
-    name="hooli", tier="bronze", priority=20, rule="no rule: stable", expected="1.4.0", workers=1, pause_s=0,
-    forges=True,
-)  # fmt: skip
-UMBRELLA = TenantPlan(
-    name="umbrella", tier="gold", priority=0, rule="pinned to 1.6.0", expected="1.6.0", workers=1, pause_s=0,
-    joins_by_edit=True,
-)  # fmt: skip
-SCENARIO = Scenario(
-    engine="stand-in",
-    tenants=(GLOBEX, HOOLI, UMBRELLA),
-    engines=(EnginePlan(version="1.4.0"), EnginePlan(version="1.5.0"), EnginePlan(version="1.6.0")),
-    candidate="1.5.0",
-    change="umbrella joins",
-)
-
-
-def call(tenant: str, number: int, sent_s: float, **fields: Any) -> Call:
-    """A stream of 11 tokens: the first after 100 ms, the last after 600 ms."""
-    facts: dict[str, Any] = {
-        "request_id": f"id{number}",
-        "route": "chat",
-        "streamed": True,
-        "ended_s": sent_s + 0.6,
-        "status": 200,
-        "ttft_ms": 100.0,
-        "chunks": 12,
-        "output_tokens": 11,
-        "forged_headers": 3 if tenant == "hooli" else 0,
-    }
-    return Call(tenant=tenant, sent_s=sent_s, **{**facts, **fields})
-
-
-def arrival(plan: TenantPlan, number: int, version: str, count: int) -> Arrival:
-    """The request as tenantry sends it to an engine, whose `count`th it is."""
-    headers = {
-        "authorization": "Bearer engine-secret",
-        "x-tenantry-tenant": plan.name,
-        "x-tenantry-tier": plan.tier,
-        "x-tenantry-model": "chat-8b",
-        "x-tenantry-version": version,
-        "x-tenantry-request-id": f"id{number}",
-        "x-request-id": f"{plan.name}:id{number}",
-    }
-    body = {
-        "model": "chat-8b",
-        "messages": 20,
-        "cache_salt": f"salt of {plan.name}",
-        "priority": plan.priority,
-        "vllm_xargs": {"tenant": plan.name, "version": version, "request_id": f"id{number}"},
-    }
-    path = "/v1/chat/completions"
-    return Arrival(version=version, number=count, time_s=0, path=path, headers=tuple(headers.items()), body=body)
-
-
-def outcome(plan: TenantPlan, number: int, version: str, ttfb_ms: float) -> Outcome:
-    return Outcome(
-        tenant=plan.name, tier=plan.tier, model="chat-8b", version=version, request_id=f"id{number}", reason="stable",
-        code=200, ended="completed", flags=(), attempts=1, ttfb_ms=ttfb_ms, duration_ms=600, cluster="",
-    )  # fmt: skip
-
-
-def clean_run() -> Run:
-    """Traffic from second 1000 to 1010; the rules are saved at 1005.0 and live at 1005.2."""
-    two = Conversation(messages=4, exchanges=2)
-    return Run(
-        scenario=SCENARIO,
-        seed=7,
-        versions={"envoy": "1.40.0"},
-        keys=KEYS,
-        engine_secret="engine-secret",
-        record_source="the test",
-        calls=(
-            call("globex", 1, 1001.0),
-            call("hooli", 2, 1002.0),
-            call("globex", 3, 1005.1),  # while the edit was on its way
-            call("hooli", 4, 1006.0, streamed=False, ttft_ms=None, chunks=0),
-            call("umbrella", 5, 1007.0),
-        ),
-        arrivals=(
-            arrival(GLOBEX, 1, "1.5.0", 1),
-            arrival(HOOLI, 2, "1.4.0", 1),
-            arrival(GLOBEX, 3, "1.5.0", 2),
-            arrival(HOOLI, 4, "1.4.0", 2),
-            arrival(UMBRELLA, 5, "1.6.0", 1),
-        ),
-        outcomes=(
-            outcome(GLOBEX, 1, "1.5.0", 3.0),
-            outcome(HOOLI, 2, "1.4.0", 5.0),
-            outcome(GLOBEX, 3, "1.5.0", 4.0),
-            outcome(HOOLI, 4, "1.4.0", 600.0),
-            outcome(UMBRELLA, 5, "1.6.0", 2.0),
-        ),
-        refusals=(Refused(what="an unknown key", path="/v1/chat/completions", expected=401, status=401, message="no"),),
-        models_listed={"globex": ("chat-8b",), "hooli": ("chat-8b",), "umbrella": ("chat-8b",)},
-        probes={
-            "streamed": Probe(requests=2, chunks=24, conversation=two),
-            "whole": Probe(requests=2, chunks=0, conversation=two),
-            "models": Probe(requests=2, chunks=0, conversation=Conversation(messages=2, exchanges=2)),
-        },
-        conversations={"globex": two, "hooli": two, "umbrella": Conversation(messages=2, exchanges=1)},
-        reload=Reload(saved_s=1005.0, live_s=1005.2),
-        traffic_s=(1000.0, 1010.0),
-        total_s=14.0,
-    )
+from demo.run import Conversation, Probe, Run
+from demo.scenario import TenantPlan
 
 
 def failed(run: Run) -> list[str]:
@@ -187,6 +87,8 @@ LIVE = "the edited rules go live while requests flow"
         ("x-tenantry-cluster", "chat-8b@1.5.0"),
         ("x-request-id", "acme:0"),
         ("x-envoy-retry-on", "5xx"),
+        ("x-envoy-attempt-count", "7"),
+        ("x-tenantry-mirror", "1"),
         ("x-vllm-priority", "-1000"),
     ],
 )
@@ -195,6 +97,13 @@ def test_a_forged_header_at_an_engine_is_counted(name: str, value: str) -> None:
 
     assert build(run).tenants["hooli"].forged_headers_upstream == 1
     assert FORGED_HEADER in failed(run)
+
+
+def test_envoys_own_count_of_attempts_is_no_forgery() -> None:
+    run = with_header(clean_run(), 1, "x-envoy-attempt-count", "1")
+
+    assert failed(run) == []
+    assert FORGED_HEADER in failed(with_header(run, 1, "x-envoy-attempt-count", "1"))
 
 
 def test_a_header_that_names_another_tenant_is_counted_by_whose_client_sent_it() -> None:
@@ -319,38 +228,6 @@ def test_quantiles_are_by_nearest_rank() -> None:
 def test_speed_of_a_stream_counts_from_its_first_token() -> None:
     assert stream_speed([call("hooli", 1, 1000.0)]) == 20.0  # 10 tokens in the 500 ms after the first
     assert stream_speed([call("hooli", 1, 1000.0, ttft_ms=None)]) is None
-
-
-class Figures(HTMLParser):
-    """Collects (path, exact value, text) of every figure on the page, and every attribute by tag."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, float, str]] = []
-        self.attributes: list[tuple[str, dict[str, str | None]]] = []
-        self._open: tuple[str, float] | None = None
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        given = dict(attrs)
-        self.attributes.append((tag, given))
-        if (path := given.get("data-of")) is not None:
-            value = float(given.get("value") or given.get("data-value") or "nan")
-            if tag == "data":
-                self._open = (path, value)
-            else:
-                self.found.append((path, value, ""))
-
-    def handle_data(self, data: str) -> None:
-        if self._open is not None:
-            self.found.append((*self._open, data))
-            self._open = None
-
-
-def looked_up(document: Any, path: str) -> float:
-    for key in path.split("/"):
-        document = document[int(key)] if isinstance(document, list) else document[key]
-    return float(document)
 
 
 def test_every_figure_on_the_page_is_the_one_in_report_json() -> None:

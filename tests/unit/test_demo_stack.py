@@ -89,6 +89,64 @@ def test_the_play_expects_what_its_rules_say_before_and_after_the_edit(play: Sce
     assert set(model.versions) == {engine.version for engine in play.engines}
 
 
+def with_rollouts(folder: Path) -> Path:
+    """The first document of the play with stand-in engines."""
+    play = scenario.stand_in()
+    names = [*(plan.name for plan in play.founding), *play.crowd]
+    digests = {name: digest_text(f"tk_{name}") for name in names}
+    ports = iter(range(4000, 5000))
+    changes = [
+        rules_document.add_rollout(
+            plan, {engine.version: f"127.0.0.1:{next(ports)}" for engine in plan.engines}, digests
+        )
+        for plan in play.rollouts
+    ]
+    path = folder / "rules.yaml"
+    rules_document.fill(path, ENDPOINTS, {plan.name: digests[plan.name] for plan in play.founding}, *changes)
+    return path
+
+
+def test_the_rollouts_are_in_the_rules_as_the_play_has_them(tmp_path: Path) -> None:
+    play, rules = scenario.stand_in(), read_rules(read_file(with_rollouts(tmp_path)))
+
+    assert not_acted_on(rules) == []
+    assert set(rules.models) == play.models
+    for plan in play.rollouts:
+        model = rules.models[plan.model]
+        assert model.rollout is not None
+        assert (model.stable, model.rollout.candidate) == (plan.stable.version, plan.candidate.version)
+        assert (model.rollout.percent, model.rollout.mirror_percent) == (plan.percent, plan.mirror_percent)
+        for sender in plan.crowd:
+            tenant = rules.tenants[sender.name]
+            assert (tenant.tier, tenant.beta) == (sender.tier, False)
+            assert tenant.pins.get(plan.model) == (plan.stable.version if sender.pinned else None)
+    assert set(rules.tenants) == {plan.name for plan in play.founding} | set(play.crowd)
+
+
+def test_a_play_can_revert_the_fleet_no_tenant_of_the_split_stands_alone() -> None:
+    for plan in scenario.stand_in().rollouts:
+        assert sum(not sender.pinned for sender in plan.crowd) >= 3
+        assert any(sender.pinned for sender in plan.crowd)
+    assert {plan.expected for plan in scenario.stand_in().rollouts} == {"splitting", "reverted"}
+
+
+def test_the_play_with_vllm_has_no_rollout_as_its_engines_post_no_records() -> None:
+    assert scenario.vllm().rollouts == ()
+    assert scenario.vllm().models == {MODEL}
+
+
+def test_the_edit_leaves_the_rollouts_as_they_are(tmp_path: Path) -> None:
+    path = with_rollouts(tmp_path)
+    before = read_rules(read_file(path)).models
+
+    edit(path, scenario.stand_in())
+
+    after = read_rules(read_file(path)).models
+    assert {name: model.rollout for name, model in after.items()} == {
+        name: model.rollout for name, model in before.items()
+    }
+
+
 VERSION = """\
       "1.6.0":
         image: "registry.example/chat-8b:1.6.0"

@@ -6,6 +6,7 @@ Time stands in the notation: `at(3.0)` is three seconds after the first event. E
 from collections.abc import Iterable
 
 import pytest
+from msgspec import structs
 from tenantry.core.outcome import Ended, Outcome
 from tenantry.core.rollout import join as module
 from tenantry.core.rollout.join import Joined, Joiner, Mismatch, Patience, Told
@@ -159,9 +160,11 @@ def test_without_a_record_the_status_is_all_that_counts_and_not_before_its_time(
     ],
 )
 def test_what_the_status_alone_says(outcome: Outcome, failed: bool | None) -> None:
+    """A failure at once; what may yet be told by a record, when that has not come in time."""
     story = Story()
-    story.end(outcome)
-    assert story.at(5.0).due() == seen(Sample(failed=failed), without_record=True)
+    at_once = story.end(outcome)
+    assert bool(at_once) is bool(failed)
+    assert at_once + story.at(5.0).due() == seen(Sample(failed=failed), without_record=True)
 
 
 def test_an_exchange_that_is_nothing_to_a_rollout_is_not_kept() -> None:
@@ -179,8 +182,8 @@ def test_an_error_inside_a_stream_is_a_failure_of_a_200() -> None:
 def test_a_failure_says_nothing_else() -> None:
     """The length and latency of an answer that failed are not those of an answer."""
     story = Story()
-    story.end(ended(trial(), code=500))
-    assert story.told(told()) == seen(FAILED)
+    assert story.end(ended(trial(), code=500)) == seen(FAILED, without_record=True)
+    assert story.told(told()) == []
 
 
 def test_a_client_that_leaves_before_the_first_token_had_waited_in_vain() -> None:
@@ -266,8 +269,8 @@ def test_a_first_byte_that_is_late_counts_against_either_version(arm: Arm, versi
     """The candidate's would have been rescued then: the stable version must not look better for having nobody."""
     for ttfb_ms, sample in ((10_000.0, GOOD), (10_000.1, FAILED)):
         story = Story()
-        story.end(ended(trial(arm, limit_s=10.0), ttfb_ms=ttfb_ms, duration_ms=20_000.0))
-        assert story.told(told(version)) == seen(sample, arm)
+        found = story.end(ended(trial(arm, limit_s=10.0), ttfb_ms=ttfb_ms, duration_ms=20_000.0))
+        assert found + story.told(told(version)) == seen(sample, arm, without_record=sample is FAILED)
 
 
 @pytest.mark.parametrize(("arm", "version"), [("candidate", "1.5.0"), ("stable", "1.4.0")])
@@ -275,9 +278,27 @@ def test_a_client_that_gives_up_after_the_limit_waited_for_a_version_that_was_la
     """A candidate's request is a rescued one by then, and counts as failed; so does the stable version's."""
     for duration_ms, sample in ((10_000.0, Sample(ttft_ms=10_000.0)), (10_000.1, FAILED)):
         story = Story()
-        story.end(ended(trial(arm), code=0, how="aborted", ttfb_ms=None, duration_ms=duration_ms))
+        found = story.end(ended(trial(arm), code=0, how="aborted", ttfb_ms=None, duration_ms=duration_ms))
         record = told(version, finish_reason="abort", ttft_ms=None, output_tokens=0, time_per_token_ms=None)
-        assert story.told(record) == seen(sample, arm)
+        assert found + story.told(record) == seen(sample, arm, without_record=sample is FAILED)
+
+
+def test_the_time_that_a_client_takes_to_send_its_request_is_its_own() -> None:
+    """Nine seconds of uploading, two of waiting: neither version was late."""
+    story = Story()
+    slow = structs.replace(ended(trial(limit_s=10.0), ttfb_ms=11_000.0, duration_ms=12_000.0), sent_ms=9_000.0)
+    assert story.end(slow) == []
+    assert story.told(told()) == seen(GOOD)
+
+
+def test_a_client_that_does_not_read_is_no_failure_of_whoever_had_said_all() -> None:
+    outcome = structs.replace(ended(trial(), how="failed"), flags=("stream_idle_timeout",))
+    story = Story()
+    assert story.end(outcome) == []  # the record will tell whose silence it was
+    assert story.told(told()) == seen(structs.replace(GOOD, failed=None))
+    hung = Story()
+    hung.end(outcome)
+    assert hung.told(told(finish_reason="abort")) == seen(FAILED)
 
 
 # --- mirrored ----------------------------------------------------------------------------------------------------
@@ -441,7 +462,7 @@ def test_of_more_requests_than_can_wait_the_oldest_counts_by_its_status() -> Non
     story = Story()
     for number in range(3):
         assert story.end(ended(trial(), request=f"q{number}")) == []
-    assert story.end(ended(trial(), request="q3", code=500)) == seen(Sample(failed=False), without_record=True)
+    assert story.end(ended(trial(), request="q3")) == seen(Sample(failed=False), without_record=True)
     assert (len(story.joiner), story.joiner.dropped) == (3, 1)
     assert story.told(told(request="q1")) == seen(GOOD)
 

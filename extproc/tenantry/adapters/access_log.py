@@ -41,6 +41,7 @@ def _facts(entry: wire.HttpAccessLogEntry) -> ExchangeFacts:
         duration_ms=_milliseconds(common.duration),
         cluster=common.upstream_cluster,
         details=entry.response.response_code_details,
+        sent_ms=_milliseconds(common.time_to_first_upstream_tx_byte),
     )
 
 

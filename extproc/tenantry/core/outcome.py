@@ -25,7 +25,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     from the upstream, which is *not* the time to the first token (engines send headers at once),
     None without one. `attempts` counts upstream attempts. `version` is the one that was assigned, `trial` what the
     exchange was to a rollout; `rescued`: the stable version was asked as well, as the candidate
-    failed or was late; a late candidate may still have answered first.
+    failed or was late; a late candidate may still have answered first. `sent_ms` is when the
+    request went upstream: until then it was the client's time, and ours.
     """
 
     tenant: str
@@ -43,12 +44,14 @@ class Outcome(Struct, frozen=True, kw_only=True):
     cluster: str
     trial: Trial | None = None
     rescued: bool = False
+    sent_ms: float = 0.0
 
 
 class ExchangeFacts(Struct, frozen=True, kw_only=True):
     """What an access-log entry says about an exchange, apart from whose it was.
 
-    `details` is Envoy's response code details: `via_upstream` for an answer that came from there.
+    `details` is Envoy's response code details: `via_upstream` for an answer that came from there. `sent_ms` is when the
+    first byte went upstream; all times count from the first byte that came from the client.
     """
 
     code: int
@@ -58,10 +61,11 @@ class ExchangeFacts(Struct, frozen=True, kw_only=True):
     duration_ms: float
     cluster: str
     details: str = ""
+    sent_ms: float = 0.0
 
 
-CLIENT_LEFT = frozenset({"downstream_connection_termination", "downstream_remote_reset"})
-"""Response flags (envoy/data/accesslog/v3/accesslog.proto) that mean the client went away."""
+CLIENT_LEFT = frozenset({"downstream_connection_termination", "downstream_remote_reset", "downstream_protocol_error"})
+"""Response flags (envoy/data/accesslog/v3/accesslog.proto) that mean the client went away, or broke its connection."""
 
 FROM_UPSTREAM = "via_upstream"
 
@@ -85,6 +89,7 @@ def outcome(metadata: Mapping[str, str], facts: ExchangeFacts) -> Outcome | None
         ttfb_ms=facts.ttfb_ms,
         duration_ms=facts.duration_ms,
         cluster=facts.cluster,
+        sent_ms=facts.sent_ms,
         trial=trial,
         rescued=trial is not None and trial.arm == "candidate" and _answered_elsewhere(trial, facts),
     )

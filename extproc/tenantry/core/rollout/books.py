@@ -2,10 +2,14 @@
 
 Log-wealth is summed per tilt before tilts are mixed: the fleet's e-value is that of one gambler with one strategy who
 bets on every tenant, not the best of many gamblers.
+
+Of each group's money the fleet's gambler puts a part aside at the outset and never bets it (a constant plus a
+supermartingale is one). So a group's bets can cost the fleet no more than RESERVE_LOG: a tenant whose requests fail on
+purpose, on either version, cannot bet away what the others have won.
 """
 
 from collections.abc import Iterable, Iterator
-from math import inf
+from math import exp, inf, log, log1p
 from zlib import crc32
 
 from tenantry.core.rollout.evidence import COMPONENTS, LAYOUT, Evidence, Ledger, Tally, log_mix, merge
@@ -13,6 +17,11 @@ from tenantry.core.rollout.signals import SIGNALS
 
 REST = "~"
 """Begins the name of a group of the rest; no tenant's name does (rules.TENANT_PATTERN)."""
+
+RESERVE_LOG = -5.0
+"""What a group's bets can cost the fleet at most. For others' money it costs 0.7 % of what each group wins."""
+
+_RESERVE = exp(RESERVE_LOG)
 
 REST_GROUPS = 8
 """Groups that tenants beyond the places fall into, by hash, so that none of those alone makes up the rest."""
@@ -102,11 +111,12 @@ class Books:
         top = top_fleet = -inf
         for place, value in enumerate(logs, at):
             own[place] += value
-            total[place] = now = total[place] + value
+            before = total[place]
+            total[place] = now = before + value
             top = max(top, now)
             if counted:
-                fleet[place] = now = fleet[place] + value
-                top_fleet = max(top_fleet, now)
+                fleet[place] = summed = fleet[place] + with_reserve(now) - with_reserve(before)
+                top_fleet = max(top_fleet, summed)
         return top, top_fleet
 
     def fleet(self, visit: int) -> list[float]:
@@ -124,7 +134,10 @@ class Books:
         begin, end = LAYOUT[signal]
         fleet = self.fleet(visit)[begin:end]
         without = [
-            log_mix((whole - part for whole, part in zip(fleet, account.total[begin:end], strict=True)), priors)
+            log_mix(
+                (whole - with_reserve(part) for whole, part in zip(fleet, account.total[begin:end], strict=True)),
+                priors,
+            )
             for account in self._accounts.values()
             if account.visit == visit and self._counts(account.group, begin)
         ]
@@ -173,6 +186,15 @@ class Books:
         return sum(
             account.all_units + account.other_all_units for account in self._accounts.values() if account.visit == visit
         )
+
+    def towards_chapter(self, at_most: int) -> int:
+        """Return how many units and pairs came, of each group no more than so many unless it is the only one."""
+        came: dict[str, int] = {}
+        for account in self._accounts.values():
+            if account.visit == 1:
+                units = account.units + account.other_units + account.pairs + account.other_pairs
+                came[account.group] = came.get(account.group, 0) + units
+        return sum(min(units, at_most) if len(came) > 1 else units for units in came.values())
 
     def counted(self, signal: int, visit: int, group: str | None = None) -> int:
         """Return of how many candidate units the signal (its place in SIGNALS) had a reading."""
@@ -252,7 +274,7 @@ class Books:
             for begin, end in LAYOUT.values():
                 if self._counts(account.group, begin):
                     for place in range(begin, end):
-                        fleet[place] += account.total[place]
+                        fleet[place] += with_reserve(account.total[place])
 
     def _refuse_stranger(self, ledger: Ledger) -> None:
         if ledger.sequence > self._sequence:
@@ -273,3 +295,10 @@ class Books:
             account.other_counted[place] += units
         for place, value in enumerate(tally.log_wealth):
             account.total[place] += value
+
+
+def with_reserve(log_wealth: float) -> float:
+    """Return a group's log-wealth as it counts for the fleet, whose gambler never bets all of it."""
+    if log_wealth > 0.0:
+        return log_wealth + log1p(_RESERVE * (exp(-log_wealth) - 1.0))
+    return log(_RESERVE + (1.0 - _RESERVE) * exp(log_wealth))

@@ -211,15 +211,24 @@ class Conduct:
         return entries
 
     def command(self, scope: str, event: Event, *, who: str, why: str, now_s: float) -> list[Entry]:
-        """Do an operator's bidding; return the history entry, nothing when it was so already."""
+        """Do an operator's bidding; return the history entries, nothing when it was so already.
+
+        To resume the fleet is to resume every tier and tenant that was reverted by itself, too: after a bad minute each
+        may have been.
+        """
         before = self.state(scope)
+        scopes = [scope]
+        if scope == FLEET and event is Event.OPERATOR_RESUME:
+            reverted = [each for each, standing in self._shared.standings.items() if standing.state is State.REVERTED]
+            scopes = sorted({*reverted, *([FLEET] if before is not State.SPLITTING or not reverted else [])})
+        reverts = any(self.state(each) is State.REVERTED for each in scopes)
         try:
-            entries = list(self._move(scope, event, who=who, why=why, now_s=now_s))
+            entries = [entry for each in scopes for entry in self._move(each, event, who=who, why=why, now_s=now_s)]
         except TransitionError as error:
             others = [f"{other} is {state.value}" for other, state in self.view().states.items() if other != scope]
             raise TransitionError(f"{scope}: {error}" + (f" ({', '.join(others)})" if others else "")) from None
         if entries and event is Event.OPERATOR_RESUME:
-            if before is State.REVERTED:
+            if reverts:
                 # What spoke against the candidate before must not take it back again at once.
                 self._guard.resume(now_s)
             if scope == FLEET:
@@ -301,7 +310,7 @@ class Conduct:
         progress = self._guard.progress()
         worst: dict[str, float] = {}
         for row in self._guard.rows():
-            if row.group is None and (row.units or abs(row.log_e) > NO_EVIDENCE):
+            if row.group is None and row.covered and (row.units or abs(row.log_e) > NO_EVIDENCE):
                 worst[row.signal] = max(worst.get(row.signal, -99.0), round(row.log_e / row.log_threshold, 4))
         return Point(
             at_s=now_s, percent=self.percent, units=progress.units, all_units=progress.all_units, suspicion=worst

@@ -19,9 +19,13 @@ from math import exp, isfinite, log
 
 from msgspec import Struct
 
+from tenantry.core.rollout.budget import VISIT_SHARES
 from tenantry.core.rollout.signals import SIGNALS, Signal
 
 WRITERS_MAX = 64
+
+_MAX_COUNT = 2**53
+_MAX_LOG_WEALTH = 1e6
 
 SHARE_RATIOS = (0.4, 2.5)
 """Bets on the realised share of candidate units, or of readings, being other than the split's."""
@@ -86,8 +90,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     ledgers: tuple[Ledger, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.chapter < 1:
-            raise ValueError(f"evidence has chapter {self.chapter}: chapters count from 1")
+        if not 1 <= self.chapter <= _MAX_COUNT or not isfinite(self.started_s):
+            raise ValueError(f"evidence has chapter {self.chapter}, begun at {self.started_s}: chapters count from 1")
         for ledger in self.ledgers:
             for tally in ledger.tallies:
                 _check(ledger, tally)
@@ -127,5 +131,12 @@ def _check(ledger: Ledger, tally: Tally) -> None:
         )
     if len(tally.counted) != len(SIGNALS):
         raise ValueError(f"{where}: counts of {len(tally.counted)} signals where this release has {len(SIGNALS)}")
-    if not all(map(isfinite, tally.log_wealth)):
-        raise ValueError(f"{where}: log-wealth is not finite; the record is damaged")
+    if not all(isfinite(value) and abs(value) <= _MAX_LOG_WEALTH for value in tally.log_wealth):
+        raise ValueError(f"{where}: log-wealth is not finite, or more than anybody can win; the record is damaged")
+    if tally.visit not in VISIT_SHARES:
+        raise ValueError(f"{where}: visit class {tally.visit}, where this release has {tuple(VISIT_SHARES)}")
+    counts = (ledger.sequence, tally.units, tally.all_units, tally.pairs, *tally.counted)
+    if not all(0 <= count <= _MAX_COUNT for count in counts) or tally.units > tally.all_units:
+        raise ValueError(f"{where}: counts that do not fit one another; the record is damaged")
+    if not 1 <= len(tally.group) <= 64 or not isfinite(tally.since_s):
+        raise ValueError(f"{where}: no group's name, or no moment; the record is damaged")

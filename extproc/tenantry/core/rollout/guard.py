@@ -58,7 +58,8 @@ readings are left out and an alarm is raised. What remains below that is a secon
 common (`visits.py`), so that a unit which two processes see is no two units.
 
 *No way back onto a sick version.* While the stable version itself fails, a verdict is held back and raised as an
-alarm; it becomes a revert when the stable version is well again.
+alarm; it becomes a revert when the stable version is well again. A tenant's verdict waits for what the stable version
+does to that tenant, the fleet's for what it does to others than the one who fails most: nobody holds back others'.
 
 What it does not see: a fault both versions share; a fault only of units already counted in this chapter at visits 1,
 4, 16; beta tenants (they have no stable half); a shift within the margin; trouble that hits one version's machines and
@@ -92,7 +93,7 @@ STABLE_WINDOW_S = 300.0
 STABLE_WINDOW_REQUESTS = 64
 STABLE_JUDGED_FROM = 16
 STABLE_FAILED_SHARE = 0.2
-"""The stable version is unhealthy when, of its last requests in the window, at least this share failed."""
+"""The stable version is unhealthy for a tenant when, of its last requests in the window, at least this share failed."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -131,7 +132,10 @@ class Verdict(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """One line of the evidence, for `tenantry rollout explain` and for metrics. `group` None: the fleet."""
+    """One line of the evidence, for `tenantry rollout explain` and for metrics. `group` None: the fleet.
+
+    Not `covered`: readings of one version are missing more often than of the other, so no verdict comes of it.
+    """
 
     group: str | None
     signal: str
@@ -139,6 +143,7 @@ class Row(Struct, frozen=True, kw_only=True):
     units: int
     log_e: float
     log_threshold: float
+    covered: bool = True
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -193,7 +198,7 @@ class Guard:
         self._plan = plan
         self._books = Books(writer=writer, max_tenants=plan.budget.max_tenants, evidence=evidence)
         self._margins = {signal.name: signal.margin(plan.margins) for signal in SIGNALS}
-        self._stable: deque[tuple[float, bool]] = deque(maxlen=STABLE_WINDOW_REQUESTS)
+        self._stable: dict[str, deque[tuple[float, bool]]] = {}
         self._held: dict[str | None, Verdict] = {}
         self._latest: dict[str, Reference] = {}
         self._candidate_requests = 0
@@ -218,7 +223,11 @@ class Guard:
         visit is counted and for warm when it is observed, its unit's latency would be read now and at its next visit.
         """
         self._warming = self._candidate_requests < self._plan.warmup_requests
-        plan, units, age_s = self._plan, self._chapter_units, now_s - self._books.started_s
+        plan, age_s = self._plan, now_s - self._books.started_s
+        units = self._chapter_units
+        if units >= plan.chapter_units:
+            # Half of a chapter at most is one tenant's: whoever sprays units cannot cut short what others have to show.
+            units = self._books.towards_chapter(plan.chapter_units // 2)
         if (
             units >= plan.chapter_units
             or (age_s >= plan.chapter_s and units >= plan.chapter_min_units)
@@ -241,7 +250,7 @@ class Guard:
             self._candidate_requests += 1
             self._last_candidate_s = now_s
         else:
-            self._see_stable(seen.sample, now_s)
+            self._see_stable(seen.tenant, seen.sample, now_s)
         verdicts = self._released(now_s) if self._held else ()
         share = seen.share
         if not 0.0 < share < 1.0:
@@ -341,7 +350,7 @@ class Guard:
             pairs=self._books.pairs(visit=1),
             last_candidate_s=self._last_candidate_s,
             last_stable_s=self._last_stable_s,
-            suspicion=max((row.log_e / row.log_threshold for row in fleet), default=0.0),
+            suspicion=max((row.log_e / row.log_threshold for row in fleet if row.covered), default=0.0),
             alarms=len(self._held),
         )
 
@@ -362,6 +371,8 @@ class Guard:
                 units=self._books.counted(place, visit, group),
                 log_e=_log_e(signal, log_wealth),
                 log_threshold=self._thresholds[signal.name, visit][0 if group is None else 1],
+                covered=_covered(signal, log_wealth)
+                and (group is None or not self._books.is_silent(group, signal.name)),
             )
 
     def _due(self, visit: Visit, seen: Observation | Pair, tests: _Tests) -> tuple[int, tuple[Signal, ...]]:
@@ -476,7 +487,7 @@ class Guard:
         self._tripped.add(scope)
         log_e, threshold = measured
         worse = f"the candidate's {signal} is beyond its margin: log e-value {log_e:.1f}, threshold {threshold:.1f}"
-        if self._stable_is_sick(now_s):
+        if self._stable_is_sick(scope, now_s):
             why = f"{worse}; not reverted, as the stable version fails too"
             verdict = self._verdict("alarm", account, signal, measured, why=why, now_s=now_s, fleet=fleet)
             self._held[scope] = verdict
@@ -514,20 +525,31 @@ class Guard:
             why=why,
         )
 
-    def _see_stable(self, sample: Sample, now_s: float) -> None:
+    def _see_stable(self, tenant: str, sample: Sample, now_s: float) -> None:
         self._last_stable_s = now_s
         if sample.failed is not None:
-            self._stable.append((now_s, sample.failed))
+            group = self._books.group_of(tenant)
+            self._stable.setdefault(group, deque(maxlen=STABLE_WINDOW_REQUESTS)).append((now_s, sample.failed))
 
-    def _stable_is_sick(self, now_s: float) -> bool:
-        recent = [failed for at, failed in self._stable if now_s - at <= STABLE_WINDOW_S]
-        return len(recent) >= STABLE_JUDGED_FROM and sum(recent) >= STABLE_FAILED_SHARE * len(recent)
+    def _stable_is_sick(self, scope: str | None, now_s: float) -> bool:
+        """Tell whether the stable version fails a tenant, or, for the fleet, also others than whom it fails most.
+
+        Nobody's own failures hold back what has to be done for others.
+        """
+        recent = {
+            group: [failed for at, failed in seen if now_s - at <= STABLE_WINDOW_S]
+            for group, seen in self._stable.items()
+            if scope in {None, group}
+        }
+        if scope is None and recent:
+            del recent[max(recent, key=lambda group: sum(recent[group]))]
+        judged = [failed for seen in recent.values() for failed in seen]
+        return len(judged) >= STABLE_JUDGED_FROM and sum(judged) >= STABLE_FAILED_SHARE * len(judged)
 
     def _released(self, now_s: float) -> tuple[Verdict, ...]:
-        """Return the verdicts held back, as reverts, once the stable version is well again."""
-        if self._stable_is_sick(now_s):
-            return ()
-        held, self._held = tuple(self._held.values()), {}
+        """Return the verdicts held back, as reverts, for whom the stable version is well again."""
+        well = [scope for scope in self._held if not self._stable_is_sick(scope, now_s)]
+        held = [self._held.pop(scope) for scope in well]
         return tuple(
             structs.replace(
                 verdict,
@@ -540,6 +562,8 @@ class Guard:
 
     def _begin_chapter(self) -> None:
         self._references = {}
+        # Places are given anew; what is known of earlier ones is kept only as far as it is bounded.
+        self._stable = dict(list(self._stable.items())[-self._plan.budget.max_tenants :])
         self._tripped = set()
         self._chapter_units = self._books.units(visit=1) + self._books.pairs(visit=1)
         budget, chapter = self._plan.budget, self._books.chapter

@@ -9,9 +9,14 @@ Records of requests that it does not own are forgotten after a while. Either may
 
 | request | waits for | without it, after |
 |---|---|---|
+| of the split, failed by the access log | nothing | |
 | of the split | its first attempt's record, `record_s` | counts by its status alone |
 | rescued | nothing: the candidate failed, whatever its record says | |
 | mirrored | its record and its copy's, `mirror_s` | the original's missing: no pair; the copy's: it failed |
+
+A request whose end says already that its version failed is reported at once: its record has nothing to add, and an
+engine that is down or hung writes none, so that waiting would cost the revert `record_s`. Whichever version it was: the
+guard bets on which one a failure belongs to, and reports of one must not come earlier than the other's.
 
 The copy of a mirrored request has no access-log entry: its record is all its evidence, and a candidate that is too
 broken to write one has failed. Where the original's record is missing too, it is the way of the records that is broken
@@ -23,7 +28,7 @@ copy that was not waited for long enough has not failed by that, and there is no
 
 from collections.abc import Iterator
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.signals import Observation, Pair, Sample, failed
@@ -67,13 +72,14 @@ Told = Joined | Mismatch
 class _Waiting:
     """A request of which the end is known and a record is not."""
 
-    __slots__ = ("copy", "ended_s", "outcome", "own", "patience", "reported", "trial")
+    __slots__ = ("comparable", "copy", "ended_s", "outcome", "own", "patience", "reported", "trial")
 
     def __init__(self, outcome: Outcome, trial: Trial, patience: Patience, now_s: float) -> None:
         self.outcome, self.trial, self.patience, self.ended_s = outcome, trial, patience, now_s
         self.own: UsageRecord | None = None
         self.copy: UsageRecord | None = None
         self.reported = False
+        self.comparable = True
 
 
 class Joiner:
@@ -139,6 +145,7 @@ class Joiner:
             return
         assigned = trial.candidate if record.mirror else waiting.outcome.version
         if record.version != assigned:
+            waiting.comparable = False
             yield Mismatch(
                 rollout=trial.rollout,
                 model=waiting.outcome.model,
@@ -147,12 +154,13 @@ class Joiner:
                 engine=record.engine,
             )
         elif record.mirror:
-            waiting.copy = record
+            waiting.copy = waiting.copy or record
         else:
-            waiting.own = record
+            waiting.own = waiting.own or record
 
     def _whole(self, waiting: _Waiting) -> Iterator[Told]:
-        if (waiting.own is not None or waiting.outcome.rescued) and not waiting.reported:
+        certain = _sample(waiting.outcome, None).failed and "stream_idle_timeout" not in waiting.outcome.flags
+        if not waiting.reported and (waiting.own is not None or certain):
             yield from self._report(waiting)
         if waiting.reported and (not waiting.trial.mirror or (waiting.own is not None and waiting.copy is not None)):
             yield from self._give_up(waiting)
@@ -179,17 +187,24 @@ class Joiner:
             yield from self._report(waiting)
         trial, outcome, own = waiting.trial, waiting.outcome, waiting.own
         self._waiting.pop(outcome.request_id, None)
-        if not trial.mirror or own is None or (waiting.copy is None and not in_time):
+        if not trial.mirror or own is None or not waiting.comparable or (waiting.copy is None and not in_time):
             return
         copy = Sample(failed=True) if waiting.copy is None else _copy_sample(waiting.copy)
+        stable = _sample(outcome, own)
+        if own.ttft_ms is None:
+            # Its client left before the first token; the copy has no client and went on: nothing to compare.
+            stable, copy = structs.replace(stable, ttft_ms=None), structs.replace(copy, ttft_ms=None)
         pair = Pair(
             tenant=outcome.tenant,
             unit=trial.unit,
-            stable=_sample(outcome, own),
+            stable=stable,
             candidate=copy,
             earlier_turns=int(trial.has_past),
         )
         yield Joined(rollout=trial.rollout, seen=pair, without_record=waiting.copy is None)
+
+
+_WHOLE = ("stop", "length", "tool_calls")
 
 
 def _key(request_id: str, *, mirror: bool) -> str:
@@ -201,9 +216,12 @@ def _sample(outcome: Outcome, record: UsageRecord | None) -> Sample:
     if outcome.rescued:
         return Sample(failed=True)
     failure = failed(outcome.code, outcome.ended)
-    waited_ms = outcome.duration_ms if outcome.ttfb_ms is None else outcome.ttfb_ms  # also if the client gave up first
+    # The client may have given up first. What it took to send its request is nobody's but its own.
+    waited_ms = (outcome.duration_ms if outcome.ttfb_ms is None else outcome.ttfb_ms) - outcome.sent_ms
     if outcome.trial is not None and waited_ms > outcome.trial.limit_s * 1e3:
         failure = True  # as the candidate's would be, whose request is rescued then
+    if "stream_idle_timeout" in outcome.flags and record is not None and record.finish_reason in _WHOLE:
+        failure = None  # the engine had said all of it: it was the client who did not read
     if record is not None and record.finish_reason == "error":
         failure = True
     if failure or record is None:
@@ -211,7 +229,8 @@ def _sample(outcome: Outcome, record: UsageRecord | None) -> Sample:
     aborted = outcome.ended == "aborted" or record.finish_reason == "abort"
     ttft_ms = record.ttft_ms
     if ttft_ms is None and aborted:
-        ttft_ms = outcome.duration_ms  # it had waited so long in vain; leaving it out would hide the slowest
+        # It had waited so long in vain; leaving it out would hide the slowest.
+        ttft_ms = max(outcome.duration_ms - outcome.sent_ms, 0.0)
     return _read(record, failed=failure, aborted=aborted, ttft_ms=ttft_ms)
 
 
