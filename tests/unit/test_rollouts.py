@@ -20,7 +20,7 @@ from tenantry.core.rollout.guard import Guard
 from tenantry.core.rollout.standing import FLEET, Event, State, TransitionError
 from tenantry.core.tenant import Tenant
 from tenantry_testing.documents import KEYS, NOW, book
-from tenantry_testing.rollouts import MODEL, House, MemoryStore, outcome, quickly, record, rollout_of, until
+from tenantry_testing.rollouts import MODEL, TENANTS, House, MemoryStore, outcome, quickly, record, rollout_of, until
 
 REVERTED = {"fleet": "reverted"}
 OPS = {"who": "ops", "why": "a test"}
@@ -53,7 +53,7 @@ def house(**given: Any) -> House:
     return made
 
 
-def tenant(name: str = "globex") -> Tenant:
+def verified(name: str = "globex") -> Tenant:
     return authenticate(book(), Presented(authorization=(f"Bearer {KEYS[name]}".encode(),)), NOW)
 
 
@@ -301,7 +301,7 @@ async def test_a_store_that_hangs_delays_no_revert_and_blocks_nobody(monkeypatch
         with pytest.raises(StateUnavailableError, match="nothing was done"):
             await made.rollouts.command(MODEL, FLEET, Event.OPERATOR_RESUME, **OPS)
         with pytest.raises(StateUnavailableError, match="did not answer"):
-            await made.rollouts.set_beta(tenant(), beta=True)
+            await made.rollouts.set_beta(verified(), beta=True)
         assert made.rollouts.live.beta == {"globex": True}
         assert time.monotonic() - begin < 0.7
         shared.hang_s, shared.down = 0.0, False
@@ -707,9 +707,10 @@ async def test_a_verdict_that_is_held_back_is_a_problem_and_a_gauge(log: io.Stri
     """Both versions fail after a while: no way back onto a sick version."""
     made = house()
     async with made.running():
-        for number in range(40):
-            made.rollouts.outcome(outcome(f"s{number}", "acme", "stable", failed=number > 4, share=0.0))
-            made.rollouts.record(record(f"s{number}", "acme", "stable"))
+        for number in range(120):
+            tenant = TENANTS[number % 3]
+            made.rollouts.outcome(outcome(f"s{number}", tenant, "stable", failed=number > 20, share=0.0))
+            made.rollouts.record(record(f"s{number}", tenant, "stable"))
         await asyncio.sleep(0.02)
         made.send(80)
         await until(lambda: made.rollouts.status_of(MODEL).progress.alarms)
@@ -770,7 +771,7 @@ async def test_a_tenants_own_flag_is_shared_and_outlives_the_process(tmp_path: P
     shared, file = MemoryStore(), open_state(str(tmp_path / "state.db"))
     one, two = house(shared=shared, local=file), house(shared=shared, writer="two")
     async with one.running(), two.running():
-        await one.rollouts.set_beta(tenant(), beta=False)
+        await one.rollouts.set_beta(verified(), beta=False)
         assert one.rollouts.live.beta == {"globex": False}
         await until(lambda: two.rollouts.live.beta == {"globex": False})
     after = house(local=file, writer="three")
@@ -785,8 +786,8 @@ async def test_the_last_word_on_a_flag_counts_whoever_heard_it() -> None:
     await one.rollouts.start()
     await two.rollouts.start()
     for beta in (True, False, True):
-        await one.rollouts.set_beta(tenant(), beta=beta)
-    await two.rollouts.set_beta(tenant(), beta=False)
+        await one.rollouts.set_beta(verified(), beta=beta)
+    await two.rollouts.set_beta(verified(), beta=False)
     assert two.rollouts.live.beta == {"globex": False}
     await one.rollouts._sync()
     assert one.rollouts.live.beta == {"globex": False}
@@ -799,7 +800,7 @@ async def test_a_flag_that_is_set_while_flags_are_exchanged_is_not_lost() -> Non
     store.hang_s = 0.02
     exchange = asyncio.create_task(made.rollouts._sync())
     await asyncio.sleep(0.03)
-    await asyncio.gather(exchange, made.rollouts.set_beta(tenant(), beta=True))
+    await asyncio.gather(exchange, made.rollouts.set_beta(verified(), beta=True))
     assert made.rollouts.live.beta == {"globex": True}
     assert b"globex" in store.documents["beta"]
 
@@ -810,6 +811,6 @@ async def test_status_names_who_has_the_flag_by_rules_or_by_its_own_word() -> No
     await made.rollouts.start()
     assert made.rollouts.status_of(MODEL).beta == ("globex",)
     for name in ("acme", "globex", "initech"):
-        await made.rollouts.set_beta(tenant(name), beta=name != "globex")
+        await made.rollouts.set_beta(verified(name), beta=name != "globex")
     # Only acme may; what others said while they might does not count.
     assert made.rollouts.status_of(MODEL).beta == ("acme", "globex")
