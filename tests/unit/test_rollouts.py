@@ -417,15 +417,20 @@ async def test_a_store_that_hangs_does_not_keep_the_process_from_ending(
     monkeypatch: pytest.MonkeyPatch, log: io.StringIO
 ) -> None:
     monkeypatch.setattr(adapter, "STOP_SECONDS", 0.05)
-    store = MemoryStore()
-    made = house(shared=store)
+    local, shared = MemoryStore(), MemoryStore()
+    made = house(local=local, shared=shared)
     await made.rollouts.start()
     made.send(20, bad=False)
-    store.hang_s = 30.0
+    await made.rollouts._flush()
+    made.send(20, bad=False)
+    shared.hang_s = 30.0
     begin = time.monotonic()
     await made.rollouts.stop()
     assert time.monotonic() - begin < 1.0
-    assert events(log) == ["the state stores did not take the last of the evidence"]
+    assert set(events(log)) == {"the state stores did not take the last of the evidence"}
+    after = house(local=local, writer="two")
+    await after.rollouts.start()
+    assert after.rollouts.status_of(MODEL).progress.all_units == 20
 
 
 async def test_a_resume_elsewhere_that_knew_nothing_of_a_revert_does_not_clear_it() -> None:
@@ -624,6 +629,31 @@ async def test_rules_that_change_while_a_word_is_said() -> None:
     store.before = reload
     with pytest.raises(TransitionError, match="the rules of chat-8b changed meanwhile"):
         await made.rollouts.command(MODEL, FLEET, Event.OPERATOR_PROMOTE, **OPS)
+
+
+async def test_a_pause_that_ends_costs_no_evidence() -> None:
+    store = MemoryStore()
+    made = house(local=store)
+    async with made.running():
+        store.failing = {"visits"}
+        made.send(20, bad=False)
+        for event in (Event.OPERATOR_PAUSE, Event.OPERATOR_RESUME):
+            await made.rollouts.command(MODEL, FLEET, event, **OPS)
+        store.failing = set()
+        await until(lambda: made.rollouts.status_of(MODEL).progress.all_units == 20)
+
+
+async def test_what_needs_no_count_waits_for_no_store() -> None:
+    store = MemoryStore()
+    made = house(local=store)
+    async with made.running():
+        store.failing = {"visits"}
+        made.send(4, bad=False)
+        for number in range(4):
+            made.rollouts.outcome(outcome(f"b{number}", "acme", "candidate", failed=False, share=1.0))
+            made.rollouts.record(record(f"b{number}", "acme", "candidate"))
+        await until(lambda: made.rollouts.status_of(MODEL).progress.last_candidate_s)
+        assert len(made.rollouts._queue) == 4
 
 
 async def test_what_came_before_a_resume_is_no_evidence_after_it() -> None:

@@ -168,18 +168,21 @@ class Rollouts:
                 logs.get().error("outcomes not shown to the guard", exc_info=error)
             if changed or time.monotonic() - synced_s >= SYNC_SECONDS:
                 synced_s = time.monotonic()
-                await self._sync()
+                try:
+                    await self._sync()
+                except Exception as error:  # noqa: BLE001
+                    logs.get().error("rollout state not exchanged", exc_info=error)
 
     async def stop(self) -> None:
         """Let the stores have what is known, once `run` has ended; for STOP_SECONDS at most."""
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await self._flush()
-                await self._sync()
-        except TimeoutError:
-            logs.get().error("the state stores did not take the last of the evidence", seconds=STOP_SECONDS)
-        except Exception as error:  # noqa: BLE001  # as in run
-            logs.get().error("outcomes not shown to the guard", exc_info=error)
+        for work in (self._flush, self._sync):
+            try:
+                async with asyncio.timeout(STOP_SECONDS / 2):
+                    await work()
+            except TimeoutError:
+                logs.get().error("the state stores did not take the last of the evidence", seconds=STOP_SECONDS)
+            except Exception as error:  # noqa: BLE001  # as in run
+                logs.get().error("the last of the evidence not written", exc_info=error)
 
     async def command(self, model: str, scope: str, event: Event, *, who: str, why: str) -> list[Entry]:
         """Do an operator's bidding; return what was entered into the history, nothing if it was so already.
@@ -210,8 +213,9 @@ class Rollouts:
         return entries
 
     def _move(self, conduct: Conduct, scope: str, event: Event, *, who: str, why: str) -> list[Entry]:
+        chapter = conduct.guard.chapter
         entries = conduct.command(scope, event, who=who, why=why, now_s=self._clock())
-        if entries and event is Event.OPERATOR_RESUME:
+        if conduct.guard.chapter != chapter:
             self._queue.forget(conduct.id)  # what came before is no evidence of what the operator set going again
         self._enter(entries)
         self._publish()
@@ -297,7 +301,8 @@ class Rollouts:
         self._take(self._joiner.due(self._clock(), KEEP_RECORDS_S))
         before = {conduct.id: conduct.version for conduct in self._by_id.values()}
         try:
-            for rollout, count in self._queue.lines():
+            # What needs no store first: one that fails ends the round.
+            for rollout, count in sorted(self._queue.lines(), key=lambda line: line[1] != "none"):
                 await self._observe(rollout, count)
             self._store_well("visits")
         except StateUnavailableError as error:
