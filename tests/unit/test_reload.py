@@ -228,6 +228,21 @@ async def test_whatever_goes_wrong_the_last_good_document_serves_on_and_is_watch
     assert house.live == "3"
 
 
+async def test_a_bug_of_whoever_follows_the_rules_does_not_end_the_watch(
+    house: House, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The live rules once were half the new ones then, and nobody looked at the file any more."""
+    right = house.sidecar.metrics.rules_live
+    monkeypatch.setattr(house.sidecar.metrics, "rules_live", lambda *_: 1 / 0)
+    house.write("2")
+    await house.reloader.check()
+    assert (house.live, house.sidecar.generation, house.reloader.status.state) == ("1", 1, "refused")
+    monkeypatch.setattr(house.sidecar.metrics, "rules_live", right)
+    house.write("3")
+    await house.reloader.check()
+    assert (house.live, house.sidecar.generation) == ("3", 2)
+
+
 async def until(condition: Callable[[], bool], *, seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():

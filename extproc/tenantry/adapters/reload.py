@@ -72,6 +72,7 @@ class Reloader:
             snapshot = await asyncio.to_thread(self._source.build, raw, files)
             old, new = self._sidecar.snapshot.book.rules, snapshot.book.rules
             await self._await_clusters(new)
+            self._sidecar.activate(snapshot)
         except ClustersNotReadyError as error:
             # Not the document's fault alone (an Envoy may be restarting): the next look tries again.
             self._refuse(f"{digest} awaiting clusters", error)
@@ -79,7 +80,6 @@ class Reloader:
         except Exception as error:  # noqa: BLE001  # whatever it is, the last good document serves on and the watch too
             self._refuse(digest, error)
             return
-        self._sidecar.activate(snapshot)
         self._linger(old)
         self.status = Status(state="live", digest=digest)
         logs.get().info(

@@ -105,7 +105,6 @@ class Rollouts:
     def rules_live(self, book: RuleBook) -> None:
         """Take over the rules that went live. A rollout that is new has no view before its state was read."""
         now_s = self._clock()
-        self._rules = book.rules
         conducts: dict[str, Conduct] = {}
         for name, model in book.rules.models.items():
             if model.rollout is None:
@@ -118,6 +117,7 @@ class Rollouts:
             else:
                 conduct.configure(model, now_s)
             conducts[name] = conduct
+        self._rules = book.rules
         before, self._conducts = self._by_id, conducts
         self._by_id = {conduct.id: conduct for conduct in conducts.values()}
         for rollout, gone in before.items():

@@ -85,18 +85,22 @@ class Sidecar:
         self.metrics = metrics
         self._sinks = tuple(sinks) if rollouts is None else (*sinks, rollouts.outcome)
         self._open: set[Exchange] = set()
-        self._made_live()
+        self._made_live(self.generation)
 
     def activate(self, snapshot: Snapshot) -> None:
         """Serve the next exchange by this snapshot; exchanges that are open keep theirs."""
-        self.snapshot = snapshot
+        before, self.snapshot = self.snapshot, snapshot
+        try:
+            self._made_live(self.generation + 1)
+        except Exception:
+            self.snapshot = before
+            raise
         self.generation += 1
-        self._made_live()
 
-    def _made_live(self) -> None:
-        self.metrics.rules_live(self.snapshot.book, self.generation)
+    def _made_live(self, generation: int) -> None:
         if self.rollouts is not None:
             self.rollouts.rules_live(self.snapshot.book)
+        self.metrics.rules_live(self.snapshot.book, generation)
 
     def _live(self) -> Live:
         return Live() if self.rollouts is None else self.rollouts.live
