@@ -20,7 +20,7 @@ from tenantry.core.rollout.guard import Guard
 from tenantry.core.rollout.standing import FLEET, Event, State, TransitionError
 from tenantry.core.tenant import Tenant
 from tenantry_testing.documents import KEYS, NOW, book
-from tenantry_testing.rollouts import MODEL, SPLIT, House, MemoryStore, outcome, quickly, record, rollout_of, until
+from tenantry_testing.rollouts import MODEL, House, MemoryStore, outcome, quickly, record, rollout_of, until
 
 REVERTED = {"fleet": "reverted"}
 OPS = {"who": "ops", "why": "a test"}
@@ -296,7 +296,7 @@ async def test_a_store_that_hangs_delays_no_revert_and_blocks_nobody(monkeypatch
         word = asyncio.create_task(made.rollouts.command(MODEL, FLEET, Event.OPERATOR_REVERT, **OPS))
         await asyncio.sleep(0)
         assert made.states == REVERTED
-        with pytest.raises(StateUnavailableError, match="it is done here, .* did not answer within 0.2 s"):
+        with pytest.raises(StateUnavailableError, match=r"it is done here, .* did not answer within 0.2 s"):
             await word
         with pytest.raises(StateUnavailableError, match="nothing was done"):
             await made.rollouts.command(MODEL, FLEET, Event.OPERATOR_RESUME, **OPS)
@@ -707,9 +707,10 @@ async def test_a_verdict_that_is_held_back_is_a_problem_and_a_gauge(log: io.Stri
     """Both versions fail after a while: no way back onto a sick version."""
     made = house()
     async with made.running():
-        for number in range(40):
-            made.rollouts.outcome(outcome(f"s{number}", "acme", "stable", failed=number > 4, share=0.0))
-            made.rollouts.record(record(f"s{number}", "acme", "stable"))
+        for number in range(120):
+            whose = ("acme", "globex", "initech")[number % 3]  # one tenant's failures hold back nobody else's verdict
+            made.rollouts.outcome(outcome(f"s{number}", whose, "stable", failed=number > 8, share=0.0))
+            made.rollouts.record(record(f"s{number}", whose, "stable"))
         await asyncio.sleep(0.02)
         made.send(80)
         await until(lambda: made.rollouts.status_of(MODEL).progress.alarms)
