@@ -291,7 +291,7 @@ async def test_a_store_that_hangs_delays_no_revert_and_blocks_nobody(monkeypatch
     made = house(shared=shared)
     async with made.running():
         shared.hang_s, shared.down = 0.6, True
-        await until(lambda: made.rollouts._lock.locked())
+        await until(made.rollouts._lock.locked)
         begin = time.monotonic()
         word = asyncio.create_task(made.rollouts.command(MODEL, FLEET, Event.OPERATOR_REVERT, **OPS))
         await asyncio.sleep(0)
