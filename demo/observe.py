@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 from tenantry.adapters.admin_client import AdminClient
-from tenantry.adapters.rollouts import Status
+from tenantry.adapters.rollout_status import Status
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 

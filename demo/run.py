@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from msgspec import Struct
-from tenantry.adapters.rollouts import Status
+from tenantry.adapters.rollout_status import Status
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 

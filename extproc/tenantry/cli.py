@@ -349,7 +349,7 @@ def secrets_new(folder: Path, /) -> None:
 def main() -> None:
     """Run the command line; errors made on purpose are printed without a trace, exit code 1."""
     try:
-        app()
+        app(sys.argv[1:])
     except RulesError as error:
         for problem in error.problems:
             err.print(f"error: {problem}", markup=False)

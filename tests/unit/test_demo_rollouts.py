@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from msgspec.structs import replace
-from tenantry.adapters.rollouts import Status
+from tenantry.adapters.rollout_status import Status
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 from tenantry.core.rollout.guard import Progress, Row

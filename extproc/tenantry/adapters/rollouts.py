@@ -23,27 +23,27 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
-from msgspec import Struct
 
 from tenantry.adapters import logs
-from tenantry.adapters.rollout_metrics import RolloutMetrics, Shown
+from tenantry.adapters.rollout_metrics import RolloutMetrics
 from tenantry.adapters.rollout_queue import Count, Seen, Waiting
+from tenantry.adapters.rollout_status import Status, pinned_to, shown, told
 from tenantry.adapters.state import StateStore, StateUnavailableError
 from tenantry.adapters.state.store import Merge
 from tenantry.core.errors import Problem, RulesError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout import shared as shared_state
-from tenantry.core.rollout.conduct import Conduct, Entry, Point, identity
-from tenantry.core.rollout.guard import Progress, Row
+from tenantry.core.rollout.conduct import Conduct, Entry, identity
 from tenantry.core.rollout.join import Joiner, Mismatch, Patience, Told
 from tenantry.core.rollout.shared import BetaFlag, DamagedStateError, Shared
-from tenantry.core.rollout.standing import FLEET, Event, State, TransitionError
+from tenantry.core.rollout.standing import Event, State, TransitionError
 from tenantry.core.rollout.visits import Visit
 from tenantry.core.routing import Live
 from tenantry.core.rulebook import RuleBook
+from tenantry.core.rules import Rules
 from tenantry.core.schema import nearest
 from tenantry.core.tenant import Tenant
 from tenantry.core.usage import UsageRecord
@@ -69,34 +69,6 @@ _UNCOUNTED = Visit(number=0, was_put_off=False)
 STORE_ERRORS = (StateUnavailableError, DamagedStateError)
 
 
-class Status(Struct, frozen=True, kw_only=True):
-    """What an operator is shown of a rollout.
-
-    `scopes` are those that are not splitting; `percents` the percent by `all`, `tier:NAME`, `tenant:NAME`. `problems`
-    are sentences: rules whose stable version disagrees with a promotion, pins to a reverted version, a store that
-    cannot be read.
-    """
-
-    model: str
-    rollout: str
-    candidate: str
-    image: str
-    stable: str
-    state: State
-    readable: bool
-    scopes: dict[str, State]
-    percents: dict[str, float]
-    mirror_percent: float
-    beta: tuple[str, ...]
-    pinned: tuple[str, ...]
-    chapter: int
-    progress: Progress
-    next_step: str
-    problems: tuple[str, ...]
-    evidence: tuple[Row, ...]
-    course: tuple[Point, ...]
-
-
 class Rollouts:
     """All rollouts of the live rules. Not thread-safe: one event loop."""
 
@@ -112,7 +84,7 @@ class Rollouts:
     ) -> None:
         self._local, self._fleet = local, shared
         self._metrics, self._writer, self._notify, self._clock = metrics, writer, notify, clock
-        self._book: RuleBook | None = None
+        self._rules: Rules | None = None
         self._conducts: dict[str, Conduct] = {}
         self._by_id: dict[str, Conduct] = {}
         self._known: dict[str, Shared] = {}
@@ -133,7 +105,7 @@ class Rollouts:
     def rules_live(self, book: RuleBook) -> None:
         """Take over the rules that went live. A rollout that is new has no view before its state was read."""
         now_s = self._clock()
-        self._book = book
+        self._rules = book.rules
         conducts: dict[str, Conduct] = {}
         for name, model in book.rules.models.items():
             if model.rollout is None:
@@ -196,18 +168,21 @@ class Rollouts:
                 logs.get().error("outcomes not shown to the guard", exc_info=error)
             if changed or time.monotonic() - synced_s >= SYNC_SECONDS:
                 synced_s = time.monotonic()
-                await self._sync()
+                try:
+                    await self._sync()
+                except Exception as error:  # noqa: BLE001
+                    logs.get().error("rollout state not exchanged", exc_info=error)
 
     async def stop(self) -> None:
         """Let the stores have what is known, once `run` has ended; for STOP_SECONDS at most."""
-        try:
-            async with asyncio.timeout(STOP_SECONDS):
-                await self._flush()
-                await self._sync()
-        except TimeoutError:
-            logs.get().error("the state stores did not take the last of the evidence", seconds=STOP_SECONDS)
-        except Exception as error:  # noqa: BLE001  # as in run
-            logs.get().error("outcomes not shown to the guard", exc_info=error)
+        for work in (self._flush, self._sync):
+            try:
+                async with asyncio.timeout(STOP_SECONDS / 2):
+                    await work()
+            except TimeoutError:
+                logs.get().error("the state stores did not take the last of the evidence", seconds=STOP_SECONDS)
+            except Exception as error:  # noqa: BLE001  # as in run
+                logs.get().error("the last of the evidence not written", exc_info=error)
 
     async def command(self, model: str, scope: str, event: Event, *, who: str, why: str) -> list[Entry]:
         """Do an operator's bidding; return what was entered into the history, nothing if it was so already.
@@ -238,8 +213,9 @@ class Rollouts:
         return entries
 
     def _move(self, conduct: Conduct, scope: str, event: Event, *, who: str, why: str) -> list[Entry]:
+        chapter = conduct.guard.chapter
         entries = conduct.command(scope, event, who=who, why=why, now_s=self._clock())
-        if entries and event is Event.OPERATOR_RESUME:
+        if conduct.guard.chapter != chapter:
             self._queue.forget(conduct.id)  # what came before is no evidence of what the operator set going again
         self._enter(entries)
         self._publish()
@@ -296,7 +272,7 @@ class Rollouts:
 
     def show(self) -> None:
         """Set the gauges, for somebody who scrapes."""
-        self._metrics.show(_shown(status) for status in self.status())
+        self._metrics.show(shown(status) for status in self.status())
 
     def status_of(self, model: str) -> Status:
         """Return one; raise RulesError that names the nearest."""
@@ -325,7 +301,8 @@ class Rollouts:
         self._take(self._joiner.due(self._clock(), KEEP_RECORDS_S))
         before = {conduct.id: conduct.version for conduct in self._by_id.values()}
         try:
-            for rollout, count in self._queue.lines():
+            # What needs no store first: one that fails ends the round.
+            for rollout, count in sorted(self._queue.lines(), key=lambda line: line[1] != "none"):
                 await self._observe(rollout, count)
             self._store_well("visits")
         except StateUnavailableError as error:
@@ -485,7 +462,7 @@ class Rollouts:
                 f"rollout {entry.kind}", model=entry.model, version=entry.candidate, state=entry.after.value,
                 reason=f"{entry.scope}, {entry.who}: {entry.why}",
             )  # fmt: skip
-            pinned = self._pinned(self._conducts[entry.model]) if entry.model in self._conducts else ()
+            pinned = pinned_to(self._conducts[entry.model], self._rules) if entry.model in self._conducts else ()
             if entry.kind == "reverted" and pinned:
                 log.error(
                     "tenants stay pinned to the reverted version", model=entry.model, version=entry.candidate,
@@ -550,99 +527,19 @@ class Rollouts:
     def _check_scope(self, conduct: Conduct, scope: str) -> None:
         """Refuse the name of nobody; tenants whom a token or certificate names stand nowhere."""
         kind, _, name = scope.partition(":")
-        if kind == "tenant" and self._book is not None and scope not in conduct.standings:
-            rules = self._book.rules
-            if name not in rules.tenants and rules.identity.jwt is None and rules.identity.mtls is None:
-                raise RulesError(
-                    [Problem(path=f"tenants.{name}", message="no such tenant", hint=nearest(name, rules.tenants))]
-                )
-        if kind == "tier" and self._book is not None and name not in self._book.rules.tiers:
-            hint = nearest(name, self._book.rules.tiers)
+        rules = self._rules
+        if rules is None:
+            return
+        known = scope in conduct.standings or name in rules.tenants
+        if kind == "tenant" and not known and rules.identity.jwt is None and rules.identity.mtls is None:
+            hint = nearest(name, rules.tenants)
+            raise RulesError([Problem(path=f"tenants.{name}", message="no such tenant", hint=hint)])
+        if kind == "tier" and name not in rules.tiers:
+            hint = nearest(name, rules.tiers)
             raise RulesError([Problem(path=f"tiers.{name}", message="no such tier", hint=hint)])
 
     def _status(self, conduct: Conduct) -> Status:
-        rollout, candidate = conduct.rollout, conduct.rollout.candidate
-        scopes = {scope: standing.state for scope, standing in sorted(conduct.standings.items())}
-        return Status(
-            model=conduct.name,
-            rollout=conduct.id,
-            candidate=candidate,
-            image=conduct.model.versions[candidate].image,
-            stable=conduct.model.stable,
-            state=conduct.state(FLEET),
-            readable=self._is_readable(conduct),
-            scopes={scope: state for scope, state in scopes.items() if state is not State.SPLITTING},
-            percents={
-                "all": conduct.percent,
-                **{f"tier:{name}": percent for name, percent in rollout.percent_by_tier.items()},
-                **{f"tenant:{name}": percent for name, percent in rollout.percent_by_tenant.items()},
-            },
-            mirror_percent=rollout.mirror_percent,
-            beta=self._beta_tenants(),
-            pinned=self._pinned(conduct),
-            chapter=conduct.guard.chapter,
-            progress=conduct.guard.progress(),
-            next_step=conduct.step_why,
-            problems=tuple(self._problems(conduct)),
-            evidence=tuple(conduct.rows()),
-            course=tuple(conduct.points),
-        )
-
-    def _problems(self, conduct: Conduct) -> Iterable[str]:
-        candidate = conduct.rollout.candidate
-        if not self._is_readable(conduct):
-            yield "the state store was not read since this process started: nobody gets the candidate"
-        if conduct.state(FLEET) is State.PROMOTED:
-            yield (
-                f"{candidate} is promoted to all, and the rules still say stable {conduct.model.stable}: "
-                f'set models.{conduct.name}.stable to "{candidate}" and remove the rollout'
-            )
-        if conduct.state(FLEET) is State.REVERTED and (pinned := self._pinned(conduct)):
-            yield f"pinned to the reverted {candidate} all the same: {', '.join(pinned[:8])}"
-        for scope, standing in conduct.standings.items():
-            pin = self._pin(scope.removeprefix("tenant:"), conduct.name)
-            if standing.state is State.PROMOTED and pin not in (None, candidate):
-                yield f"{scope} is promoted and stays on {pin} all the same, to which the rules pin it"
-        alarms = conduct.guard.progress().alarms
-        if alarms:
-            held = "1 verdict is" if alarms == 1 else f"{alarms} verdicts are"
-            yield f"{held} held back, as the stable version {conduct.model.stable} fails too"
+        return told(conduct, self._rules, self._flags, readable=self._is_readable(conduct))
 
     def _is_readable(self, conduct: Conduct) -> bool:
         return self._flags_readable and conduct.id in self._readable
-
-    def _pin(self, tenant: str, model: str) -> str | None:
-        rules = None if self._book is None else self._book.rules.tenants.get(tenant)
-        return None if rules is None else rules.pins.get(model)
-
-    def _pinned(self, conduct: Conduct) -> tuple[str, ...]:
-        tenants: Mapping = {} if self._book is None else self._book.rules.tenants  # type: ignore[type-arg]
-        return tuple(
-            name for name, tenant in tenants.items() if tenant.pins.get(conduct.name) == conduct.rollout.candidate
-        )
-
-    def _beta_tenants(self) -> tuple[str, ...]:
-        if self._book is None:
-            return ()
-        rules = self._book.rules
-        beta = {name: tenant.beta for name, tenant in rules.tenants.items()}
-        for name, flag in self._flags.items():
-            own = rules.tenants[name].beta_self_service if name in rules.tenants else None
-            if rules.beta_self_service if own is None else own:
-                beta[name] = not flag.off
-        return tuple(sorted(name for name in beta if beta[name]))
-
-
-def _shown(status: Status) -> Shown:
-    progress = status.progress
-    return Shown(
-        model=status.model,
-        candidate=status.candidate,
-        state=status.state,
-        scopes=tuple(state for scope, state in status.scopes.items() if scope != FLEET),
-        percent=status.percents["all"],
-        realised_share=progress.units / progress.all_units if progress.all_units else 0.0,
-        suspicion=progress.suspicion,
-        held=progress.alarms,
-        pinned=len(status.pinned),
-    )
