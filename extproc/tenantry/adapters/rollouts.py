@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tenantry.adapters import logs
 from tenantry.adapters.rollout_metrics import RolloutMetrics, Shown
@@ -336,7 +336,10 @@ class Rollouts:
             return shared_state.encode(shared_state.merge(shared_state.decode(raw), mine))
 
         told = shared_state.decode(await store.update(f"rollout/{conduct.id}", merge))
+        version = conduct.version
         self._enter(conduct.merge(told, self._clock()))
+        if conduct.version != version:
+            self._publish_one(conduct)
         return found
 
     async def _exchange_flags(self) -> None:
@@ -382,6 +385,11 @@ class Rollouts:
             rollouts={name: conduct.view() for name, conduct in self._conducts.items() if conduct.id in self._readable},
             beta={tenant: not flag.off for tenant, flag in self._flags.items()},
         )
+
+    def _publish_one(self, conduct: Conduct) -> None:
+        """Let routing see one that moved: another replica's revert does not wait for the other rollouts' stores."""
+        if conduct.id in self._readable and self._conducts.get(conduct.name) is conduct:
+            self.live = structs.replace(self.live, rollouts={**self.live.rollouts, conduct.name: conduct.view()})
 
     def _remember(self, conduct: Conduct, now_s: float) -> None:
         if len(self._known) >= MAX_KNOWN:
