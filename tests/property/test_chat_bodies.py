@@ -168,7 +168,7 @@ def test_one_byte_changed_never_splices_anything_in(data: st.DataObject, pairs: 
     body[position % len(body)] = data.draw(st.sampled_from(b'"\\{}[],: \x00\xff1e') | st.integers(0, 255))
     try:
         made = stamped(bytes(body), Api.CHAT, "acme")
-    except (BadRequestError, AssertionError):  # a model of nobody's has no decision
+    except (BadRequestError, KeyError):  # a model of nobody's has no decision
         return
     got = json.loads(made, object_pairs_hook=lambda found: found)
     keys_got = [key for key, _ in got]
