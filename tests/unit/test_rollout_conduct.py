@@ -342,7 +342,7 @@ def test_steps_climb_to_a_promotion_each_with_units_and_time_of_its_own() -> Non
     assert entry.why.startswith("5 % to 25 %")
     assert replica.conduct.view().percent == 25.0
     assert replica.ticks(61.0) == []  # long enough, and nobody came
-    assert "0 of 20 candidate units" in replica.conduct.step_why
+    assert "0 of 20 answered candidate units" in replica.conduct.step_why
     replica.sends(70)
     assert told(replica.ticks()) == [("promoted", FLEET, "splitting", "promoted")]
     assert replica.conduct.state(FLEET) is State.PROMOTED
@@ -441,7 +441,7 @@ def test_a_step_counts_only_units_that_came_after_it_under_any_plan() -> None:
     assert replica.conduct.percent == 25.0
     assert replica.sends(3) == []
     assert replica.ticks() == []
-    assert "of 20 candidate units" in replica.conduct.step_why
+    assert "of 20 answered candidate units" in replica.conduct.step_why
 
 
 # --- the course of the evidence ----------------------------------------------------------------------------------

@@ -327,6 +327,29 @@ def test_a_version_whose_engines_post_no_records_is_not_judged_by_them_and_someb
     assert {verdict.signal for verdict in verdicts} == {"errors"}  # what needs no record is judged as ever
 
 
+@pytest.mark.parametrize(("share", "rate"), [(0.5, 20), (0.25, 20), (0.05, 100)])
+@pytest.mark.parametrize("hung", [False, True])
+def test_a_version_that_answers_late_looks_as_if_it_got_too_few_units_for_a_while(
+    share: float, rate: int, hung: bool
+) -> None:
+    """Answers come in the order in which they end. A cold start is no fault; a hang is found once its limit is over."""
+    judge, dice = lone(), random.Random(4)
+    ends: list[tuple[float, int, Observation]] = []
+    for number in range(rate * 60):
+        at_s = number / rate
+        arm: Arm = "candidate" if dice.random() < share else "stable"
+        late = arm == "candidate" and (hung or at_s < 10.0)
+        end_s = at_s + 0.5 if not late else at_s + 10.0 if hung else 10.0 + dice.random()
+        sample = Sample(failed=True) if hung and arm == "candidate" else fine(dice)
+        seen = Observation(tenant=f"t{number % 5}", unit=f"u{number}", arm=arm, share=share, sample=sample)
+        ends.append((end_s, number, seen))
+    verdicts = [
+        verdict for end_s, _, seen in sorted(ends, key=lambda end: end[:2]) for verdict in judge.observe(seen, end_s)
+    ]
+    reverts = [(verdict.signal, verdict.tenant) for verdict in verdicts if verdict.action == "revert"]
+    assert reverts[:1] == ([("errors", None)] if hung else [])
+
+
 def test_a_fault_that_comes_late_is_found_in_the_next_chapter_at_the_latest() -> None:
     plan = structs.replace(PLAN, chapter_units=500)
     traffic = Traffic(lone(plan), share=0.5)

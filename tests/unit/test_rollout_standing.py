@@ -114,6 +114,7 @@ NOW_S = 100_000.0
 READY: dict[str, object] = {
     "units": 300,
     "all_units": 6_000,
+    "spread_units": 300,
     "pairs": 0,
     "last_candidate_s": NOW_S - 10,
     "last_stable_s": NOW_S - 10,
@@ -148,7 +149,7 @@ def test_steps_that_end_below_100_promote_nobody() -> None:
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"units": 299}, "299 of 300 candidate units"),
+        ({"spread_units": 299}, "299 of 300 answered candidate units, at most half of them one tenant's"),
         ({"last_candidate_s": None}, "no outcome of both versions"),
         ({"last_stable_s": None}, "no outcome of both versions"),
         ({"last_candidate_s": NOW_S - 301}, "no outcome of both versions"),

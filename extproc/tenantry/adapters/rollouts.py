@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
+from msgspec import structs
 
 from tenantry.adapters import logs
 from tenantry.adapters.rollout_metrics import RolloutMetrics
@@ -420,7 +421,10 @@ class Rollouts:
             return shared_state.encode(shared_state.merge(shared_state.decode(raw), mine))
 
         told = shared_state.decode(await self._update(store, f"rollout/{conduct.id}", merge, silent))
+        version = conduct.version
         self._enter(conduct.merge(told, self._clock()))
+        if conduct.version != version:
+            self._publish_one(conduct)
         return found
 
     async def _update(self, store: StateStore, key: str, merge: Merge, silent: set[StateStore]) -> bytes:
@@ -490,6 +494,11 @@ class Rollouts:
             rollouts={name: conduct.view() for name, conduct in self._conducts.items() if self._is_readable(conduct)},
             beta={tenant: not flag.off for tenant, flag in self._flags.items()},
         )
+
+    def _publish_one(self, conduct: Conduct) -> None:
+        """Let routing see one that moved: another replica's revert does not wait for the other rollouts' stores."""
+        if conduct.id in self._readable and self._conducts.get(conduct.name) is conduct:
+            self.live = structs.replace(self.live, rollouts={**self.live.rollouts, conduct.name: conduct.view()})
 
     def _remember(self, conduct: Conduct, now_s: float) -> None:
         """Keep what is known of a rollout that the rules dropped. If it comes back, its state has to be read again."""

@@ -8,8 +8,9 @@ supermartingale is one). So a group's bets can cost the fleet no more than RESER
 purpose, on either version, cannot bet away what the others have won.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import exp, inf, log, log1p
+from typing import NamedTuple
 from zlib import crc32
 
 from tenantry.core.rollout.evidence import COMPONENTS, LAYOUT, Evidence, Ledger, Tally, log_mix, merge
@@ -59,6 +60,28 @@ class Account:
         self.total = [0.0] * COMPONENTS
 
 
+class Fleet(NamedTuple):
+    """Log-wealth of one test, `components` numbers for each group that counts."""
+
+    parts: tuple[tuple[float, ...], ...]
+    components: int
+
+    def log_wealth(self) -> list[float]:
+        """Return the sum over the groups."""
+        return [sum(part[place] for part in self.parts) for place in range(self.components)]
+
+    def weakest_without_one(self, priors: tuple[float, ...]) -> float:
+        """Return the log e-value without the group that contributes most to it.
+
+        At most what any single tenant could do is thereby taken out, whoever it is.
+        """
+        whole = self.log_wealth()
+        without = (
+            log_mix((total - own for total, own in zip(whole, part, strict=True)), priors) for part in self.parts
+        )
+        return min(without, default=0.0)
+
+
 class Books:
     """Adds up bets. Bounded: `max_tenants` + REST_GROUPS groups of its own, and as many per other writer."""
 
@@ -71,8 +94,6 @@ class Books:
         self._published: tuple[Tally, ...] = ()
         self._accounts: dict[tuple[str, int], Account] = {}
         self._fleet: dict[int, list[float]] = {}
-        self._left_out: set[str] = set()
-        self._silent: set[tuple[str, int]] = set()
         self._add_up()
 
     @property
@@ -93,6 +114,14 @@ class Books:
             self._places.add(tenant)
         return tenant
 
+    def groups(self, visit: int) -> int:
+        """Return how many groups have an account."""
+        return sum(account.visit == visit for account in self._accounts.values())
+
+    def first_visits(self, group: str) -> Account | None:
+        """Return the group's account of first visits, where its share is measured."""
+        return self._accounts.get((group, 1))
+
     def account(self, group: str, visit: int, now_s: float) -> Account:
         """Return the group's account, opened if need be."""
         account = self._accounts.get((group, visit))
@@ -107,63 +136,32 @@ class Books:
         mixture of them is worth, which spares computing most mixtures.
         """
         own, total, fleet = account.own, account.total, self.fleet(account.visit)
-        counted = self._counts(account.group, at)
         top = top_fleet = -inf
         for place, value in enumerate(logs, at):
             own[place] += value
             before = total[place]
             total[place] = now = before + value
             top = max(top, now)
-            if counted:
-                fleet[place] = summed = fleet[place] + with_reserve(now) - with_reserve(before)
-                top_fleet = max(top_fleet, summed)
+            fleet[place] = summed = fleet[place] + with_reserve(now) - with_reserve(before)
+            top_fleet = max(top_fleet, summed)
         return top, top_fleet
 
     def fleet(self, visit: int) -> list[float]:
-        """Return the fleet's log-wealth, COMPONENTS numbers."""
+        """Return the log-wealth of all groups together, COMPONENTS numbers; of_fleet has those that count."""
         fleet = self._fleet.get(visit)
         if fleet is None:
             fleet = self._fleet[visit] = [0.0] * COMPONENTS
         return fleet
 
-    def weakest_without_one(self, signal: str, priors: tuple[float, ...], visit: int) -> float:
-        """Return the fleet's log e-value without the group that contributes most to it.
-
-        At most what any single tenant could do is thereby taken out, whoever it is.
-        """
-        begin, end = LAYOUT[signal]
-        fleet = self.fleet(visit)[begin:end]
-        without = [
-            log_mix(
-                (whole - with_reserve(part) for whole, part in zip(fleet, account.total[begin:end], strict=True)),
-                priors,
-            )
+    def of_fleet(self, name: str, visit: int, counts: Callable[[Account], bool]) -> Fleet:
+        """Return the log-wealth of the bets of a name (of LAYOUT) over the accounts that count."""
+        begin, end = LAYOUT[name]
+        parts = tuple(
+            tuple(map(with_reserve, account.total[begin:end]))
             for account in self._accounts.values()
-            if account.visit == visit and self._counts(account.group, begin)
-        ]
-        return min(without, default=0.0)
-
-    def leave_out(self, group: str) -> None:
-        """Take a group out of the fleet's sum for the rest of the chapter."""
-        if group not in self._left_out:
-            self._left_out.add(group)
-            self._add_up()
-
-    def is_left_out(self, group: str) -> bool:
-        """Tell whether the group was taken out."""
-        return group in self._left_out
-
-    def silence(self, group: str, names: Iterable[str]) -> None:
-        """Take a group's bets of these names (of LAYOUT) out of the fleet's sum for the rest of the chapter."""
-        self._silent.update((group, LAYOUT[name][0]) for name in names)
-        self._add_up()
-
-    def is_silent(self, group: str, name: str) -> bool:
-        """Tell whether the group's bets of this name were taken out."""
-        return (group, LAYOUT[name][0]) in self._silent
-
-    def _counts(self, group: str, at: int) -> bool:
-        return group not in self._left_out and (group, at) not in self._silent
+            if account.visit == visit and counts(account)
+        )
+        return Fleet(parts=parts, components=end - begin)
 
     def judged_alone(self, group: str) -> bool:
         """Tell whether the group is a tenant with a place. Of more tenants than places the earliest have one."""
@@ -195,6 +193,17 @@ class Books:
                 units = account.units + account.other_units + account.pairs + account.other_pairs
                 came[account.group] = came.get(account.group, 0) + units
         return sum(min(units, at_most) if len(came) > 1 else units for units in came.values())
+
+    def spread_counted(self, signal: int, visit: int) -> int:
+        """Return the candidate units of which a signal had a reading, at most half of them one group's."""
+        counts = [
+            account.counted[signal] + account.other_counted[signal]
+            for account in self._accounts.values()
+            if account.visit == visit
+        ]
+        most = max(counts, default=0)
+        others = sum(counts) - most
+        return others + min(most, others)
 
     def counted(self, signal: int, visit: int, group: str | None = None) -> int:
         """Return of how many candidate units the signal (its place in SIGNALS) had a reading."""
@@ -252,8 +261,6 @@ class Books:
         self._evidence = evidence
         self._published = ()
         self._accounts = {}
-        self._left_out = set()
-        self._silent = set()
         self._places = set()
         self._add_up()
 
@@ -271,10 +278,8 @@ class Books:
         self._fleet = {}
         for account in self._accounts.values():
             fleet = self.fleet(account.visit)
-            for begin, end in LAYOUT.values():
-                if self._counts(account.group, begin):
-                    for place in range(begin, end):
-                        fleet[place] += with_reserve(account.total[place])
+            for place, value in enumerate(account.total):
+                fleet[place] += with_reserve(value)
 
     def _refuse_stranger(self, ledger: Ledger) -> None:
         if ledger.sequence > self._sequence:

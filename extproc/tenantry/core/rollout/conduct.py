@@ -172,11 +172,9 @@ class Conduct:
         self._shared = shared_state.merge(before, known)
         if (self._shared.standings, self._shared.stepping) != (before.standings, before.stepping):
             self.version += 1
-        if any(
-            standing.cleared > before.standings.get(scope, Standing()).cleared
-            for scope, standing in self._shared.standings.items()
-        ):
-            self._guard.drop_held()
+        for scope, standing in self._shared.standings.items():
+            if standing.cleared > before.standings.get(scope, Standing()).cleared:
+                self._guard.drop_held(scope.removeprefix("tenant:") if scope != FLEET else None)
         ours, all_of_it = (shared.evidence.get(self._plan_id) for shared in (before, self._shared))
         # Mostly nobody else knows more, and then there is nothing to add up and judge anew.
         if all_of_it is None or (ours is not None and ours.evidence == all_of_it.evidence):
@@ -229,11 +227,25 @@ class Conduct:
             raise TransitionError(f"{scope}: {error}" + (f" ({', '.join(others)})" if others else "")) from None
         if entries and event is Event.OPERATOR_RESUME:
             if reverts:
-                # What spoke against the candidate before must not take it back again at once.
-                self._guard.resume(now_s)
+                self._go_on(scope, scopes, now_s)
             if scope == FLEET:
                 self._resume_step(now_s, back=before is State.REVERTED)
         return entries
+
+    def _go_on(self, scope: str, scopes: Iterable[str], now_s: float) -> None:
+        """See to it that what spoke against the candidate before does not take it back again at once.
+
+        For the fleet the evidence begins anew. For a tenant alone that would cost everybody the evidence so far: its
+        verdicts of this chapter are heard already, and the fleet's guard goes on over it.
+        """
+        chapter = self._guard.chapter
+        for each in scopes:
+            standing = structs.replace(self._shared.standings[each], heard_chapter=chapter)
+            self._shared = shared_state.with_standing(self._shared, each, standing)
+            if each.startswith("tenant:"):
+                self._guard.drop_held(each.removeprefix("tenant:"))
+        if scope == FLEET:
+            self._guard.resume(now_s)
 
     def tick(self, now_s: float, *, readable: bool) -> list[Entry]:
         """Note a point of the evidence's course, and take an automatic step if one is due."""
@@ -263,6 +275,9 @@ class Conduct:
     def _follow(self, verdicts: Iterable[Verdict], now_s: float) -> Iterator[Entry]:
         for verdict in verdicts:
             scope = FLEET if verdict.tenant is None else tenant_scope(verdict.tenant)
+            heard = self._shared.standings.get(scope, Standing()).heard_chapter
+            if verdict.action == "revert" and verdict.chapter <= heard:
+                continue  # an operator knew of it, and resumed
             if verdict.action == "revert":
                 yield from self._move(scope, Event.GUARD_REVERT, who=GUARD, why=verdict.why, now_s=now_s)
             else:
@@ -339,7 +354,7 @@ class Conduct:
         progress = self._guard.progress()
         if stepping.chapter == self._guard.chapter:
             # Units that came before this step say nothing of it.
-            progress = structs.replace(progress, units=progress.units - stepping.units)
+            progress = structs.replace(progress, spread_units=progress.spread_units - stepping.units)
         taken = next_step(
             steps,
             fleet,
@@ -370,7 +385,7 @@ class Conduct:
             percent=percent,
             since_s=now_s,
             chapter=self._guard.chapter,
-            units=self._guard.progress().units,
+            units=self._guard.progress().spread_units,
             plan=self._plan_id,
         )
         self._shared = structs.replace(self._shared, stepping=stepping)

@@ -46,13 +46,14 @@ all others a signal reverts the fleet with a probability of at most 1/20. A tena
 
 *The share is measured.* A client chooses its unit and can find out which version answers it. A group whose realised
 share of candidate units differs from the split's (a two-sided bet of the same kind, at SHARE_LOG_E) has no dice any
-more: it is left out and an alarm is raised. It has only itself to lose: its own protection, and only by its own doing.
+more: it does not count while that is so, and an alarm is raised. It has only itself to lose: its own protection, and
+only by its own doing. Where one version answers later than the other the share looks wrong for a while and comes right.
 
 *Readings may be missing, alike.* The bet needs that whether a reading exists says nothing about the assignment. Where
 one version's engines post no records, or late ones, it does (a stable version's readings by themselves make money for
 every strength). So for each signal of that kind the guard also bets that its *readings* come from the candidate as
-often as its units do. While that looks wrong (COVERAGE_LOG_E) the signal gives no verdict; at SHARE_LOG_E a group's
-readings are left out and an alarm is raised. What remains below that is a second-order effect.
+often as its units do. While that looks wrong (COVERAGE_LOG_E) a group's readings do not count; at SHARE_LOG_E an alarm
+is raised. What is missing without looking wrong is a second-order effect.
 
 *Replicas.* Each process bets on the units that it sees, and log-wealth adds (`evidence.py`). Visits are counted in
 common (`visits.py`), so that a unit which two processes see is no two units.
@@ -68,7 +69,9 @@ not the other's for a while is a fault of that version here, whatever its cause.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import takewhile
+from math import inf
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -85,6 +88,9 @@ CORROBORATION_LOG_E = 3.0
 
 COVERAGE_LOG_E = 3.0
 """log 20: when a signal's readings are taken to be missing more often of one version than of the other."""
+
+IN_VAIN_S = 1.0
+"""After a look in vain at a fleet of which some do not count, the next one has time: it would be at every bet else."""
 
 SHARE_LOG_E = 11.5
 """log 100,000: when a group's realised share is taken to be other than the split's."""
@@ -152,7 +158,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     `units` are the candidate's of this chapter's split, `all_units` both versions': their ratio is the realised share.
     `pairs` are mirrored units.
     `suspicion` is the fleet's largest log e-value over its threshold: 1 at a verdict, below 0 when bets lose. `alarms`
-    counts the verdicts that are held back.
+    counts the verdicts that are held back. `spread_units` are candidate units that generated an answer, those of the
+    tenant with most of them counted only as often as all others' together.
     """
 
     units: int
@@ -162,6 +169,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     last_stable_s: float | None
     suspicion: float
     alarms: int
+    spread_units: int = 0
 
 
 class _Tests(Struct, frozen=True, kw_only=True):
@@ -207,6 +215,8 @@ class Guard:
         self._last_stable_s: float | None = None
         self._references: dict[tuple[str, str], Reference] = {}
         self._tripped: set[str | None] = set()
+        self._alarmed: set[tuple[str, str]] = set()
+        self._in_vain_s: dict[tuple[str, int], float] = {}
         self._chapter_units = 0
         self._thresholds: dict[tuple[str, int], tuple[float, float]] = {}
         self._begin_chapter()
@@ -333,13 +343,13 @@ class Guard:
 
     def resume(self, now_s: float) -> None:
         """Begin a new chapter because an operator set the candidate going again; verdicts held back are dropped."""
-        self.drop_held()
+        self._held.clear()
         self._books.turn(now_s)
         self._begin_chapter()
 
-    def drop_held(self) -> None:
-        """Forget verdicts held back: an operator set the candidate going again, here or at another replica."""
-        self._held.clear()
+    def drop_held(self, tenant: str | None) -> None:
+        """Forget a verdict held back (None: the fleet's): an operator resumed that scope, here or elsewhere."""
+        self._held.pop(tenant, None)
 
     def progress(self) -> Progress:
         """Return what automatic steps look at."""
@@ -352,28 +362,45 @@ class Guard:
             last_stable_s=self._last_stable_s,
             suspicion=max((row.log_e / row.log_threshold for row in fleet if row.covered), default=0.0),
             alarms=len(self._held),
+            spread_units=self._books.spread_counted(_PLACES["length"], visit=1),
         )
 
     def rows(self) -> Iterator[Row]:
         """Return the evidence as a table: the fleet first, then every group."""
         accounts = tuple(self._books.accounts())
         for visit in sorted({account.visit for account in accounts}):
-            yield from self._rows_of(None, visit, self._books.fleet(visit))
+            yield from self._rows_of_fleet(visit)
         for account in accounts:
-            yield from self._rows_of(account.group, account.visit, account.total)
+            yield from self._rows_of(account)
 
-    def _rows_of(self, group: str | None, visit: int, log_wealth: list[float]) -> Iterator[Row]:
+    def _rows_of(self, account: Account) -> Iterator[Row]:
         for place, signal in enumerate(SIGNALS):
             yield Row(
-                group=group,
+                group=account.group,
+                signal=signal.name,
+                visit=account.visit,
+                units=self._books.counted(place, account.visit, account.group),
+                log_e=_log_e(signal, account.total),
+                log_threshold=self._thresholds[signal.name, account.visit][1],
+                covered=self._counts(account, signal),
+            )
+
+    def _rows_of_fleet(self, visit: int) -> Iterator[Row]:
+        for place, signal in enumerate(SIGNALS):
+            counting = self._books.of_fleet(signal.name, visit, partial(self._counts_for, signal))
+            everybody = self._books.of_fleet(signal.name, visit, lambda _account: True)
+            yield Row(
+                group=None,
                 signal=signal.name,
                 visit=visit,
-                units=self._books.counted(place, visit, group),
-                log_e=_log_e(signal, log_wealth),
-                log_threshold=self._thresholds[signal.name, visit][0 if group is None else 1],
-                covered=_covered(signal, log_wealth)
-                and (group is None or not self._books.is_silent(group, signal.name)),
+                units=self._books.counted(place, visit),
+                log_e=log_mix((counting if counting.parts else everybody).log_wealth(), signal.priors),
+                log_threshold=self._thresholds[signal.name, visit][0],
+                covered=bool(counting.parts),
             )
+
+    def _counts_for(self, signal: Signal, account: Account) -> bool:
+        return self._counts(account, signal)
 
     def _due(self, visit: Visit, seen: Observation | Pair, tests: _Tests) -> tuple[int, tuple[Signal, ...]]:
         """Return the visit class that a visit counts in, 0 for none, and the tests that it feeds."""
@@ -404,15 +431,15 @@ class Guard:
 
     def _check_share(self, account: Account, now_s: float) -> tuple[Verdict, ...]:
         log_e = _share_log_e(SHARE, account.total)
-        if log_e < SHARE_LOG_E or self._books.is_left_out(account.group):
+        if log_e < SHARE_LOG_E or (account.group, SHARE) in self._alarmed:
             return ()
-        self._books.leave_out(account.group)
+        self._alarmed.add((account.group, SHARE))
         why = (
             f"of {account.all_units + account.other_all_units} units of {account.group} "
             f"{account.units + account.other_units} went to the candidate, which is not the share of the split; "
-            "its evidence is left out of this chapter"
+            "its evidence does not count while that is so"
         )
-        return (self._verdict("alarm", account, "share", (log_e, SHARE_LOG_E), why=why, now_s=now_s, fleet=False),)
+        return (self._verdict("alarm", account, SHARE, (log_e, SHARE_LOG_E), why=why, now_s=now_s, fleet=False),)
 
     def _cover(
         self, account: Account, signal: Signal, share: float, *, candidate: bool, now_s: float
@@ -425,14 +452,14 @@ class Guard:
     def _check_coverage(self, account: Account, signal: Signal, now_s: float) -> tuple[Verdict, ...]:
         name, group = coverage(signal), account.group
         log_e = _share_log_e(name, account.total)
-        if log_e < SHARE_LOG_E or self._books.is_silent(group, name) or self._books.is_left_out(group):
+        if log_e < SHARE_LOG_E or not self._alarmed.isdisjoint({(group, name), (group, SHARE)}):
             return ()
-        self._books.silence(group, (signal.name, name))
+        self._alarmed.add((group, name))
         if _log_e(_ERRORS, account.total) >= COVERAGE_LOG_E:
             return ()  # answers that failed have no readings, and are judged as failures
         why = (
             f"readings of {signal.name} do not come from the candidate as often as its units of {group} do: the "
-            "engines of one version post no usage records, or late ones; they are left out of this chapter"
+            "engines of one version post no usage records, or late ones; they do not count while that is so"
         )
         return (self._verdict("alarm", account, name, (log_e, SHARE_LOG_E), why=why, now_s=now_s, fleet=False),)
 
@@ -453,32 +480,47 @@ class Guard:
     def _judge(self, account: Account, signal: Signal, now_s: float) -> tuple[Verdict, ...]:
         """Compare a signal of the fleet, and of this group, with their thresholds."""
         found: list[Verdict] = []
-        fleet, tenant = self._thresholds[signal.name, account.visit]
-        books_fleet = self._books.fleet(account.visit)
-        log_e = _log_e(signal, books_fleet)
-        if (
-            log_e >= fleet
-            and None not in self._tripped
-            and _covered(signal, books_fleet)
-            and self._corroborated(signal, account.visit)
-        ):
-            found += self._trip(account, signal.name, (log_e, fleet), now_s, fleet=True)
+        visit, group = account.visit, account.group
+        fleet, tenant = self._thresholds[signal.name, visit]
+        if None not in self._tripped and now_s - self._in_vain_s.get((signal.name, visit), -inf) >= IN_VAIN_S:
+            log_e, stands, whole = self._of_fleet(signal, visit)
+            if log_e >= fleet and stands:
+                found += self._trip(account, signal.name, (log_e, fleet), now_s, fleet=True)
+            elif not whole:
+                self._in_vain_s[signal.name, visit] = now_s
         log_e = _log_e(signal, account.total)
         if (
             log_e >= tenant
-            and account.group not in self._tripped
-            and _covered(signal, account.total)
-            and not self._books.is_silent(account.group, signal.name)
-            and self._is_judged_alone(account.group)
+            and group not in self._tripped
+            and self._counts(account, signal)
+            and self._books.judged_alone(group)
         ):
             found += self._trip(account, signal.name, (log_e, tenant), now_s, fleet=False)
         return tuple(found)
 
-    def _corroborated(self, signal: Signal, visit: int) -> bool:
-        return self._books.weakest_without_one(signal.name, signal.priors, visit) >= CORROBORATION_LOG_E
+    def _of_fleet(self, signal: Signal, visit: int) -> tuple[float, bool, bool]:
+        """Return a signal's log e-value over the groups that count, whether it may be a verdict, and if all count.
 
-    def _is_judged_alone(self, group: str) -> bool:
-        return not self._books.is_left_out(group) and self._books.judged_alone(group)
+        For a verdict it has to stand without any one tenant, and readings must not be missing over all of them.
+        """
+        fleet = self._books.of_fleet(signal.name, visit, lambda account: self._counts(account, signal))
+        log_e = log_mix(fleet.log_wealth(), signal.priors)
+        stands = fleet.weakest_without_one(signal.priors) >= CORROBORATION_LOG_E
+        if stands and signal.kind == "shift":
+            read = self._books.of_fleet(coverage(signal), visit, lambda account: self._counts(account, signal))
+            stands = log_mix(read.log_wealth(), SHARE_PRIORS) < COVERAGE_LOG_E
+        return log_e, stands, len(fleet.parts) == self._books.groups(visit)
+
+    def _counts(self, account: Account, signal: Signal) -> bool:
+        """Tell whether a group's bets on a signal count now: its units and readings came as the dice fell.
+
+        That may look otherwise for a while, when one version answers later than the other.
+        """
+        first = self._books.first_visits(account.group)
+        off = 0.0 if first is None else _share_log_e(SHARE, first.total)
+        if signal.kind != "shift":
+            return off < SHARE_LOG_E
+        return off < COVERAGE_LOG_E and _share_log_e(coverage(signal), account.total) < COVERAGE_LOG_E
 
     def _trip(
         self, account: Account, signal: str, measured: tuple[float, float], now_s: float, *, fleet: bool
@@ -565,6 +607,8 @@ class Guard:
         # Places are given anew; what is known of earlier ones is kept only as far as it is bounded.
         self._stable = dict(list(self._stable.items())[-self._plan.budget.max_tenants :])
         self._tripped = set()
+        self._alarmed = set()
+        self._in_vain_s = {}
         self._chapter_units = self._books.units(visit=1) + self._books.pairs(visit=1)
         budget, chapter = self._plan.budget, self._books.chapter
         self._thresholds = {
@@ -585,8 +629,3 @@ def _log_e(signal: Signal, log_wealth: list[float]) -> float:
 def _share_log_e(name: str, log_wealth: list[float]) -> float:
     begin, end = LAYOUT[name]
     return log_mix(log_wealth[begin:end], SHARE_PRIORS)
-
-
-def _covered(signal: Signal, log_wealth: list[float]) -> bool:
-    """Tell whether the readings of a signal came from both versions as their units did, as far as one can see."""
-    return signal.kind != "shift" or _share_log_e(coverage(signal), log_wealth) < COVERAGE_LOG_E

@@ -83,12 +83,16 @@ SUSPICION_MAX = 0.25
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """The standing of one scope, the fleet or a tenant. `clock` counts changes of `mode`, the state under a revert."""
+    """The standing of one scope, the fleet or a tenant. `clock` counts changes of `mode`, the state under a revert.
+
+    The guard's verdicts from the chapters up to `heard_chapter` were known to an operator who resumed all the same.
+    """
 
     reverts: int = 0
     cleared: int = 0
     clock: int = 0
     mode: State = State.SPLITTING
+    heard_chapter: int = 0
 
     def __post_init__(self) -> None:
         if self.mode is State.REVERTED:
@@ -121,6 +125,7 @@ def merge(one: Standing, other: Standing) -> Standing:
         cleared=max(one.cleared, other.cleared),
         clock=latest.clock,
         mode=latest.mode,
+        heard_chapter=max(one.heard_chapter, other.heard_chapter),
     )
 
 
@@ -147,7 +152,11 @@ def effective(states: Iterable[State]) -> State:
 
 
 class Steps(Struct, frozen=True, kw_only=True):
-    """Automatic steps, off unless configured. A step needs `min_units` candidate units and `min_seconds`."""
+    """Automatic steps, off unless configured.
+
+    A step needs `min_seconds`, and `min_units` candidate units that got an answer, at most half of them of one tenant:
+    nobody carries a candidate up alone, nor by requests that no version would answer.
+    """
 
     percents: tuple[float, ...] = (5.0, 25.0, 50.0, 100.0)
     min_units: int = 300
@@ -197,7 +206,10 @@ def _not_yet(steps: Steps, standing: Standing, since_s: float, progress: Progres
         (progress.alarms > 0, "a verdict is held back, as the stable version fails too"),
         (stale, f"no outcome of both versions in the last {steps.stale_after_s:g} s"),
         (now_s - since_s < steps.min_seconds, f"the step is younger than {steps.min_seconds:g} s"),
-        (progress.units < steps.min_units, f"{progress.units} of {steps.min_units} candidate units"),
+        (
+            progress.spread_units < steps.min_units,
+            f"{progress.spread_units} of {steps.min_units} answered candidate units, at most half of them one tenant's",
+        ),
         (progress.suspicion > SUSPICION_MAX, "a signal speaks against the candidate"),
     )
     return next((why for doubt, why in doubts if doubt), None)
