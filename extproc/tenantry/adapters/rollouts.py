@@ -497,7 +497,7 @@ class Rollouts:
 
     def _publish_one(self, conduct: Conduct) -> None:
         """Let routing see one that moved: another replica's revert does not wait for the other rollouts' stores."""
-        if conduct.id in self._readable and self._conducts.get(conduct.name) is conduct:
+        if self._is_readable(conduct) and self._conducts.get(conduct.name) is conduct:
             self.live = structs.replace(self.live, rollouts={**self.live.rollouts, conduct.name: conduct.view()})
 
     def _remember(self, conduct: Conduct, now_s: float) -> None:
