@@ -46,7 +46,7 @@ async def test_serve_says_why_it_does_not_listen(tmp_path: Path) -> None:
             "ext_proc would listen on 0.0.0.0:0, which other hosts can reach": ("--listen", "0.0.0.0:0", *admin),
             "the admin listener would listen on 0.0.0.0:0, which other hosts": (*listen, "--admin", "0.0.0.0:0"),
             "mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san": (*listen, *admin, *half),
-            f"ext_proc cannot listen on unix:{tmp_path}/s: [Errno 2] No such file": (*listen, *admin, *whole),
+            "the admin listener cannot listen on 127.0.0.1:0: [Errno 2] No such file": (*listen, *admin, *whole),
             f"ext_proc cannot listen on {port}: the address is in use": ("--listen", port, *admin),
             f"the admin listener cannot listen on {port}: [Errno 98]": (*listen, "--admin", port),
             "outcomes file /nowhere/o: No such file": (*listen, *admin, "--outcomes", "/nowhere/o"),
