@@ -12,6 +12,7 @@ from typing import TextIO
 import msgspec
 from tenantry_vllm.shipper import Shipper
 from tenantry_vllm.sidecar_http import token_from
+from tenantry_vllm.sidecar_tls import TlsFiles
 
 from tenantry_standin.batching import Finished, Limits
 from tenantry_standin.behaviour import Behaviour
@@ -65,9 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--ship-to", action="append", default=[], metavar="URL",
-        help="post usage records to every sidecar behind http://HOST:PORT; repeatable",
+        help="post usage records to every sidecar behind https://HOST:PORT, or http of loopback; repeatable",
     )  # fmt: skip
     parser.add_argument("--ship-token-file", type=Path, help="a file with the token that the sidecars ask for")
+    parser.add_argument("--ship-ca", type=Path, metavar="PEM", help="authorities that vouch for https sidecars")
+    parser.add_argument("--ship-cert", type=Path, metavar="PEM", help="the client certificate to show to them")
+    parser.add_argument("--ship-key", type=Path, metavar="PEM", help="its key")
     parser.add_argument("--engine-id", default="", metavar="NAME", help="stand-in-NAME-... in usage records")
     parser.add_argument("--drain-s", type=float, default=5.0, help="grace for open requests at the end (%(default)s)")
     return parser
@@ -98,11 +102,15 @@ def _config(options: argparse.Namespace) -> EngineConfig:
 def _shipper(options: argparse.Namespace, log: Log) -> Shipper | None:
     if bool(options.ship_to) != bool(options.ship_token_file):
         raise ValueError("--ship-to and --ship-token-file go together: sidecars take records only with the token")
+    files = (options.ship_ca, options.ship_cert, options.ship_key)
+    if any(files) and not (all(files) and any(url.lower().startswith("https:") for url in options.ship_to)):
+        raise ValueError("--ship-ca, --ship-cert and --ship-key go together, and with a --ship-to https://HOST:PORT")
     if not options.ship_to:
         return None
     token = token_from(options.ship_token_file)
     token()  # what is wrong with the file is said now, to whoever starts the engine
-    return Shipper(options.ship_to, token, log=lambda text: log("shipping", text=text))
+    tls = TlsFiles(ca=options.ship_ca, certificate=options.ship_cert, key=options.ship_key) if all(files) else None
+    return Shipper(options.ship_to, token, tls=tls, log=lambda text: log("shipping", text=text))
 
 
 def _address(listen: str) -> tuple[str, int]:

@@ -24,6 +24,7 @@ from tenantry.core.usage import UsageRecord
 
 from tenantry_vllm.outbox import DROP_REASONS, SHIPPED, Item, Limits, Outbox, Verdict, batch_body, verdict
 from tenantry_vllm.sidecar_http import Answer, Endpoint, SidecarConnection, TokenError, parse_url, resolve
+from tenantry_vllm.sidecar_tls import TlsError, TlsFiles
 
 __all__ = ["Shipper"]
 
@@ -48,12 +49,15 @@ class Transport(Protocol):
         """Wake a `post` in another thread."""
 
 
-Connect = Callable[[Endpoint, str, Callable[[], str]], Transport]
-"""(endpoint, address, token) -> transport."""
+Connect = Callable[[Endpoint, str, Callable[[], str], TlsFiles | None], Transport]
+"""(endpoint, address, token, files for TLS) -> transport."""
 
 
 class Shipper:
     """Sends records to all sidecars of some URLs. `log` gets whole sentences, one per change for the worse or better.
+
+    `tls` goes with https URLs, which alone may lead to other hosts; the constructor raises ValueError about URLs that
+    it cannot or may not ship to. The files of `tls` and the token need not be there yet: that is a trouble like others.
 
     `counts` are of records times sidecars: `shipped`, and those dropped by reason: `full`, `too_old`, `refused`,
     `stopped` (still queued when the shipper stopped or the address went). `invalid` are records that no sidecar would
@@ -66,6 +70,7 @@ class Shipper:
         token: Callable[[], str],
         *,
         log: Callable[[str], None],
+        tls: TlsFiles | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         resolve_every_s: float = RESOLVE_EVERY_S,
         resolve: Callable[[Endpoint], frozenset[str]] = resolve,
@@ -73,6 +78,9 @@ class Shipper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._endpoints = tuple(dict.fromkeys(parse_url(url) for url in urls))
+        self._tls = tls
+        if secure := [endpoint.authority for endpoint in self._endpoints if endpoint.tls and tls is None]:
+            raise ValueError(f"https://{secure[0]} needs files: a CA, a client certificate and its key")
         self._token = token
         self._log = log
         self._limits = limits
@@ -167,7 +175,7 @@ class Shipper:
         lane = _Lane(
             name=endpoint.authority if endpoint.host == address else f"{endpoint.authority} ({address})",
             outbox=Outbox(self._limits),
-            transport=self._connect(endpoint, address, self._token),
+            transport=self._connect(endpoint, address, self._token, self._tls),
             lock=self._lock,
             log=self._log,
             clock=self._clock,
@@ -250,6 +258,8 @@ class _Lane:
         """Post; return what becomes of the batch, and what to complain about."""
         try:
             answer = self.transport.post(body)
+        except TlsError as error:
+            return Verdict.LATER, _Trouble("tls", f"was not reached: {error}")
         except (OSError, TokenError) as error:
             return Verdict.LATER, _Trouble("unreached", f"was not reached: {error}")
         except HTTPException as error:
@@ -261,8 +271,10 @@ class _Lane:
             return what, None
         if what is Verdict.NEVER:
             text = f"refuses usage records with {status}, are versions mixed? It says {answer.text!r}"
-        elif status in {401, 403}:
-            text = f"refuses the token with {status}: give both sides the same token file"
+        elif status == 401:
+            text = "refuses the token with 401: give both sides the same token file"
+        elif status == 403:
+            text = f"refuses this engine with 403, is it among its --allow-client-san? It says {answer.text!r}"
         else:
             text = f"answers {status} to usage records"
         return what, _Trouble(str(status), text)

@@ -1,9 +1,14 @@
 """How a batch reaches one address of a sidecar: URL, name resolution, token, HTTP. The standard library alone.
 
+Plain HTTP goes to this machine only, by the same rule by which a sidecar binds (tenantry.adapters.bind); what leaves it
+goes over mutual TLS (`sidecar_tls`).
+
 Not followed or honoured, so that the token goes nowhere else: redirects, proxy variables, `user:password@` in a URL.
 """
 
+import ipaddress
 import socket
+import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPConnection
@@ -12,19 +17,23 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from tenantry_vllm.sidecar_tls import TlsFiles, TlsHTTPConnection
+
 PATH = "/usage"
 POST_TIMEOUT_S = 2.0
 
 _MAX_ANSWER_BYTES = 64 * 1024
+_PORTS = {"http": 80, "https": 443}
 _KINDS = (socket.AF_INET, socket.AF_INET6)
 
 
 class Endpoint(Struct, frozen=True, kw_only=True):
-    """A URL of sidecars: one name, and as many sidecars as it has addresses."""
+    """A URL of sidecars: one name, and as many sidecars as it has addresses. `tls`: it is https."""
 
     host: str
     port: int
     path: str = PATH
+    tls: bool = False
 
     @property
     def authority(self) -> str:
@@ -44,15 +53,25 @@ class TokenError(ValueError):
 
 
 def parse_url(url: str) -> Endpoint:
-    """Read `http://HOST[:PORT][/PREFIX]`; raise ValueError that says what is wrong with any other."""
+    """Read `https://HOST[:PORT][/PREFIX]`, or http of loopback; raise ValueError that says why not another."""
     parts = urlsplit(url)
     if "@" in url or parts.query or parts.fragment:
         # Said without the URL: the part before an @ may be a password.
         raise ValueError("a sidecar's URL has no user, query or fragment; the token comes from a file")
-    if parts.scheme != "http" or not parts.hostname or not url.isascii() or " " in url:
-        raise ValueError(f"a sidecar's URL looks like http://HOST:PORT, not '{url}'")
+    if parts.scheme not in _PORTS or not parts.hostname or not url.isascii() or " " in url:
+        raise ValueError(f"a sidecar's URL looks like https://HOST:PORT or http://LOOPBACK:PORT, not '{url}'")
+    if parts.scheme == "http" and not _is_loopback(parts.hostname):
+        raise ValueError(
+            f"a sidecar's URL beyond this machine is https: with '{url}' the token would travel in clear, where "
+            "others can read it"
+        )
     prefix = parts.path.rstrip("/").removesuffix(PATH)
-    return Endpoint(host=parts.hostname, port=parts.port or 80, path=prefix + PATH)
+    return Endpoint(
+        host=parts.hostname,
+        port=parts.port or _PORTS[parts.scheme],
+        path=prefix + PATH,
+        tls=parts.scheme == "https",
+    )
 
 
 def resolve(endpoint: Endpoint) -> frozenset[str]:
@@ -86,23 +105,37 @@ class SidecarConnection:
     """A kept-alive connection to one address. One thread posts; `abort` may be called from another."""
 
     def __init__(
-        self, endpoint: Endpoint, address: str, token: Callable[[], str], timeout_s: float = POST_TIMEOUT_S
+        self,
+        endpoint: Endpoint,
+        address: str,
+        token: Callable[[], str],
+        tls: TlsFiles | None = None,
+        timeout_s: float = POST_TIMEOUT_S,
     ) -> None:
         self._endpoint = endpoint
         self._token = token
         self._bearer = ""
-        self._http = HTTPConnection(address, endpoint.port, timeout=timeout_s)
+        self._http: HTTPConnection
+        if not endpoint.tls:
+            self._http = HTTPConnection(address, endpoint.port, timeout=timeout_s)
+        elif tls is not None:
+            self._http = TlsHTTPConnection(address, endpoint.port, name=endpoint.host, files=tls, timeout=timeout_s)
+        else:
+            raise ValueError(f"https://{endpoint.authority} needs a CA, a client certificate and its key")
 
     def post(self, body: bytes) -> Answer:
         """Post a batch; raise OSError, TokenError or http.client.HTTPException when there is no answer."""
-        reused = self._http.sock is not None
+        if self._http.sock is not None:
+            # The other side may have closed a connection that had been idle: that is no outage.
+            with suppress(ConnectionError, ssl.SSLError):
+                return self._post(body)
+        self._open()
         try:
             return self._post(body)
-        except ConnectionError:
-            if not reused:
-                raise
-            # The other side closed a connection that had been idle: that is no outage.
-            return self._post(body)
+        except (ConnectionError, ssl.SSLError) as error:
+            if isinstance(self._http, TlsHTTPConnection):
+                raise self._http.refused(error) from None
+            raise
 
     def close(self) -> None:
         """Close the connection; the next post opens another."""
@@ -112,13 +145,20 @@ class SidecarConnection:
         """Wake a thread that waits in `post`: it gets an OSError."""
         if (sock := self._http.sock) is not None:
             with suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's own, which first makes of it a socket that would send the rest in clear.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def _open(self) -> None:
+        self._bearer = f"Bearer {self._token()}"
+        try:
+            self._http.connect()
+        except BaseException:
+            self._http.close()
+            raise
 
     def _post(self, body: bytes) -> Answer:
         good = False
         try:
-            if self._http.sock is None:
-                self._bearer = f"Bearer {self._token()}"
             headers = {
                 "host": self._endpoint.authority,
                 "authorization": self._bearer,
@@ -133,3 +173,10 @@ class SidecarConnection:
         finally:
             if not good:
                 self._http.close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

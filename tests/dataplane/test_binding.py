@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import re
 import socket
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,14 @@ import pytest
 import pytest_asyncio
 from tenantry.adapters.bind import Address, BindError, Tls, parse_address
 from tenantry.adapters.process import ServeOptions, serving
+from tenantry.core.usage import UsageRecord
 from tenantry_envoy.clusters import clusters
 from tenantry_envoy.options import SidecarTls
+from tenantry_vllm.shipper import Shipper
+from tenantry_vllm.sidecar_http import token_from
+from tenantry_vllm.sidecar_tls import TlsFiles
 
-from dataplane.harness import KEYS, Files, envoy, rules
+from dataplane.harness import KEYS, Files, envoy, rules, until
 from dataplane.pki import Authority
 from dataplane.processes import tenantry
 from dataplane.upstream import Upstream
@@ -191,3 +196,41 @@ async def test_envoy_too_wants_to_know_whom_it_asks(guarded: Guarded) -> None:
 
 async def test_plain_text_to_the_admin_port_is_no_way_in(guarded: Guarded) -> None:
     assert (await ask(guarded.admin, request("/metrics", method="GET"))).status == 0
+
+
+async def test_an_engine_elsewhere_ships_its_records(guarded: Guarded, tmp_path: Path) -> None:
+    """By its certificate's name and its token; neither does without the other. No Envoy has a part in it."""
+    port, token = guarded.admin.rpartition(":")[2], guarded.files.secrets / "usage-token"
+    record = UsageRecord(
+        request_id="1" * 32, engine="e-1", tenant="acme", model="chat-8b", version="1.4.0", ended_s=time.time(),
+        finish_reason="stop",
+    )  # fmt: skip
+    logged: list[str] = []
+
+    def shipper(pair: tuple[Path, Path], name: str = SIDECAR_SAN, token: Path = token) -> Shipper:
+        files = TlsFiles(ca=guarded.authority.certificate, certificate=pair[0], key=pair[1])
+        made = Shipper(
+            [f"https://{name}:{port}"], token_from(token), tls=files, log=logged.append,
+            resolve=lambda _: frozenset({"127.0.0.1"}),
+        )  # fmt: skip
+        made.start()
+        made.ship(record)
+        return made
+
+    allowed = guarded.authority.leaf("engine", "another.test")
+    (tmp_path / "token").write_text("another-token")
+    wrong = {
+        "refuses the token with 401": shipper(allowed, token=tmp_path / "token"),
+        "refuses this engine with 403, is it among its --allow-client-san? It says '": shipper(
+            guarded.authority.leaf("stranger", "spiffe://prod/stranger")
+        ),
+        "was not reached: it hung up on": shipper(Authority(tmp_path).leaf("foreign", "another.test")),
+        "was not reached: its certificate does not pass as one for other.test": shipper(allowed, name="other.test"),
+    }
+    right = shipper(allowed)
+    await until(lambda: right.counts()["shipped"] == 1 and len(logged) == len(wrong), what="shipping")
+    for text, made in wrong.items():
+        assert len([line for line in logged if text in line]) == 1, logged
+        await asyncio.to_thread(made.stop, 0.5)
+        assert made.counts()["stopped"] == 1
+    await asyncio.to_thread(right.stop)

@@ -1,6 +1,7 @@
 """A stub of a sidecar that takes usage records: it obeys, refuses, hangs, stops, and starts again where it was."""
 
 import asyncio
+import ssl
 import time
 from contextlib import suppress
 
@@ -11,9 +12,14 @@ TOKEN = "right-token"
 
 
 class StubSidecar:
-    """`records` and `delays_s` (from a record's end to its arrival) of what was taken; `status` 0 hangs."""
+    """`records` and `delays_s` (from a record's end to its arrival) of what was taken; `status` 0 hangs.
 
-    def __init__(self) -> None:
+    With a context `tls` it speaks TLS; another one counts from the next `start` on.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+        self.tls = tls
+        self.host = host
         self.status = 200
         self.token = TOKEN
         self.records: list[UsageRecord] = []
@@ -25,14 +31,14 @@ class StubSidecar:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}"
 
     async def start(self) -> None:
         app = web.Application(client_max_size=2 << 20)
         app.add_routes([web.post("/usage", self._usage)])
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.05, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True).start()
+        await web.TCPSite(self._runner, self.host, self.port, reuse_address=True, ssl_context=self.tls).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:

@@ -14,15 +14,19 @@ from typing import Any
 
 import aiohttp
 import pytest
+from dataplane.pki import Authority
 from msgspec.structs import replace
+from tenantry.adapters.bind import Tls
 from tenantry.core.usage import UsageRecord, read_batch
 from tenantry_standin.__main__ import main
 from tenantry_testing.sidecars import TOKEN, StubSidecar
 from tenantry_vllm.outbox import Limits
 from tenantry_vllm.shipper import Shipper
 from tenantry_vllm.sidecar_http import Answer, Endpoint, parse_url, resolve, token_from
+from tenantry_vllm.sidecar_tls import TlsFiles
 
 PLAIN = Limits()
+FILES = TlsFiles(ca=Path("ca.pem"), certificate=Path("engine.pem"), key=Path("engine.key"))
 QUICK = Limits(flush_s=0.02, first_retry_s=0.05, longest_retry_s=0.1)
 
 
@@ -55,7 +59,8 @@ class FakeNetwork:
             raise OSError("no such name")
         return self.names[endpoint.host]
 
-    def connect(self, _: Endpoint, address: str, token: Callable[[], str]) -> "FakeTransport":
+    def connect(self, _: Endpoint, address: str, token: Callable[[], str], tls: TlsFiles | None) -> "FakeTransport":
+        assert tls is FILES
         return FakeTransport(self, address, token)
 
 
@@ -90,8 +95,8 @@ def shipping(
     network: FakeNetwork, *urls: str, log: Callable[[str], None] = lambda _: None, limits: Limits = QUICK
 ) -> Iterator[Shipper]:
     shipper = Shipper(
-        urls, lambda: TOKEN, log=log, limits=limits, resolve_every_s=0.02, resolve=network.resolve,
-        connect=network.connect,
+        urls, lambda: TOKEN, log=log, tls=FILES, limits=limits, resolve_every_s=0.02,
+        resolve=network.resolve, connect=network.connect,
     )  # fmt: skip
     shipper.start()
     try:
@@ -103,7 +108,7 @@ def shipping(
 def test_every_address_of_every_name_gets_every_record() -> None:
     network = FakeNetwork()
     network.names = {"pods": frozenset({"10.0.0.1", "10.0.0.2"}), "other": frozenset({"10.1.0.1"})}
-    with shipping(network, "http://pods:9000", "http://other:9000") as shipper:
+    with shipping(network, "https://pods:9000", "https://other:9000") as shipper:
         for number in range(1, 4):
             shipper.ship(record(number))
         until(lambda: shipper.counts()["shipped"] == 9)
@@ -116,7 +121,7 @@ def test_one_that_hangs_or_fails_delays_no_other() -> None:
     network.behaves = {
         "hung": threading.Event(), "down": ConnectionRefusedError("refused"), "odd": BadStatusLine("x")
     }  # fmt: skip
-    with shipping(network, "http://pods:9000") as shipper:
+    with shipping(network, "https://pods:9000") as shipper:
         for number in range(1, 21):
             shipper.ship(record(number))
             time.sleep(0.005)
@@ -132,7 +137,7 @@ def test_one_that_hangs_or_fails_delays_no_other() -> None:
 def test_a_sidecar_that_appears_gets_what_is_recent_and_one_that_goes_is_left() -> None:
     network = FakeNetwork()
     logged: list[str] = []
-    with shipping(network, "http://pods:9000", log=logged.append) as shipper:
+    with shipping(network, "https://pods:9000", log=logged.append) as shipper:
         shipper.ship(record(1))
         until(lambda: logged)
         network.names["pods"] = frozenset({"a"})
@@ -162,7 +167,7 @@ def test_troubles_are_said_once_and_so_is_their_end() -> None:
     network.names = {"pods": frozenset({"a"})}
     network.behaves["a"] = 401
     logged: list[str] = []
-    with shipping(network, "http://pods:9000", log=logged.append) as shipper:
+    with shipping(network, "https://pods:9000", log=logged.append) as shipper:
         shipper.ship(record(1))
         until(lambda: logged)
         time.sleep(0.3)  # several tries later
@@ -186,7 +191,7 @@ def test_a_record_that_no_sidecar_would_take_spoils_no_batch() -> None:
     network = FakeNetwork()
     network.names = {"pods": frozenset({"a"})}
     logged: list[str] = []
-    with shipping(network, "http://pods:9000", log=logged.append) as shipper:
+    with shipping(network, "https://pods:9000", log=logged.append) as shipper:
         shipper.ship(record(1, repetition=1.5))
         shipper.ship(record(1, tenant="x" * 129))
         shipper.ship(record(1, request_id=object()))
@@ -201,7 +206,7 @@ def test_an_outage_is_bounded_in_memory() -> None:
     network = FakeNetwork()
     network.names = {"pods": frozenset({"a"})}
     network.behaves["a"] = ConnectionRefusedError("refused")
-    with shipping(network, "http://pods:9000", limits=replace(QUICK, waiting_records=10)) as shipper:
+    with shipping(network, "https://pods:9000", limits=replace(QUICK, waiting_records=10)) as shipper:
         for number in range(1, 51):
             shipper.ship(record(number))
         until(lambda: shipper.counts()["full"] >= 40)
@@ -212,7 +217,7 @@ def test_an_outage_is_bounded_in_memory() -> None:
 def test_shipping_after_the_end_is_counted_and_harmless() -> None:
     network = FakeNetwork()
     network.names = {"pods": frozenset({"a"})}
-    with shipping(network, "http://pods:9000") as shipper:
+    with shipping(network, "https://pods:9000") as shipper:
         pass
     shipper.ship(record(1))
     shipper.stop()
@@ -223,10 +228,12 @@ def test_shipping_after_the_end_is_counted_and_harmless() -> None:
     ("url", "endpoint"),
     [
         ("http://127.0.0.1:9000", Endpoint(host="127.0.0.1", port=9000)),
-        ("http://sidecars", Endpoint(host="sidecars", port=80)),
+        ("http://localhost", Endpoint(host="localhost", port=80)),
         ("http://[::1]:9000/", Endpoint(host="::1", port=9000)),
-        ("http://a:1/usage", Endpoint(host="a", port=1)),
-        ("http://a:1/team/", Endpoint(host="a", port=1, path="/team/usage")),
+        ("https://a:1/usage", Endpoint(host="a", port=1, tls=True)),
+        ("https://a:1/team/", Endpoint(host="a", port=1, path="/team/usage", tls=True)),
+        ("HTTPS://Sidecars", Endpoint(host="sidecars", port=443, tls=True)),
+        ("https://[2001:db8::1]", Endpoint(host="2001:db8::1", port=443, tls=True)),
     ],
 )
 def test_urls(url: str, endpoint: Endpoint) -> None:
@@ -237,7 +244,7 @@ def test_urls(url: str, endpoint: Endpoint) -> None:
     "url",
     [
         "127.0.0.1:9000",
-        "https://a:1",
+        "ftp://a:1",
         "http://",
         "http://u:pw@a:1",
         "https://u:pw@a",
@@ -250,6 +257,17 @@ def test_urls_that_are_none(url: str) -> None:
     with pytest.raises(ValueError, match=r"sidecar's URL|Port") as caught:
         parse_url(url)
     assert "pw" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "host", ["sidecars", "10.0.0.1:9300", "0.0.0.0:9300", "127.0.0.1.example", "localhost.example", "[::]:1", "127.1"]
+)
+def test_the_token_leaves_this_machine_only_under_tls(host: str) -> None:
+    with pytest.raises(ValueError, match=r"is https: with 'http://.*' the token would travel in clear"):
+        Shipper([f"http://{host}"], lambda: TOKEN, log=print, tls=FILES)
+    Shipper([f"https://{host}"], lambda: TOKEN, log=print, tls=FILES)
+    with pytest.raises(ValueError, match=r"https://.* needs files: a CA, a client certificate and its key"):
+        Shipper([f"https://{host}"], lambda: TOKEN, log=print)
 
 
 def test_localhost_is_one_sidecar() -> None:
@@ -364,13 +382,23 @@ async def test_the_last_flush_goes_out_and_is_bounded() -> None:
         assert shipper.counts()["stopped"] == 50
 
 
-async def test_the_command_ships_what_it_serves_to_the_last(tmp_path: Path) -> None:
+@pytest.mark.parametrize("secure", [False, True])
+async def test_the_command_ships_what_it_serves_to_the_last(secure: bool, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
+    tls: list[str] = []
     async with sidecars() as (stub,):
+        if secure:
+            authority = Authority(tmp_path)
+            certificate, key = authority.leaf("both", "127.0.0.1")
+            tls = ["--ship-ca", str(authority.certificate), "--ship-cert", str(certificate), "--ship-key", str(key)]
+            await stub.stop()
+            files = Tls(certificate=certificate, key=key, client_ca=authority.certificate, allowed_sans=frozenset())
+            stub.tls = files.ssl_context()
+            await stub.start()
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tenantry_standin", "--model", "chat-8b", "--version", "1.4.0", "--speed", "20",
             "--listen", "127.0.0.1:0", "--engine-id", "blue", "--ship-to", stub.url,
-            "--ship-token-file", str(tmp_path / "token"), stderr=subprocess.PIPE,
+            "--ship-token-file", str(tmp_path / "token"), *tls, stderr=subprocess.PIPE,
         )  # fmt: skip
         assert process.stderr is not None
         listening = (await process.stderr.readline()).decode()
@@ -393,15 +421,31 @@ async def test_the_command_ships_what_it_serves_to_the_last(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        (["--ship-to", "http://a:1"], "go together"),
+        (["--ship-to", "http://[::1]:1"], "go together"),
         (["--ship-token-file", "/dev/null"], "go together"),
-        (["--ship-to", "http://a:1", "--ship-token-file", "/dev/null"], "/dev/null must hold one token"),
+        (["--ship-to", "http://[::1]:1", "--ship-token-file", "/dev/null"], "/dev/null must hold one token"),
+        (
+            [
+                *("--ship-to", "http://[::1]:1", "--ship-token-file", "TOKEN"),
+                *("--ship-ca", "a", "--ship-cert", "b", "--ship-key", "c"),
+            ],
+            "and with a --ship-to",
+        ),
+        (["--ship-to", "https://a", "--ship-token-file", "TOKEN", "--ship-ca", "a"], "--ship-key go together"),
+        (["--ship-to", "https://a", "--ship-token-file", "TOKEN"], "https://a:443 needs files: a CA, a client"),
+        (["--ship-to", "http://a", "--ship-token-file", "TOKEN"], "the token would travel in clear"),
         (["--ship-to", "a:1", "--ship-token-file", __file__], "one token"),
     ],
 )
 def test_the_command_explains_what_it_cannot_ship_with(
-    options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    complaint: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("TOKEN").write_text(TOKEN)
     with pytest.raises(SystemExit):
         main(["--model", "m", "--version", "1", *options])
     assert complaint in capsys.readouterr().err
