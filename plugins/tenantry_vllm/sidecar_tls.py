@@ -74,7 +74,7 @@ class TlsHTTPConnection(HTTPConnection):
         except ssl.SSLCertVerificationError as error:
             text = f"its certificate does not pass as one for {self._name} of {self._files.ca}: {error.verify_message}"
             raise TlsError(text) from None
-        except ssl.SSLError as error:
+        except (ssl.SSLError, ConnectionError) as error:  # a reset may overtake the alert that explains it
             raise TlsError(f"no TLS there, or none for {self._files.certificate}: {_reason(error)}") from None
 
     def refused(self, error: OSError) -> TlsError:
