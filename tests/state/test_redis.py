@@ -31,6 +31,7 @@ CALLS: list[Callable[[RedisState], Awaitable[object]]] = [
     lambda store: store.visits("key", [Arrival(unit="s1", warming=False, has_past=False)], ttl_s=60),
     lambda store: store.append("key", "id", b"entry"),
     lambda store: store.entries("key", 1),
+    lambda store: store.forget("key"),
 ]
 
 

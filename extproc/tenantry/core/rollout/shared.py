@@ -90,7 +90,7 @@ brackets a RecursionError."""
 def plan_id(plan: Plan) -> str:
     """Return a plan's name, 16 hexadecimal digits."""
     tests = [(signal.name, signal.kind, signal.weight, signal.tilts, signal.priors) for signal in SIGNALS]
-    return hashlib.sha256(_encode((plan, tests, VISIT_SHARES, SHARE_RATIOS))).hexdigest()[:16]
+    return hashlib.sha256(_encode((plan, tests, sorted(VISIT_SHARES.items()), SHARE_RATIOS))).hexdigest()[:16]
 
 
 def encode(shared: Shared) -> bytes:
