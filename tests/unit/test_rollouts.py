@@ -1,7 +1,7 @@
 """The rollouts of a sidecar over stores that fail, hang, forget, or hold what nobody meant to write."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from tenantry.core.identity import Presented, authenticate
 from tenantry.core.rollout import shared as shared_state
 from tenantry.core.rollout.conduct import Conduct, Entry
 from tenantry.core.rollout.guard import Guard
+from tenantry.core.rollout.join import Told
 from tenantry.core.rollout.shared import Shared
 from tenantry.core.rollout.signals import Observation, Sample
 from tenantry.core.rollout.standing import FLEET, Event, Standing, State
@@ -412,11 +413,15 @@ async def test_a_slow_count_leaves_the_exchange_its_turn(monkeypatch: pytest.Mon
     assert left == [(4, ((embed, "split"),)), (2, ((chat, "split"),)), (0, ())]
 
 
-async def test_a_clock_that_is_set_makes_nobody_wait() -> None:
+async def test_a_clock_that_is_set_makes_nobody_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     process = Process(Store())
     times = list[float]()
-    joiner = process.rollouts._joiner
-    joiner.due = lambda now_s, _keep_s: times.append(now_s) or iter(())  # type: ignore[method-assign, func-returns-value]
+
+    def due(now_s: float, keep_records_s: float) -> Iterator[Told]:
+        times.append(now_s)
+        return iter(())
+
+    monkeypatch.setattr(process.rollouts._joiner, "due", due)
     process.now_s -= 86_400
     await process.rollouts._flush(1.0)
     assert times == [100.0]
