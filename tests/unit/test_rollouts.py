@@ -199,6 +199,23 @@ async def test_standings_count_beside_evidence_that_the_guard_refuses(
     assert second.rollouts.status_of(CHAT).problems == (), "a new chapter replaces the evidence everywhere"
 
 
+async def test_rules_go_live_whatever_evidence_of_their_plan_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(Store())
+    await process.rollouts.start()
+    await process.say(Event.OPERATOR_REVERT)
+    rows = Guard.rows
+
+    def fail(guard: Guard) -> object:
+        monkeypatch.setattr(Guard, "rows", rows)  # the next guard begins anew
+        raise KeyError(7)
+
+    process.rules(NOBODY)
+    monkeypatch.setattr(Guard, "rows", fail)
+    process.rules(TWO)
+    assert process.conduct().state(FLEET) is State.REVERTED
+    assert process.conduct().refuses_evidence
+
+
 # --- an operator's word -------------------------------------------------------------------------------------------
 
 
@@ -353,6 +370,21 @@ async def test_a_rollout_that_comes_back_is_read_again() -> None:
     assert not process.rollouts._fleet_knew & {process.conduct().id}
     await process.rollouts.start()
     assert CHAT in process.rollouts.live.rollouts
+
+
+async def test_counts_that_a_store_forgot_meanwhile_begin_a_new_chapter() -> None:
+    local, fleet = Store(), Store()
+    process = Process(local, fleet)
+    await process.rollouts.start()
+    conduct = process.conduct()
+    conduct.arrivals([seen("u1")], NOW)
+    conduct.observe([seen("u1")], [Visit(number=1, was_put_off=False)], NOW)
+    process.rules(NOBODY)
+    fleet.documents.clear()
+    process.now_s += 1
+    process.rules(TWO)
+    await process.rollouts.start()
+    assert [process.rollouts.status_of(model).chapter for model in (CHAT, EMBED)] == [2, 1]
 
 
 async def test_what_is_remembered_is_bounded_by_rollouts_that_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,7 +197,7 @@ class Rollouts:
         """Let the stores have what is known, once `run` has ended; for STOP_SECONDS at most."""
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                await self._flush(STOP_SECONDS)
+                await self._flush(STOP_SECONDS / 2)
                 await self._sync()
         except TimeoutError:
             logs.get().error("the state stores did not take the last of the evidence", seconds=STOP_SECONDS)
@@ -347,7 +347,8 @@ class Rollouts:
                 for conduct in tuple(self._conducts.values()):
                     failed.append(await self._part(conduct.name, self._exchange(conduct, silent)))
                     self._tick(conduct, readable=failed[-1] is None)
-                    await self._part(conduct.name, self._visits.let_go(conduct))
+                    if self._by_id.get(conduct.id) is conduct:
+                        await self._part(conduct.name, self._visits.let_go(conduct))
                 failed.append(await self._part(None, self._flags.exchange(silent)))
                 failed.append(await self._part(None, self._history.write(silent)))
             finally:

@@ -147,7 +147,8 @@ class Conduct:
     @property
     def refuses_evidence(self) -> bool:
         """Whether what others know of this chapter is left out, as it cannot be right."""
-        return self._refused == (self._plan_id, self._guard.chapter)
+        plan, chapter = self._refused or ("", 0)
+        return plan == self._plan_id and self._guard.chapter <= chapter
 
     def view(self) -> RolloutView:
         """Return what routing has to know."""
