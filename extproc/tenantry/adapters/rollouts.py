@@ -22,27 +22,25 @@ StateUnavailableError, within ANSWER_SECONDS.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-
-from msgspec import Struct
+from collections.abc import Awaitable, Callable, Iterable
 
 from tenantry.adapters import logs
 from tenantry.adapters.rollout_flags import BetaFlags
 from tenantry.adapters.rollout_history import History
-from tenantry.adapters.rollout_metrics import RolloutMetrics, Shown
+from tenantry.adapters.rollout_metrics import RolloutMetrics
 from tenantry.adapters.rollout_queue import Line, Waiting
+from tenantry.adapters.rollout_status import Status, pinned_to, shown, status_of
 from tenantry.adapters.rollout_stores import STORE_ERRORS, Silent, turn, update
 from tenantry.adapters.rollout_visits import VisitCounts
 from tenantry.adapters.state import StateStore, StateUnavailableError
 from tenantry.core.errors import Problem, RulesError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout import shared as shared_state
-from tenantry.core.rollout.conduct import Conduct, Entry, Point, identity
-from tenantry.core.rollout.guard import Progress, Row
+from tenantry.core.rollout.conduct import Conduct, Entry, identity
 from tenantry.core.rollout.join import Joiner, Mismatch, Patience, Told
 from tenantry.core.rollout.shared import Shared
-from tenantry.core.rollout.standing import FLEET, Event, State, TransitionError
-from tenantry.core.routing import Live, has_beta
+from tenantry.core.rollout.standing import Event, State, TransitionError
+from tenantry.core.routing import Live
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.schema import nearest
 from tenantry.core.tenant import Tenant
@@ -59,34 +57,6 @@ MAX_KNOWN = 1_000
 """Rollouts whose state is remembered after the rules have dropped them."""
 
 KEEP_RECORDS_S = 30.0
-
-
-class Status(Struct, frozen=True, kw_only=True):
-    """What an operator is shown of a rollout.
-
-    `scopes` are those that are not splitting; `percents` the percent by `all`, `tier:NAME`, `tenant:NAME`. `problems`
-    are sentences: rules whose stable version disagrees with a promotion, pins to a reverted version, a store that
-    cannot be read.
-    """
-
-    model: str
-    rollout: str
-    candidate: str
-    image: str
-    stable: str
-    state: State
-    readable: bool
-    scopes: dict[str, State]
-    percents: dict[str, float]
-    mirror_percent: float
-    beta: tuple[str, ...]
-    pinned: tuple[str, ...]
-    chapter: int
-    progress: Progress
-    next_step: str
-    problems: tuple[str, ...]
-    evidence: tuple[Row, ...]
-    course: tuple[Point, ...]
 
 
 class Rollouts:
@@ -268,7 +238,7 @@ class Rollouts:
 
     def show(self) -> None:
         """Set the gauges, for somebody who scrapes."""
-        self._metrics.show(_shown(status) for status in self.status())
+        self._metrics.show(shown(status) for status in self.status())
 
     def status_of(self, model: str) -> Status:
         """Return one; raise RulesError that names the nearest."""
@@ -435,7 +405,7 @@ class Rollouts:
                 f"rollout {entry.kind}", model=entry.model, version=entry.candidate, state=entry.after.value,
                 reason=f"{entry.scope}, {entry.who}: {entry.why}",
             )  # fmt: skip
-            pinned = self._pinned(self._conducts[entry.model]) if entry.model in self._conducts else ()
+            pinned = pinned_to(self._conducts[entry.model], self._book) if entry.model in self._conducts else ()
             if entry.kind == "reverted" and pinned:
                 log.error(
                     "tenants stay pinned to the reverted version", model=entry.model, version=entry.candidate,
@@ -496,89 +466,7 @@ class Rollouts:
             raise RulesError([Problem(path=f"tiers.{name}", message="no such tier", hint=hint)])
 
     def _status(self, conduct: Conduct) -> Status:
-        rollout, candidate = conduct.rollout, conduct.rollout.candidate
-        scopes = {scope: standing.state for scope, standing in sorted(conduct.standings.items())}
-        return Status(
-            model=conduct.name,
-            rollout=conduct.id,
-            candidate=candidate,
-            image=conduct.model.versions[candidate].image,
-            stable=conduct.model.stable,
-            state=conduct.state(FLEET),
-            readable=self._is_readable(conduct),
-            scopes={scope: state for scope, state in scopes.items() if state is not State.SPLITTING},
-            percents={
-                "all": conduct.percent,
-                **{f"tier:{name}": percent for name, percent in rollout.percent_by_tier.items()},
-                **{f"tenant:{name}": percent for name, percent in rollout.percent_by_tenant.items()},
-            },
-            mirror_percent=rollout.mirror_percent,
-            beta=self._beta_tenants(),
-            pinned=self._pinned(conduct),
-            chapter=conduct.guard.chapter,
-            progress=conduct.guard.progress(),
-            next_step=conduct.step_why,
-            problems=tuple(self._problems(conduct)),
-            evidence=tuple(conduct.rows()),
-            course=tuple(conduct.points),
-        )
-
-    def _problems(self, conduct: Conduct) -> Iterable[str]:
-        candidate = conduct.rollout.candidate
-        if not self._is_readable(conduct):
-            yield "the state store was not read since this process started: nobody gets the candidate"
-        if conduct.refuses_evidence:
-            yield "the stored evidence of this chapter cannot be right: this process judges by what it saw itself"
-        if conduct.state(FLEET) is State.PROMOTED:
-            yield (
-                f"{candidate} is promoted to all, and the rules still say stable {conduct.model.stable}: "
-                f'set models.{conduct.name}.stable to "{candidate}" and remove the rollout'
-            )
-        if conduct.state(FLEET) is State.REVERTED and (pinned := self._pinned(conduct)):
-            yield f"pinned to the reverted {candidate} all the same: {', '.join(pinned[:8])}"
-        for scope, standing in conduct.standings.items():
-            pin = self._pin(scope.removeprefix("tenant:"), conduct.name)
-            if standing.state is State.PROMOTED and pin not in (None, candidate):
-                yield f"{scope} is promoted and stays on {pin} all the same, to which the rules pin it"
-        alarms = conduct.guard.progress().alarms
-        if alarms:
-            held = "1 verdict is" if alarms == 1 else f"{alarms} verdicts are"
-            yield f"{held} held back, as the stable version {conduct.model.stable} fails too"
+        return status_of(conduct, self._book, self.live, readable=self._is_readable(conduct))
 
     def _is_readable(self, conduct: Conduct) -> bool:
         return self._flags.readable and conduct.id in self._readable
-
-    def _pin(self, tenant: str, model: str) -> str | None:
-        rules = None if self._book is None else self._book.rules.tenants.get(tenant)
-        return None if rules is None else rules.pins.get(model)
-
-    def _pinned(self, conduct: Conduct) -> tuple[str, ...]:
-        tenants: Mapping = {} if self._book is None else self._book.rules.tenants  # type: ignore[type-arg]
-        return tuple(
-            name for name, tenant in tenants.items() if tenant.pins.get(conduct.name) == conduct.rollout.candidate
-        )
-
-    def _beta_tenants(self) -> tuple[str, ...]:
-        if self._book is None:
-            return ()
-        rules = self._book.rules
-        named = rules.identity.jwt is not None or rules.identity.mtls is not None  # tenants who stand in no rules
-        names = {*rules.tenants, *(self._flags.flags if named else ())}
-        profiles = map(self._book.profile, sorted(names))
-        return tuple(profile.name for profile in profiles if profile is not None and has_beta(profile, self.live))
-
-
-def _shown(status: Status) -> Shown:
-    progress = status.progress
-    return Shown(
-        model=status.model,
-        candidate=status.candidate,
-        state=status.state,
-        readable=status.readable,
-        scopes=tuple(state for scope, state in status.scopes.items() if scope != FLEET),
-        percent=status.percents["all"],
-        realised_share=progress.units / progress.all_units if progress.all_units else 0.0,
-        suspicion=progress.suspicion,
-        held=progress.alarms,
-        pinned=len(status.pinned),
-    )
