@@ -183,6 +183,20 @@ async def test_an_arrival_keeps_all_counts_under_its_key(where: str, key: str) -
     await store.close()
 
 
+async def test_counts_are_forgotten_when_nobody_needs_them(where: str, key: str) -> None:
+    store = RedisState(where, max_units=1) if "://" in where else SqliteState(Path(where), max_units=1)
+    units = [arrival("s1"), arrival("s2")]  # one in each generation
+    for each in (key, f"{key}/left"):
+        await store.visits(each, units, ttl_s=60)
+    await store.forget(key)
+    await store.forget(f"{key}/never-counted")
+    assert [visit.number for visit in await store.visits(key, units, ttl_s=60)] == [1, 1]
+    assert [visit.number for visit in await store.visits(f"{key}/left", units, ttl_s=60)] == [2, 2]
+    with pytest.raises(ValueError, match="no key"):
+        await store.forget("two words")
+    await store.close()
+
+
 async def test_an_entry_is_appended_once_and_in_order(store: StateStore, key: str) -> None:
     entries = [b"reverted by the guard", b"", b"resumed \x00\n by ops", b" "]
     done = [await store.append(key, f"event-{number}", entry) for number, entry in enumerate(entries)]

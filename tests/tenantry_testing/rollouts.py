@@ -36,13 +36,17 @@ class MemoryStore:
         self.calls: Counter[str] = Counter()
         self.failing: set[str] = set()
         self.before: Callable[[str, str], None] = lambda _method, _key: None
-        self.forget()
+        self.lose()
 
-    def forget(self) -> None:
+    def lose(self) -> None:
         """Lose all data."""
         self.documents: dict[str, bytes] = {}
         self.counts: dict[str, Visits] = {}
         self.logs: dict[str, dict[str, bytes]] = {}
+
+    async def forget(self, key: str) -> None:
+        await self._look("forget", key)
+        self.counts.pop(key, None)
 
     async def _look(self, method: str, key: str) -> None:
         self.calls[method] += 1

@@ -206,7 +206,7 @@ def test_a_chart_goes_from_nothing_to_a_verdict() -> None:
         (["revert", MODEL, "--all", "--tier", "gold", "--why", "x"], "name whom: exactly one of"),
         (["revert", MODEL, "--tier", "gold", "--tenant", "acme", "--why", "x"], "name whom: exactly one of"),
         (["revert", MODEL, "--tier", "golf", "--why", "x"], 'tiers.golf: no such tier; did you mean "gold"?'),
-        (["revert", MODEL, "--tenant", "a b", "--why", "x"], "`$.tenant`"),
+        (["revert", MODEL, "--tenant", "a b", "--why", "x"], "which no tenant can be called"),
         (["resume", MODEL, "--all", "--why", "x"], "it is splitting already"),
         (["pause", MODEL, "--all", "--why", ""], "`$.why`"),
     ],

@@ -139,6 +139,23 @@ def test_evidence_is_kept_apart_by_whatever_changes_the_bets() -> None:
     assert plan_id(Plan()) == plan_id(Plan())
 
 
+@pytest.mark.parametrize(("name", "value"), [("VISIT_SHARES", {1: 1.0}), ("SHARE_RATIOS", (0.5, 2.0))])
+def test_evidence_is_kept_apart_by_what_a_release_bets(
+    name: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = plan_id(Plan())
+    monkeypatch.setattr(f"tenantry.core.rollout.shared.{name}", value)
+    assert plan_id(Plan()) != before
+
+
+@pytest.mark.parametrize("raw", [b"[" * 100_000, b'{"standings":{},"stepping":null,"evidence":{"p":' + b"[" * 100_000])
+def test_brackets_in_brackets_are_damage(raw: bytes) -> None:
+    with pytest.raises(DamagedStateError, match="cannot be read"):
+        decode(raw)
+    with pytest.raises(DamagedStateError, match="beta flags"):
+        decode_flags(raw)
+
+
 def test_a_step_of_an_earlier_release_is_read() -> None:
     """It named no plan."""
     stored = msgspec.json.decode(encode(WHOLE))

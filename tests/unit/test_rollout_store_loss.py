@@ -22,6 +22,7 @@ class Shared:
         self.lost = False
         self.documents: dict[str, bytes] = {}
         self.log: dict[str, bytes] = {}
+        self.forgotten: list[str] = []
 
     def _look(self) -> None:
         if self.lost:
@@ -34,6 +35,10 @@ class Shared:
 
     async def visits(self, key: str, arrivals: Sequence[Arrival], *, ttl_s: float) -> list[Visit]:
         raise NotImplementedError
+
+    async def forget(self, key: str) -> None:
+        self._look()
+        self.forgotten.append(key)
 
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         self._look()

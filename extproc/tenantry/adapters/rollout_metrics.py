@@ -24,11 +24,15 @@ class Labels(Protocol):
 
 
 class Shown(Struct, frozen=True, kw_only=True):
-    """What the gauges show of one rollout. `scopes` are the states of tiers and tenants that are not splitting."""
+    """What the gauges show of one rollout. `scopes` are the states of tiers and tenants that are not splitting.
+
+    Not `readable`: the state is not known, and nobody gets the candidate.
+    """
 
     model: str
     candidate: str
     state: State
+    readable: bool
     scopes: tuple[State, ...]
     percent: float
     realised_share: float
@@ -54,6 +58,9 @@ class RolloutMetrics:
             "observations", "What guards were shown, with or without the engine's record", ("model", "kind", "record")
         )
         self._dropped = self._counter("observations_dropped", "Evidence lost because a queue was full", ())
+        self._unjoined = self._counter(
+            "joins_dropped", "Requests and records that waited for one another and were too many", ()
+        )
         self._transitions = self._counter("transitions", "Reverts, alarms, promotions and the like", ("model", "kind"))
         self._mismatches = self._counter(
             "version_mismatches", "Usage records of engines that run another version than assigned", ("model",)
@@ -65,7 +72,9 @@ class RolloutMetrics:
             "tenantry_usage_record_delay_seconds", "From the end of a request to its record's arrival",
             buckets=_DELAY_SECONDS, registry=registry,
         )  # fmt: skip
-        self._state = self._gauge("state", "1 for the state that the fleet is in", ("model", "candidate", "state"))
+        self._state = self._gauge(
+            "state", "1 for the state that the fleet is in, if it is known", ("model", "candidate", "state")
+        )
         self._scopes = self._gauge("scopes", "Tiers and tenants by state, splitting ones apart", ("model", "state"))
         self._percent = self._gauge("percent", "Percent of each tenant's units for the candidate", ("model",))
         self._share = self._gauge("realised_share", "Candidate units over all units of this chapter", ("model",))
@@ -103,6 +112,10 @@ class RolloutMetrics:
         """Count evidence that is lost."""
         self._dropped.inc(requests)
 
+    def unjoined(self, requests: int) -> None:
+        """Count what could wait for its other half no longer."""
+        self._unjoined.inc(requests)
+
     def transition(self, entry: Entry) -> None:
         """Count what a rollout's history has a new line of."""
         self._transitions.labels(self._models[entry.model], entry.kind).inc()
@@ -132,7 +145,7 @@ class RolloutMetrics:
         for each in rollouts:
             model = self._models[each.model]
             for state in State:
-                self._state.labels(model, each.candidate, state.value).set(each.state is state)
+                self._state.labels(model, each.candidate, state.value).set(each.readable and each.state is state)
                 if state is not State.SPLITTING:
                     self._scopes.labels(model, state.value).set(each.scopes.count(state))
             self._percent.labels(model).set(each.percent)

@@ -38,7 +38,7 @@ class Waiting:
         return True
 
     def lines(self) -> tuple[Line, ...]:
-        """Return the lines in which somebody waits."""
+        """Return the lines in which somebody waits, those that were served last at the end."""
         return tuple(self._lines)
 
     def batches(self, line: Line, size: int) -> Iterator[list[Seen]]:
@@ -57,14 +57,18 @@ class Waiting:
 
     def drop(self, line: Line, batch: list[Seen]) -> None:
         """Take out a batch that stands at the head of its line, unless it was forgotten meanwhile."""
-        waiting = self._lines.get(line, deque())
+        waiting = self._lines.pop(line, deque())
         for seen in batch:
             if not waiting or waiting[0] is not seen:
                 break
             waiting.popleft()
             self._size -= 1
-        if not waiting:
-            self._lines.pop(line, None)
+        if waiting:
+            self._lines[line] = waiting
+
+    def postpone(self, line: Line) -> None:
+        """Let the other lines have their turn first."""
+        self.drop(line, [])
 
     def forget(self, rollout: str) -> int:
         """Forget all that waits of a rollout; return how many requests these were."""

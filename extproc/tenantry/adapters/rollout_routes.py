@@ -5,6 +5,7 @@ Three credentials that open three doors and no other: the admin token, the usage
 
 import asyncio
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Literal
@@ -14,13 +15,14 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from tenantry.adapters import logs
-from tenantry.adapters.rollouts import STORE_ERRORS, Rollouts
+from tenantry.adapters.rollout_stores import STORE_ERRORS
+from tenantry.adapters.rollouts import Rollouts
 from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.errors import RequestRefusedError, RulesError
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.rollout.standing import FLEET, Event, TransitionError, tenant_scope, tier_scope
 from tenantry.core.routing import has_beta
-from tenantry.core.rules import TenantName
+from tenantry.core.rules import TENANT_PATTERN, TIER_PATTERN
 from tenantry.core.usage import MAX_BATCH_BYTES, read_batch
 
 MAX_HISTORY = 1_000
@@ -42,9 +44,15 @@ class Word(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     action: Literal["revert", "resume", "pause", "promote"]
     all: bool = False
     tier: _Text | None = None
-    tenant: TenantName | None = None
+    tenant: _Text | None = None
     who: _Text
     why: _Text
+
+    def __post_init__(self) -> None:
+        # By fullmatch: msgspec searches, and `$` lets a line's end pass.
+        for what, name, pattern in (("tier", self.tier, TIER_PATTERN), ("tenant", self.tenant, TENANT_PATTERN)):
+            if name is not None and not re.fullmatch(pattern, name):
+                raise ValueError(f"{what} is {name!r}, which no {what} can be called")
 
     @property
     def scope(self) -> str:

@@ -1,4 +1,4 @@
-"""What operators are told of a rollout: by `GET /rollouts`, `tenantry rollout` and the gauges."""
+"""What operators are told of a rollout: one page for `tenantry rollout status`, and the numbers of the gauges."""
 
 from collections.abc import Iterable, Mapping
 
@@ -7,9 +7,9 @@ from msgspec import Struct
 from tenantry.adapters.rollout_metrics import Shown
 from tenantry.core.rollout.conduct import Conduct, Point
 from tenantry.core.rollout.guard import Progress, Row
-from tenantry.core.rollout.shared import BetaFlag
 from tenantry.core.rollout.standing import FLEET, State
-from tenantry.core.rules import Rules
+from tenantry.core.routing import Live, has_beta
+from tenantry.core.rulebook import RuleBook
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -40,8 +40,8 @@ class Status(Struct, frozen=True, kw_only=True):
     course: tuple[Point, ...]
 
 
-def told(conduct: Conduct, rules: Rules | None, flags: Mapping[str, BetaFlag], *, readable: bool) -> Status:
-    """Return the status of a rollout. `readable`: its state was read since this process started."""
+def status_of(conduct: Conduct, book: RuleBook | None, live: Live, *, readable: bool) -> Status:
+    """Return what an operator is shown of a rollout under the rules of `book`."""
     rollout, candidate = conduct.rollout, conduct.rollout.candidate
     scopes = {scope: standing.state for scope, standing in sorted(conduct.standings.items())}
     return Status(
@@ -59,15 +59,32 @@ def told(conduct: Conduct, rules: Rules | None, flags: Mapping[str, BetaFlag], *
             **{f"tenant:{name}": percent for name, percent in rollout.percent_by_tenant.items()},
         },
         mirror_percent=rollout.mirror_percent,
-        beta=() if rules is None else _beta(rules, flags),
-        pinned=pinned_to(conduct, rules),
+        beta=beta_tenants(book, live),
+        pinned=pinned_to(conduct, book),
         chapter=conduct.guard.chapter,
         progress=conduct.guard.progress(),
         next_step=conduct.step_why,
-        problems=tuple(_problems(conduct, rules, readable=readable)),
+        problems=tuple(_problems(conduct, book, readable=readable)),
         evidence=tuple(conduct.rows()),
         course=tuple(conduct.points),
     )
+
+
+def beta_tenants(book: RuleBook | None, live: Live) -> tuple[str, ...]:
+    """Return the tenants that ask for candidates, by the rules or, where these let them, by their own word."""
+    if book is None:
+        return ()
+    rules = book.rules
+    named = rules.identity.jwt is not None or rules.identity.mtls is not None  # tenants who stand in no rules
+    names = {*rules.tenants, *(live.beta if named else ())}
+    profiles = map(book.profile, sorted(names))
+    return tuple(profile.name for profile in profiles if profile is not None and has_beta(profile, live))
+
+
+def pinned_to(conduct: Conduct, book: RuleBook | None) -> tuple[str, ...]:
+    """Return the tenants whom the rules pin to the candidate."""
+    tenants: Mapping = {} if book is None else book.rules.tenants  # type: ignore[type-arg]
+    return tuple(name for name, tenant in tenants.items() if tenant.pins.get(conduct.name) == conduct.rollout.candidate)
 
 
 def shown(status: Status) -> Shown:
@@ -77,6 +94,7 @@ def shown(status: Status) -> Shown:
         model=status.model,
         candidate=status.candidate,
         state=status.state,
+        readable=status.readable,
         scopes=tuple(state for scope, state in status.scopes.items() if scope != FLEET),
         percent=status.percents["all"],
         realised_share=progress.units / progress.all_units if progress.all_units else 0.0,
@@ -86,25 +104,21 @@ def shown(status: Status) -> Shown:
     )
 
 
-def pinned_to(conduct: Conduct, rules: Rules | None) -> tuple[str, ...]:
-    """Return the tenants that the rules pin to the candidate."""
-    tenants = {} if rules is None else rules.tenants
-    return tuple(name for name, tenant in tenants.items() if tenant.pins.get(conduct.name) == conduct.rollout.candidate)
-
-
-def _problems(conduct: Conduct, rules: Rules | None, *, readable: bool) -> Iterable[str]:
+def _problems(conduct: Conduct, book: RuleBook | None, *, readable: bool) -> Iterable[str]:
     candidate = conduct.rollout.candidate
     if not readable:
         yield "the state store was not read since this process started: nobody gets the candidate"
+    if conduct.refuses_evidence:
+        yield "the stored evidence of this chapter cannot be right: this process judges by what it saw itself"
     if conduct.state(FLEET) is State.PROMOTED:
         yield (
             f"{candidate} is promoted to all, and the rules still say stable {conduct.model.stable}: "
             f'set models.{conduct.name}.stable to "{candidate}" and remove the rollout'
         )
-    if conduct.state(FLEET) is State.REVERTED and (pinned := pinned_to(conduct, rules)):
+    if conduct.state(FLEET) is State.REVERTED and (pinned := pinned_to(conduct, book)):
         yield f"pinned to the reverted {candidate} all the same: {', '.join(pinned[:8])}"
     for scope, standing in conduct.standings.items():
-        pin = _pin(rules, scope.removeprefix("tenant:"), conduct.name)
+        pin = _pin(book, scope.removeprefix("tenant:"), conduct.name)
         if standing.state is State.PROMOTED and pin not in (None, candidate):
             yield f"{scope} is promoted and stays on {pin} all the same, to which the rules pin it"
     alarms = conduct.guard.progress().alarms
@@ -113,16 +127,6 @@ def _problems(conduct: Conduct, rules: Rules | None, *, readable: bool) -> Itera
         yield f"{held} held back, as the stable version {conduct.model.stable} fails too"
 
 
-def _pin(rules: Rules | None, tenant: str, model: str) -> str | None:
-    known = None if rules is None else rules.tenants.get(tenant)
-    return None if known is None else known.pins.get(model)
-
-
-def _beta(rules: Rules, flags: Mapping[str, BetaFlag]) -> tuple[str, ...]:
-    """Return who has the beta flag: by its own word where the rules let it have one, else by the rules."""
-    beta = {name: tenant.beta for name, tenant in rules.tenants.items()}
-    for name, flag in flags.items():
-        own = rules.tenants[name].beta_self_service if name in rules.tenants else None
-        if rules.beta_self_service if own is None else own:
-            beta[name] = not flag.off
-    return tuple(sorted(name for name in beta if beta[name]))
+def _pin(book: RuleBook | None, tenant: str, model: str) -> str | None:
+    rules = None if book is None else book.rules.tenants.get(tenant)
+    return None if rules is None else rules.pins.get(model)

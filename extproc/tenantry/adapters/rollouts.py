@@ -22,56 +22,48 @@ StateUnavailableError, within ANSWER_SECONDS.
 import asyncio
 import contextlib
 import time
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-
-import msgspec
-from msgspec import structs
+from collections.abc import Awaitable, Callable, Iterable
 
 from tenantry.adapters import logs
+from tenantry.adapters.rollout_flags import BetaFlags
+from tenantry.adapters.rollout_history import History
 from tenantry.adapters.rollout_metrics import RolloutMetrics
-from tenantry.adapters.rollout_queue import Count, Seen, Waiting
-from tenantry.adapters.rollout_status import Status, pinned_to, shown, told
+from tenantry.adapters.rollout_queue import Line, Waiting
+from tenantry.adapters.rollout_status import Status, pinned_to, shown, status_of
+from tenantry.adapters.rollout_stores import STORE_ERRORS, Silent, turn, update
+from tenantry.adapters.rollout_visits import VisitCounts
 from tenantry.adapters.state import StateStore, StateUnavailableError
-from tenantry.adapters.state.store import Merge
 from tenantry.core.errors import Problem, RulesError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout import shared as shared_state
 from tenantry.core.rollout.conduct import Conduct, Entry, identity
 from tenantry.core.rollout.join import Joiner, Mismatch, Patience, Told
-from tenantry.core.rollout.shared import BetaFlag, DamagedStateError, Shared
+from tenantry.core.rollout.shared import Shared
 from tenantry.core.rollout.standing import Event, State, TransitionError
-from tenantry.core.rollout.visits import Visit
 from tenantry.core.routing import Live
 from tenantry.core.rulebook import RuleBook
-from tenantry.core.rules import Rules
 from tenantry.core.schema import nearest
 from tenantry.core.tenant import Tenant
 from tenantry.core.usage import UsageRecord
 
 FLUSH_SECONDS = 0.1
+MAX_FLUSH_SECONDS = 0.5
+"""After so long the exchange of state has its turn, however slowly visits are counted."""
 SYNC_SECONDS = 0.5
-ANSWER_SECONDS = 5.0
-"""How long an operator or a tenant waits for stores that hang."""
 STOP_SECONDS = 2.0
 MAX_QUEUE = 20_000
 MAX_BATCH = 500
-MAX_PENDING_ENTRIES = 1_000
 MAX_KNOWN = 1_000
 """Rollouts whose state is remembered after the rules have dropped them."""
 
-VISITS_TTL_S = 8 * 24 * 3600.0
-"""A chapter lasts a week at most."""
-
 KEEP_RECORDS_S = 30.0
-HISTORY = "history"
-BETA_KEY = "beta"
-_UNCOUNTED = Visit(number=0, was_put_off=False)
-STORE_ERRORS = (StateUnavailableError, DamagedStateError)
 
 
 class Rollouts:
-    """All rollouts of the live rules. Not thread-safe: one event loop."""
+    """All rollouts of the live rules. Not thread-safe: one event loop.
+
+    `clock` is Unix time, for what is stored or shared; what waits is timed by `monotonic`, which nobody sets.
+    """
 
     def __init__(
         self,
@@ -82,30 +74,32 @@ class Rollouts:
         writer: str,
         notify: Callable[[Entry], None] = lambda _entry: None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._local, self._fleet = local, shared
-        self._metrics, self._writer, self._notify, self._clock = metrics, writer, notify, clock
-        self._rules: Rules | None = None
+        self._metrics, self._writer, self._clock, self._monotonic = metrics, writer, clock, monotonic
+        self._book: RuleBook | None = None
         self._conducts: dict[str, Conduct] = {}
         self._by_id: dict[str, Conduct] = {}
         self._known: dict[str, Shared] = {}
         self._readable: set[str] = set()
         self._fleet_knew: set[str] = set()
-        self._flags: dict[str, BetaFlag] = {}
-        self._flags_readable = False
+        self._flags = BetaFlags(local, shared, clock, self._publish)
+        self._history = History(local, shared, notify)
+        self._visits = VisitCounts(shared or local)
         self._joiner = Joiner()
+        self._unjoined = 0
         self._queue = Waiting(MAX_QUEUE)
-        self._pending: deque[Entry] = deque(maxlen=MAX_PENDING_ENTRIES)
         self._wake = asyncio.Event()
         self._lock = asyncio.Lock()
         self._down: set[str] = set()
-        self._words: dict[str, object] = {}
         self._unshared: dict[str, dict[str, Entry]] = {}
         self.live = Live()
 
     def rules_live(self, book: RuleBook) -> None:
         """Take over the rules that went live. A rollout that is new has no view before its state was read."""
         now_s = self._clock()
+        self._book = book
         conducts: dict[str, Conduct] = {}
         for name, model in book.rules.models.items():
             if model.rollout is None:
@@ -113,12 +107,11 @@ class Rollouts:
             rollout = identity(name, model)
             conduct = self._by_id.get(rollout)
             if conduct is None:
-                known = self._known.get(rollout)
+                known = self._known.pop(rollout, None)
                 conduct = Conduct(name, model, writer=self._writer, now_s=now_s, known=known)
             else:
                 conduct.configure(model, now_s)
             conducts[name] = conduct
-        self._rules = book.rules
         before, self._conducts = self._by_id, conducts
         self._by_id = {conduct.id: conduct for conduct in conducts.values()}
         for rollout, gone in before.items():
@@ -137,13 +130,12 @@ class Rollouts:
         records = conduct.rollout.records
         patience = Patience(record_s=records.seconds, mirror_s=records.mirror_seconds)
         self._metrics.request(outcome)
-        self._take(self._joiner.outcome(outcome, patience, self._clock()))
+        self._take(self._joiner.outcome(outcome, patience, self._monotonic()))
 
     def record(self, record: UsageRecord) -> None:
         """Take in a usage record, of whichever request."""
-        now_s = self._clock()
-        self._metrics.record(record, now_s)
-        self._take(self._joiner.record(record, now_s))
+        self._metrics.record(record, self._clock())
+        self._take(self._joiner.record(record, self._monotonic()))
 
     async def start(self) -> None:
         """Read the stores once; a store that cannot be read is logged, and asked again while running."""
@@ -151,7 +143,7 @@ class Rollouts:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        synced_s = 0.0
+        synced_s = -SYNC_SECONDS
         while True:
             woken = False
             try:
@@ -167,19 +159,16 @@ class Rollouts:
                 changed |= await self._flush()
             except Exception as error:  # noqa: BLE001
                 logs.get().error("outcomes not shown to the guard", exc_info=error)
-            if changed or time.monotonic() - synced_s >= SYNC_SECONDS:
-                synced_s = time.monotonic()
-                try:
-                    await self._sync()
-                except Exception as error:  # noqa: BLE001
-                    logs.get().error("rollout state not exchanged", exc_info=error)
+            if changed or self._monotonic() - synced_s >= SYNC_SECONDS:
+                synced_s = self._monotonic()
+                await self._sync()
 
     async def stop(self) -> None:
         """Let the stores have what is known, once `run` has ended; for STOP_SECONDS at most."""
-        for work in (self._flush, self._sync):
+        for work in (self._flush(STOP_SECONDS / 2), self._sync()):
             try:
                 async with asyncio.timeout(STOP_SECONDS / 2):
-                    await work()
+                    await work
             except TimeoutError:
                 logs.get().error("the state stores did not take the last of the evidence", seconds=STOP_SECONDS)
             except Exception as error:  # noqa: BLE001  # as in run
@@ -195,19 +184,29 @@ class Rollouts:
         conduct = self._find(model)
         self._check_scope(conduct, scope)
         entries: list[Entry] = []
-        done = event is Event.OPERATOR_REVERT
-        if done:
+        done = reverts = event is Event.OPERATOR_REVERT
+        if reverts:
             entries = self._move(conduct, scope, event, who=who, why=why)
+        silent: Silent = set()
         try:
-            async with self._turn_at_stores():
-                if not done:
-                    await self._exchange(conduct)
-                    if self._by_id.get(conduct.id) is not conduct:
-                        raise TransitionError(f"the rules of {model} changed meanwhile; look, and say it again")
-                    entries = self._move(conduct, scope, event, who=who, why=why)
-                    done = True
-                await self._exchange(conduct)
-                await self._write_entries()
+            async with turn(self._lock):
+                try:
+                    if not done:
+                        await self._exchange(conduct, silent)
+                        if self._by_id.get(conduct.id) is not conduct:
+                            raise TransitionError(f"the rules of {model} changed meanwhile; look, and say it again")
+                        entries = self._move(conduct, scope, event, who=who, why=why)
+                        done = True
+                    await self._exchange(conduct, silent)
+                    if reverts and (conduct.state(scope) is not State.REVERTED or conduct.id in self._unshared):
+                        # Somebody elsewhere resumed it without knowing of this revert.
+                        entries += self._move(conduct, scope, event, who=who, why=why)
+                        await self._exchange(conduct, silent)
+                except STORE_ERRORS:
+                    with contextlib.suppress(*STORE_ERRORS):  # the other store may take it, and the webhook is told
+                        await self._history.write(silent)
+                    raise
+                await self._history.write(silent)
         except STORE_ERRORS as error:
             what = "it is done here, but other replicas may not know of it" if done else "nothing was done"
             raise StateUnavailableError(f"{what}: {error}") from error
@@ -227,45 +226,12 @@ class Rollouts:
 
         Raises StateUnavailableError when a store cannot be read or written; the flag is set here even then.
         """
-        name, word = tenant.profile.name, object()
-        self._words[name] = word
-
-        def say() -> None:
-            if self._words.get(name) == word:  # else the tenant has said something else meanwhile
-                self._flags = shared_state.flagged(self._flags, name, beta=beta, now_s=self._clock())
-                self._publish()
-
-        say()
-        try:
-            async with self._turn_at_stores():
-                await self._exchange_flags()
-                # Another replica may have heard the tenant before, and more often: the last word counts.
-                if self._flags[name].off is beta:
-                    say()
-                    await self._exchange_flags()
-        finally:
-            if self._words.get(name) == word:
-                del self._words[name]
-
-    @contextlib.asynccontextmanager
-    async def _turn_at_stores(self) -> AsyncIterator[None]:
-        """Have the stores to oneself; raise StateUnavailableError after ANSWER_SECONDS."""
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS), self._lock:
-                yield
-        except TimeoutError:
-            raise StateUnavailableError(f"the state stores did not answer within {ANSWER_SECONDS:g} s") from None
+        await self._flags.set(tenant.profile.name, beta=beta)
 
     async def history(self, model: str, limit: int) -> list[Entry]:
         """Return the last transitions of a model's rollout, oldest first; what a shared store forgot is in the file."""
         conduct = self._find(model)
-        found: dict[str, Entry] = {}
-        for store in (self._local, self._fleet):
-            for raw in () if store is None else await store.entries(f"{HISTORY}/{conduct.id}", limit):
-                with contextlib.suppress(msgspec.MsgspecError):  # another release's
-                    entry = msgspec.json.decode(raw, type=Entry)
-                    found[entry.id] = entry
-        return sorted(found.values(), key=lambda entry: entry.at_s)[-limit:]
+        return await self._history.read(conduct.id, limit)
 
     def status(self) -> list[Status]:
         """Return every rollout of the live rules."""
@@ -297,76 +263,83 @@ class Rollouts:
             if not self._queue.add(each.rollout, each.seen):
                 self._metrics.dropped()
 
-    async def _flush(self) -> bool:
-        """Show the guards what is whole; return whether anything moved."""
-        self._take(self._joiner.due(self._clock(), KEEP_RECORDS_S))
+    async def _flush(self, seconds: float = MAX_FLUSH_SECONDS) -> bool:
+        """Show the guards what is whole, for `seconds` and a batch at most; return whether anything moved."""
+        end_s = self._monotonic() + seconds
+        self._take(self._joiner.due(self._monotonic(), KEEP_RECORDS_S))
+        self._metrics.unjoined(self._joiner.dropped - self._unjoined)
+        self._unjoined = self._joiner.dropped
         before = {conduct.id: conduct.version for conduct in self._by_id.values()}
-        try:
-            # What needs no store first: one that fails ends the round.
-            for rollout, count in sorted(self._queue.lines(), key=lambda line: line[1] != "none"):
-                await self._observe(rollout, count)
+        failed: StateUnavailableError | None = None
+        for line in self._queue.lines():
+            try:
+                await self._observe(line, end_s)
+            except StateUnavailableError as error:
+                failed = error
+                self._queue.postpone(line)
+        if failed is None:
             self._store_well("visits")
-        except StateUnavailableError as error:
-            self._store_failed("visits", error)
+        else:
+            self._store_failed("visits", failed)
         return any(conduct.version != before.get(conduct.id) for conduct in self._by_id.values())
 
-    async def _observe(self, rollout: str, count: Count) -> None:
+    async def _observe(self, line: Line, end_s: float) -> None:
         """Show a guard what waits in one line, of which it hears nothing before its visits are counted."""
-        for batch in self._queue.batches((rollout, count), MAX_BATCH):
+        rollout, count = line
+        for batch in self._queue.batches(line, MAX_BATCH):
+            if self._monotonic() >= end_s:
+                return
             conduct = self._by_id.get(rollout)
             if conduct is None:
                 self._queue.forget(rollout)
                 return
             try:
-                visits = await self._visits(conduct, count, batch)
+                visits = await self._visits.count(conduct, count, batch, self._clock())
                 entries = conduct.observe(batch, visits, self._clock())
             except StateUnavailableError:
                 raise
             except Exception:
                 # It would go wrong every time.
-                self._queue.drop((rollout, count), batch)
+                self._queue.drop(line, batch)
                 self._metrics.dropped(len(batch))
                 raise
             if entries:
                 self._enter(entries)
                 self._publish()
 
-    async def _visits(self, conduct: Conduct, count: Count, batch: Sequence[Seen]) -> list[Visit]:
-        arrivals = conduct.arrivals(batch, self._clock())
-        if count == "none":
-            return [_UNCOUNTED] * len(batch)
-        store = self._fleet or self._local
-        return await store.visits(f"{conduct.visits_key}/{count}", arrivals, ttl_s=VISITS_TTL_S)
-
     # --- state in and out ----------------------------------------------------------------------------------------
 
     async def _sync(self) -> None:
         """Exchange everything; whatever goes wrong with a part is logged, and the other parts go on."""
         async with self._lock:
-            failed: list[Exception] = []
-            silent: set[StateStore] = set()
-            for conduct in tuple(self._conducts.values()):
-                read = False
-                try:
-                    await self._exchange(conduct, silent)
-                    read = True
-                except STORE_ERRORS as error:
-                    failed.append(error)
-                except Exception as error:  # noqa: BLE001  # one rollout's bug is not another's
-                    logs.get().error("rollout state not exchanged", model=conduct.name, exc_info=error)
-                self._tick(conduct, readable=read)
+            silent: Silent = set()
+            failed: list[Exception | None] = []
             try:
-                await self._exchange_flags(silent)
-                await self._write_entries(silent)
-            except STORE_ERRORS as error:
-                failed.append(error)
-            except Exception as error:  # noqa: BLE001
-                logs.get().error("rollout history not written", exc_info=error)
-            self._publish()
-            if failed:
-                self._store_failed("state", failed[0])
-            else:
-                self._store_well("state")
+                for conduct in tuple(self._conducts.values()):
+                    failed.append(await self._part(conduct.name, self._exchange(conduct, silent)))
+                    self._tick(conduct, readable=failed[-1] is None)
+                    if self._by_id.get(conduct.id) is conduct:
+                        await self._part(conduct.name, self._visits.let_go(conduct))
+                failed.append(await self._part(None, self._flags.exchange(silent)))
+                failed.append(await self._part(None, self._history.write(silent)))
+            finally:
+                self._publish()
+        lost = next((error for error in failed if isinstance(error, STORE_ERRORS)), None)
+        if lost is not None:
+            self._store_failed("state", lost)
+        else:
+            self._store_well("state")
+
+    async def _part(self, model: str | None, work: Awaitable[None]) -> Exception | None:
+        """Do one part of an exchange; return how it failed. Surprises are logged by type and place alone."""
+        try:
+            await work
+        except STORE_ERRORS as error:
+            return error
+        except Exception as error:  # noqa: BLE001  # one rollout's bug, or damage, is not another's
+            logs.get().error("rollout state not exchanged", model=model, exc_info=error)
+            return error
+        return None
 
     def _tick(self, conduct: Conduct, *, readable: bool) -> None:
         try:
@@ -374,20 +347,18 @@ class Rollouts:
         except Exception as error:  # noqa: BLE001
             logs.get().error("rollout state not advanced", model=conduct.name, exc_info=error)
 
-    async def _exchange(self, conduct: Conduct, silent: set[StateStore] | None = None) -> None:
-        """Read, merge and write a rollout's state in every store; what other replicas know comes to count here.
-
-        Stores in `silent` failed a moment ago and are asked no more; one that fails now joins them.
-        """
-        silent = set() if silent is None else silent
+    async def _exchange(self, conduct: Conduct, silent: Silent) -> None:
+        """Read, merge and write a rollout's state in every store; what other replicas know comes to count here."""
         try:
             if self._fleet is not None:
                 found = await self._merge_into(self._fleet, conduct, silent)
-                if not found and conduct.id in self._fleet_knew:
+                # Evidence also came from the local file, or from a time when the rules had the rollout before.
+                if not found and (conduct.id in self._fleet_knew or conduct.guard.evidence().ledgers):
                     logs.get().error("the shared store forgot; evidence begins anew", model=conduct.name)
                     conduct.turn(self._clock())
                     self._wake.set()
-                self._fleet_knew.add(conduct.id)
+                if self._by_id.get(conduct.id) is conduct:
+                    self._fleet_knew.add(conduct.id)
                 self._insist(conduct)
         finally:
             # Also while the shared store is lost: a revert of this time must outlive this process.
@@ -411,7 +382,7 @@ class Rollouts:
                 )
                 self._wake.set()
 
-    async def _merge_into(self, store: StateStore, conduct: Conduct, silent: set[StateStore]) -> bool:
+    async def _merge_into(self, store: StateStore, conduct: Conduct, silent: Silent) -> bool:
         """Exchange with one store; return whether it knew of the rollout."""
         found, mine = False, conduct.shared(self._clock())
 
@@ -420,44 +391,13 @@ class Rollouts:
             found = raw is not None
             return shared_state.encode(shared_state.merge(shared_state.decode(raw), mine))
 
-        told = shared_state.decode(await self._update(store, f"rollout/{conduct.id}", merge, silent))
-        version = conduct.version
+        told = shared_state.decode(await update(store, f"rollout/{conduct.id}", merge, silent))
         self._enter(conduct.merge(told, self._clock()))
-        if conduct.version != version:
-            self._publish_one(conduct)
         return found
-
-    async def _update(self, store: StateStore, key: str, merge: Merge, silent: set[StateStore]) -> bytes:
-        if store in silent:
-            raise StateUnavailableError("a state store failed a moment ago")
-        try:
-            return await store.update(key, merge)
-        except StateUnavailableError:
-            silent.add(store)
-            raise
-
-    async def _exchange_flags(self, silent: set[StateStore] | None = None) -> None:
-        silent = set() if silent is None else silent
-        mine = self._flags
-
-        def merge(raw: bytes | None) -> bytes:
-            return shared_state.encode_flags(shared_state.merge_flags(shared_state.decode_flags(raw), mine))
-
-        try:
-            if self._fleet is not None:
-                self._know_flags(await self._update(self._fleet, BETA_KEY, merge, silent))
-        finally:
-            mine = self._flags
-            self._know_flags(await self._update(self._local, BETA_KEY, merge, silent))
-        self._flags_readable = True
-
-    def _know_flags(self, raw: bytes) -> None:
-        """Take in what a store knows; a tenant may have said something since it was asked."""
-        self._flags = shared_state.merge_flags(self._flags, shared_state.decode_flags(raw))
 
     def _enter(self, entries: Iterable[Entry]) -> None:
         for entry in entries:
-            self._pending.append(entry)
+            self._history.add(entry)
             if entry.kind == "reverted":
                 self._unshared.setdefault(entry.rollout, {})[entry.scope] = entry
             self._metrics.transition(entry)
@@ -466,51 +406,31 @@ class Rollouts:
                 f"rollout {entry.kind}", model=entry.model, version=entry.candidate, state=entry.after.value,
                 reason=f"{entry.scope}, {entry.who}: {entry.why}",
             )  # fmt: skip
-            pinned = pinned_to(self._conducts[entry.model], self._rules) if entry.model in self._conducts else ()
+            pinned = pinned_to(self._conducts[entry.model], self._book) if entry.model in self._conducts else ()
             if entry.kind == "reverted" and pinned:
                 log.error(
                     "tenants stay pinned to the reverted version", model=entry.model, version=entry.candidate,
                     tenants=list(pinned), count=len(pinned),
                 )  # fmt: skip
 
-    async def _write_entries(self, silent: Iterable[StateStore] = ()) -> None:
-        """Append what happened to the history; whoever appends an entry first tells the webhook."""
-        if self._local in silent or (self._fleet is not None and self._fleet in silent):
-            return
-        while self._pending:
-            entry = self._pending[0]
-            key, raw = f"{HISTORY}/{entry.rollout}", msgspec.json.encode(entry)
-            first = await self._local.append(key, entry.id, raw)
-            if self._fleet is not None:
-                first = await self._fleet.append(key, entry.id, raw)
-            if self._pending and self._pending[0] is entry:  # else it fell out, being the oldest of too many
-                self._pending.popleft()
-            if first and entry.kind in ("reverted", "alarm"):
-                self._notify(entry)
-
     def _publish(self) -> None:
         """Let routing see the state as it is now. Without the tenants' own flags nobody's no to candidates is known."""
         self.live = Live(
             rollouts={name: conduct.view() for name, conduct in self._conducts.items() if self._is_readable(conduct)},
-            beta={tenant: not flag.off for tenant, flag in self._flags.items()},
+            beta=self._flags.flags,
         )
-
-    def _publish_one(self, conduct: Conduct) -> None:
-        """Let routing see one that moved: another replica's revert does not wait for the other rollouts' stores."""
-        if self._is_readable(conduct) and self._conducts.get(conduct.name) is conduct:
-            self.live = structs.replace(self.live, rollouts={**self.live.rollouts, conduct.name: conduct.view()})
 
     def _remember(self, conduct: Conduct, now_s: float) -> None:
         """Keep what is known of a rollout that the rules dropped. If it comes back, its state has to be read again."""
         self._readable.discard(conduct.id)
+        self._fleet_knew.discard(conduct.id)
         self._queue.forget(conduct.id)
-        self._known.pop(conduct.id, None)
-        self._known[conduct.id] = conduct.shared(now_s)
-        while len(self._known) > MAX_KNOWN:
+        self._visits.leave(conduct.id)
+        if conduct.id not in self._known and len(self._known) >= MAX_KNOWN:
             forgotten = next(iter(self._known))
             del self._known[forgotten]
-            self._fleet_knew.discard(forgotten)
             self._unshared.pop(forgotten, None)
+        self._known[conduct.id] = conduct.shared(now_s)
 
     def _store_failed(self, what: str, error: Exception) -> None:
         self._metrics.store(up=False)
@@ -536,19 +456,18 @@ class Rollouts:
     def _check_scope(self, conduct: Conduct, scope: str) -> None:
         """Refuse the name of nobody; tenants whom a token or certificate names stand nowhere."""
         kind, _, name = scope.partition(":")
-        rules = self._rules
-        if rules is None:
-            return
-        known = scope in conduct.standings or name in rules.tenants
-        if kind == "tenant" and not known and rules.identity.jwt is None and rules.identity.mtls is None:
-            hint = nearest(name, rules.tenants)
-            raise RulesError([Problem(path=f"tenants.{name}", message="no such tenant", hint=hint)])
-        if kind == "tier" and name not in rules.tiers:
-            hint = nearest(name, rules.tiers)
+        if kind == "tenant" and self._book is not None and scope not in conduct.standings:
+            rules = self._book.rules
+            if name not in rules.tenants and rules.identity.jwt is None and rules.identity.mtls is None:
+                raise RulesError(
+                    [Problem(path=f"tenants.{name}", message="no such tenant", hint=nearest(name, rules.tenants))]
+                )
+        if kind == "tier" and self._book is not None and name not in self._book.rules.tiers:
+            hint = nearest(name, self._book.rules.tiers)
             raise RulesError([Problem(path=f"tiers.{name}", message="no such tier", hint=hint)])
 
     def _status(self, conduct: Conduct) -> Status:
-        return told(conduct, self._rules, self._flags, readable=self._is_readable(conduct))
+        return status_of(conduct, self._book, self.live, readable=self._is_readable(conduct))
 
     def _is_readable(self, conduct: Conduct) -> bool:
-        return self._flags_readable and conduct.id in self._readable
+        return self._flags.readable and conduct.id in self._readable

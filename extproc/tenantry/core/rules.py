@@ -23,7 +23,8 @@ from tenantry.core.schema import parse as parse_schema
 TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 TenantName = Annotated[str, Meta(pattern=TENANT_PATTERN, description="1 to 63 of A-Z a-z 0-9 . _ -")]
-TierName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="1 to 32 of a-z 0-9 -")]
+TIER_PATTERN = r"^[a-z0-9][a-z0-9-]{0,31}$"
+TierName = Annotated[str, Meta(pattern=TIER_PATTERN, description="1 to 32 of a-z 0-9 -")]
 ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$", description="as clients send it")]
 VersionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$", description='quote it: "1.4"')]
 Endpoint = Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$", description="host:port")]

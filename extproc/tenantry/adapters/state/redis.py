@@ -176,6 +176,11 @@ class RedisState:
 
         return await self._do(work)
 
+    async def forget(self, key: str) -> None:
+        """See StateStore."""
+        young = self._name("visits", key)
+        await self._do(lambda: self._redis.unlink(young, f"{young}:old"))
+
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """See StateStore."""
         name = self._name("log", key)

@@ -113,6 +113,11 @@ class SqliteState:
 
         return await self._do(work)
 
+    async def forget(self, key: str) -> None:
+        """See StateStore."""
+        checked(key)
+        await self._do(lambda connection: _forget(connection, key))
+
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """See StateStore."""
         row = (checked(key), checked(entry_id), entry)
@@ -255,8 +260,12 @@ class _Counts:
 
 def _forget_expired(connection: sqlite3.Connection, now_s: float) -> None:
     for (key,) in connection.execute("SELECT key FROM counts WHERE expires_s <= ?", (now_s,)).fetchall():
-        connection.execute("DELETE FROM units WHERE key = ?", (key,))
-        connection.execute("DELETE FROM counts WHERE key = ?", (key,))
+        _forget(connection, key)
+
+
+def _forget(connection: sqlite3.Connection, key: str) -> None:
+    connection.execute("DELETE FROM units WHERE key = ?", (key,))
+    connection.execute("DELETE FROM counts WHERE key = ?", (key,))
 
 
 @contextlib.contextmanager

@@ -45,6 +45,9 @@ class StateStore(Protocol):
         The counts under `key` are forgotten `ttl_s` seconds after the last arrival.
         """
 
+    async def forget(self, key: str) -> None:
+        """Forget the counts of visits under `key`."""
+
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """Append an entry to the log at `key`, unless its id stands there already; return whether it was appended.
 

@@ -45,6 +45,8 @@ NO_EVIDENCE = 1e-6
 MAX_POINTS = 240
 POINT_SECONDS = 5.0
 _UNCOUNTED = Visit(number=0, was_put_off=False)
+_REFUSALS = (ValueError, ArithmeticError, LookupError)
+"""What evidence can raise that no release of ours has written."""
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -89,6 +91,7 @@ class Conduct:
         self._writer = writer
         self._guards = 0
         self._counted_in = ""
+        self._refused: tuple[str, int] | None = None
         self._shared = known or Shared()
         self._model, self._rollout = model, _rollout(model)
         self.id = identity(name, model)
@@ -141,6 +144,12 @@ class Conduct:
             return self._rollout.percent
         return steps.percents[0] if stepping is None else stepping.percent
 
+    @property
+    def refuses_evidence(self) -> bool:
+        """Whether what others know of this chapter is left out, as it cannot be right."""
+        plan, chapter = self._refused or ("", 0)
+        return plan == self._plan_id and self._guard.chapter <= chapter
+
     def view(self) -> RolloutView:
         """Return what routing has to know."""
         states = {scope: standing.state for scope, standing in self._shared.standings.items()}
@@ -167,8 +176,14 @@ class Conduct:
         return Shared(standings=self._shared.standings, evidence=evidence, stepping=self._shared.stepping)
 
     def merge(self, known: Shared, now_s: float) -> list[Entry]:
-        """Take in what a store or another replica knows; return what follows from the sum of the evidence."""
+        """Take in what a store or another replica knows; return what follows from the sum of the evidence.
+
+        Evidence that the guard refuses is left out while its chapter lasts, and the standings beside it count.
+        """
         before = self.shared(now_s)
+        theirs = known.evidence.get(self._plan_id)
+        if theirs is not None and (self._plan_id, theirs.evidence.chapter) == self._refused:
+            known = shared_state.without_evidence(known, self._plan_id)
         self._shared = shared_state.merge(before, known)
         if (self._shared.standings, self._shared.stepping) != (before.standings, before.stepping):
             self.version += 1
@@ -179,7 +194,13 @@ class Conduct:
         # Mostly nobody else knows more, and then there is nothing to add up and judge anew.
         if all_of_it is None or (ours is not None and ours.evidence == all_of_it.evidence):
             return []
-        return list(self._follow(self._guard.merge(all_of_it.evidence, now_s), now_s))
+        try:
+            verdicts = self._guard.merge(all_of_it.evidence, now_s)
+        except _REFUSALS:
+            self._refuse(all_of_it.evidence.chapter, ours)
+            self._guard = self._new_guard(now_s)  # the old one may have taken in half of it
+            return []
+        return list(self._follow(verdicts, now_s))
 
     def turn(self, now_s: float) -> None:
         """Begin a new chapter of evidence: what was counted of its units is lost (a store forgot)."""
@@ -249,7 +270,7 @@ class Conduct:
 
     def tick(self, now_s: float, *, readable: bool) -> list[Entry]:
         """Note a point of the evidence's course, and take an automatic step if one is due."""
-        if not self.points or now_s - self.points[-1].at_s >= POINT_SECONDS:
+        if not self.points or abs(now_s - self.points[-1].at_s) >= POINT_SECONDS:  # the clock may be set back
             self.points = [*self.points[1 - MAX_POINTS :], self._point(now_s)]
         return list(self._step(now_s, readable=readable))
 
@@ -267,10 +288,25 @@ class Conduct:
 
     def _new_guard(self, now_s: float) -> Guard:
         known = self._shared.evidence.get(self._plan_id)
-        begun = Evidence(started_s=now_s) if known is None else known.evidence
         # A guard that comes back to evidence of an earlier one of this process is another writer than that was.
         self._guards += 1
-        return Guard(self._plan, writer=f"{self._writer}/{now_s:.3f}.{self._guards}", evidence=begun)
+        writer = f"{self._writer}/{now_s:.3f}.{self._guards}"
+        if known is not None:
+            try:
+                guard = Guard(self._plan, writer=writer, evidence=known.evidence)
+                for _ in guard.rows():  # each value is looked at
+                    pass
+            except _REFUSALS:
+                self._refuse(known.evidence.chapter, None)
+            else:
+                return guard
+        return Guard(self._plan, writer=writer, evidence=Evidence(started_s=now_s))
+
+    def _refuse(self, chapter: int, mine: PlanEvidence | None) -> None:
+        self._refused = (self._plan_id, chapter)
+        self._shared = shared_state.without_evidence(self._shared, self._plan_id)
+        if mine is not None:
+            self._shared = structs.replace(self._shared, evidence=dict(self._shared.evidence) | {self._plan_id: mine})
 
     def _follow(self, verdicts: Iterable[Verdict], now_s: float) -> Iterator[Entry]:
         for verdict in verdicts:

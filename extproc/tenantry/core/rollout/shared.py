@@ -20,7 +20,8 @@ from msgspec import Raw, Struct, structs
 from tenantry.core.errors import TenantryError
 from tenantry.core.rollout import evidence as evidences
 from tenantry.core.rollout import standing as standings
-from tenantry.core.rollout.evidence import Evidence
+from tenantry.core.rollout.budget import VISIT_SHARES
+from tenantry.core.rollout.evidence import SHARE_RATIOS, Evidence
 from tenantry.core.rollout.guard import Plan
 from tenantry.core.rollout.signals import SIGNALS
 from tenantry.core.rollout.standing import Standing
@@ -81,11 +82,15 @@ _decode_evidence = msgspec.json.Decoder(PlanEvidence).decode
 _decode_flags = msgspec.json.Decoder(dict[str, BetaFlag]).decode
 _encode = msgspec.json.Encoder(order="sorted").encode
 
+_UNREADABLE = (ValueError, ArithmeticError, RecursionError)
+"""What bytes can raise that somebody else wrote: msgspec's errors and undecodable text are ValueErrors, brackets in
+brackets a RecursionError."""
+
 
 def plan_id(plan: Plan) -> str:
     """Return a plan's name, 16 hexadecimal digits."""
     tests = [(signal.name, signal.kind, signal.weight, signal.tilts, signal.priors) for signal in SIGNALS]
-    return hashlib.sha256(_encode((plan, tests))).hexdigest()[:16]
+    return hashlib.sha256(_encode((plan, tests, sorted(VISIT_SHARES.items()), SHARE_RATIOS))).hexdigest()[:16]
 
 
 def encode(shared: Shared) -> bytes:
@@ -99,8 +104,8 @@ def decode(raw: bytes | None) -> Shared:
         return Shared()
     try:
         stored = _decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DamagedStateError(f"the stored state of a rollout cannot be read: {error}") from None
+    except _UNREADABLE as error:
+        raise DamagedStateError(f"the stored state of a rollout cannot be read ({type(error).__name__})") from None
     return Shared(standings=stored.standings, evidence=dict(_readable(stored.evidence)), stepping=stored.stepping)
 
 
@@ -108,7 +113,7 @@ def _readable(evidence: Mapping[str, Raw]) -> Iterator[tuple[str, PlanEvidence]]
     for plan, raw in evidence.items():
         try:
             yield plan, _decode_evidence(raw)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except _UNREADABLE:
             continue
 
 
@@ -142,8 +147,8 @@ def decode_flags(raw: bytes | None) -> dict[str, BetaFlag]:
     """Return the beta flags that are stored; raise DamagedStateError for bytes that are none."""
     try:
         return {} if raw is None else _decode_flags(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DamagedStateError(f"the stored beta flags cannot be read: {error}") from None
+    except _UNREADABLE as error:
+        raise DamagedStateError(f"the stored beta flags cannot be read ({type(error).__name__})") from None
 
 
 def encode_flags(flags: Mapping[str, BetaFlag]) -> bytes:
@@ -168,3 +173,8 @@ def flagged(flags: Mapping[str, BetaFlag], tenant: str, *, beta: bool, now_s: fl
 def with_standing(shared: Shared, scope: str, standing: Standing) -> Shared:
     """Return the document with another standing of a scope."""
     return structs.replace(shared, standings=dict(shared.standings) | {scope: standing})
+
+
+def without_evidence(shared: Shared, plan: str) -> Shared:
+    """Return the document without the evidence under one plan."""
+    return structs.replace(shared, evidence={name: kept for name, kept in shared.evidence.items() if name != plan})
