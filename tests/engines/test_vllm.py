@@ -82,17 +82,17 @@ async def test_a_cache_salt_keeps_tenants_apart(vllm: VllmStack) -> None:
 async def test_a_gold_request_overtakes_a_bronze_queue(vllm: VllmStack) -> None:
     finished: list[str] = []
 
-    async def ask(tenant: str) -> None:
+    async def ask(tenant: str, tokens: int) -> None:
         await vllm.clients[tenant].chat.completions.create(
-            model="chat-8b", messages=HELLO, max_tokens=64, extra_body={"ignore_eos": True}
+            model="chat-8b", messages=HELLO, max_tokens=tokens, extra_body={"ignore_eos": True}
         )
         finished.append(tenant)
 
     already = len(vllm.scheduled())
-    bronze = [asyncio.create_task(ask("globex")) for _ in range(24)]
+    bronze = [asyncio.create_task(ask("globex", 160)) for _ in range(24)]  # long enough to queue on a busy machine
     while len(vllm.scheduled()) < already + 24:  # all are queued in the engine, four of them run
         await asyncio.sleep(0.02)
-    gold = [asyncio.create_task(ask("acme")) for _ in range(4)]
+    gold = [asyncio.create_task(ask("acme", 16)) for _ in range(4)]
     await asyncio.gather(*bronze, *gold)
     behind_gold = len(finished) - 1 - max(index for index, tenant in enumerate(finished) if tenant == "acme")
     assert behind_gold >= 8, f"bronze was queued first, gold finished before {behind_gold} of 24: {finished}"
