@@ -306,6 +306,17 @@ def test_a_client_that_does_not_read_is_no_failure_of_whoever_had_said_all() -> 
 COPIED = trial("stable", mirror=True, has_past=True)
 
 
+def test_what_a_client_did_not_wait_for_is_known_of_neither_version() -> None:
+    """The copy has no client and runs to its end; compared whole, whoever stops early would make it look slow."""
+    story = Story()
+    story.end(ended(COPIED, how="aborted", duration_ms=300.0))
+    story.told(told("1.4.0", finish_reason="abort", ttft_ms=None, output_tokens=0, time_per_token_ms=None))
+    (joined,) = [each for each in story.told(told(mirror=True, ttft_ms=2_000.0)) if isinstance(each, Joined)]
+    assert isinstance(joined.seen, Pair)
+    assert (joined.seen.stable.ttft_ms, joined.seen.candidate.ttft_ms) == (300.0, 300.0)
+    assert (joined.seen.stable.output_tokens, joined.seen.candidate.output_tokens) == (None, None)
+
+
 def test_an_original_and_its_copy_are_a_pair_whatever_the_order() -> None:
     outcome, own, copy = ended(COPIED), told("1.4.0"), told("1.5.0", mirror=True, ttft_ms=160.0)
     slower = Sample(**{name: getattr(GOOD, name) for name in Sample.__struct_fields__} | {"ttft_ms": 160.0})

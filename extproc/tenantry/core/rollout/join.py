@@ -28,7 +28,7 @@ copy that was not waited for long enough has not failed by that, and there is no
 
 from collections.abc import Iterator
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.signals import Observation, Pair, Sample, failed
@@ -191,9 +191,9 @@ class Joiner:
             return
         copy = Sample(failed=True) if waiting.copy is None else _copy_sample(waiting.copy)
         stable = _sample(outcome, own)
-        if own.ttft_ms is None:
-            # Its client left before the first token; the copy has no client and went on: nothing to compare.
-            stable, copy = structs.replace(stable, ttft_ms=None), structs.replace(copy, ttft_ms=None)
+        if outcome.ended == "aborted":
+            # Its client left; the copy has no client and went on. Both are known only up to then.
+            stable, copy = _known_until(outcome, stable), _known_until(outcome, copy)
         pair = Pair(
             tenant=outcome.tenant,
             unit=trial.unit,
@@ -202,6 +202,13 @@ class Joiner:
             earlier_turns=int(trial.has_past),
         )
         yield Joined(rollout=trial.rollout, seen=pair, without_record=waiting.copy is None)
+
+
+def _known_until(outcome: Outcome, sample: Sample) -> Sample:
+    """Return a sample as it looked when the client of the original left."""
+    waited_ms = max(outcome.duration_ms - outcome.sent_ms, 1.0)
+    ttft_ms = waited_ms if sample.ttft_ms is None else min(sample.ttft_ms, waited_ms)
+    return Sample(failed=sample.failed, ttft_ms=None if sample.failed else ttft_ms)
 
 
 _WHOLE = ("stop", "length", "tool_calls")
