@@ -29,9 +29,10 @@ from statistics import median
 
 import msgspec
 from tenantry.core.rollout.evidence import Evidence
-from tenantry.core.rollout.guard import Guard, Plan, Verdict
+from tenantry.core.rollout.guard import Guard
 from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import Observation, Pair
+from tenantry.core.rollout.verdicts import Plan, Verdict
 
 from bench.guard_baselines import Baseline, FixedSizeTest, FixedThreshold
 from bench.guard_traces import A_LITTLE_WORSE, AT_THE_MARGIN, Fault, Rollout

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from tenantry.core.rollout.books import REST_GROUPS
 from tenantry.core.rollout.budget import VISIT_SHARES, Budget
 from tenantry.core.rollout.evidence import COMPONENTS, LAYOUT, SHARE, Evidence, Ledger, Tally
-from tenantry.core.rollout.guard import CORROBORATION_LOG_E, Guard, Plan
+from tenantry.core.rollout.guard import CORROBORATION_LOG_E, Guard
 from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import SIGNALS, Observation, Pair, Sample
 from tenantry.core.rollout.trial import Arm
+from tenantry.core.rollout.verdicts import Plan
 
 PLAN = Plan(warmup_requests=0)
 SAMPLES = st.builds(
@@ -107,6 +108,6 @@ def test_all_state_is_bounded(seed: int) -> None:
     assert len(lone._pairs) <= 100
     assert len(guard._references) <= (5 + REST_GROUPS + 1) * len(SIGNALS)
     assert len(guard._stable) <= 5 + REST_GROUPS
-    assert all(len(seen) <= 64 for seen in guard._stable.values())
+    assert all(len(seen) <= 64 for seen in guard._stable._seen.values())
     (ledger,) = guard.evidence().ledgers
     assert len(ledger.tallies) <= (5 + REST_GROUPS) * len(VISIT_SHARES)

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from tenantry.core.rollout.betting import CLIP, Reference, discordant_bets, odds_bets, shift_bets, sign_bets
 from tenantry.core.rollout.budget import Budget
 from tenantry.core.rollout.evidence import Evidence
-from tenantry.core.rollout.guard import Guard, Plan
+from tenantry.core.rollout.guard import Guard
 from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import SIGNALS, Margins, Observation, Sample
 from tenantry.core.rollout.trial import Arm
+from tenantry.core.rollout.verdicts import Plan
 
 SHARES = st.floats(0.001, 0.999)
 SCORES = st.floats(-CLIP, CLIP)

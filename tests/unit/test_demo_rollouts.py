@@ -15,9 +15,9 @@ from msgspec.structs import replace
 from tenantry.adapters.rollout_status import Status
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
-from tenantry.core.rollout.guard import Progress, Row
 from tenantry.core.rollout.standing import FLEET, State
 from tenantry.core.rollout.trial import Trial
+from tenantry.core.rollout.verdicts import Progress, Row
 from tenantry_testing.demo_run import Figures, clean_run, looked_up
 
 from demo import rollout_expectations

@@ -9,10 +9,11 @@ import pytest
 from msgspec import structs
 from tenantry.core.rollout.budget import Budget
 from tenantry.core.rollout.evidence import Evidence, merge
-from tenantry.core.rollout.guard import Guard, Plan, Verdict
+from tenantry.core.rollout.guard import Guard
 from tenantry.core.rollout.lone import LoneGuard
 from tenantry.core.rollout.signals import Observation, Pair, Sample
 from tenantry.core.rollout.trial import Arm
+from tenantry.core.rollout.verdicts import Plan, Verdict
 from tenantry.core.rollout.visits import Arrival, Visit, Visits
 
 Behaviour = Callable[[random.Random], Sample]

@@ -5,7 +5,6 @@ import pytest
 from msgspec import structs
 from tenantry.core.rollout.budget import Budget
 from tenantry.core.rollout.evidence import COMPONENTS, Evidence, Ledger, Tally
-from tenantry.core.rollout.guard import Plan
 from tenantry.core.rollout.shared import (
     MAX_PLANS,
     BetaFlag,
@@ -25,6 +24,7 @@ from tenantry.core.rollout.shared import (
 )
 from tenantry.core.rollout.signals import SIGNALS, Margins
 from tenantry.core.rollout.standing import FLEET, Event, Standing, State, apply
+from tenantry.core.rollout.verdicts import Plan
 
 REVERTED = apply(Standing(), Event.GUARD_REVERT)
 STEPPING = Stepping(number=3, percent=25.0, since_s=100.0, chapter=2, units=40, plan="p")

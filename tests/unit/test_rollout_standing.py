@@ -2,7 +2,6 @@
 
 import pytest
 from tenantry.core.rollout import standing as module
-from tenantry.core.rollout.guard import Progress
 from tenantry.core.rollout.standing import (
     TRANSITIONS,
     Event,
@@ -15,6 +14,7 @@ from tenantry.core.rollout.standing import (
     merge,
     next_step,
 )
+from tenantry.core.rollout.verdicts import Progress
 
 
 def after(*events: Event) -> Standing:

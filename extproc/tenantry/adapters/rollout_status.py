@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from tenantry.adapters.rollout_metrics import Shown
 from tenantry.core.rollout.conduct import Conduct, Point
-from tenantry.core.rollout.guard import Progress, Row
 from tenantry.core.rollout.standing import FLEET, State
+from tenantry.core.rollout.verdicts import Progress, Row
 from tenantry.core.routing import Live, has_beta
 from tenantry.core.rulebook import RuleBook
 

@@ -16,7 +16,7 @@ from msgspec import Struct, structs
 from tenantry.core.rollout import shared as shared_state
 from tenantry.core.rollout.budget import Budget
 from tenantry.core.rollout.evidence import Evidence
-from tenantry.core.rollout.guard import Guard, Plan, Row, Verdict
+from tenantry.core.rollout.guard import Guard
 from tenantry.core.rollout.shared import PlanEvidence, Shared, Stepping
 from tenantry.core.rollout.signals import Margins, Observation, Pair
 from tenantry.core.rollout.standing import (
@@ -30,6 +30,7 @@ from tenantry.core.rollout.standing import (
     next_step,
     tenant_scope,
 )
+from tenantry.core.rollout.verdicts import Plan, Row, Verdict
 from tenantry.core.rollout.visits import Arrival, Visit
 from tenantry.core.routing import RolloutView
 from tenantry.core.rules import Model, Rollout

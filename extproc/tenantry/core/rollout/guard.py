@@ -67,7 +67,6 @@ What it does not see: a fault both versions share; a fault only of units already
 not the other's for a while is a fault of that version here, whatever its cause.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import takewhile
@@ -78,9 +77,11 @@ from msgspec import Struct, structs
 
 from tenantry.core.rollout.betting import Reference, discordant_bets, odds_bets, shift_bets, sign_bets
 from tenantry.core.rollout.books import Account, Books
-from tenantry.core.rollout.budget import VISIT_SHARES, Budget
+from tenantry.core.rollout.budget import VISIT_SHARES
 from tenantry.core.rollout.evidence import LAYOUT, SHARE, SHARE_PRIORS, SHARE_RATIOS, Evidence, coverage, log_mix
-from tenantry.core.rollout.signals import SIGNALS, Margins, Observation, Pair, Sample, Signal
+from tenantry.core.rollout.health import StableHealth
+from tenantry.core.rollout.signals import SIGNALS, Observation, Pair, Signal
+from tenantry.core.rollout.verdicts import Plan, Progress, Row, Verdict
 from tenantry.core.rollout.visits import Arrival, Visit
 
 CORROBORATION_LOG_E = 3.0
@@ -94,82 +95,6 @@ IN_VAIN_S = 1.0
 
 SHARE_LOG_E = 11.5
 """log 100,000: when a group's realised share is taken to be other than the split's."""
-
-STABLE_WINDOW_S = 300.0
-STABLE_WINDOW_REQUESTS = 64
-STABLE_JUDGED_FROM = 16
-STABLE_FAILED_SHARE = 0.2
-"""The stable version is unhealthy for a tenant when, of its last requests in the window, at least this share failed."""
-
-
-class Plan(Struct, frozen=True, kw_only=True):
-    """What a rollout is judged by. Units, requests and seconds are in the names.
-
-    Evidence may be added up only under one plan: another plan makes another rollout.
-    """
-
-    margins: Margins = Margins()
-    budget: Budget = Budget()
-    warmup_requests: int = 30
-    chapter_units: int = 2_000
-    chapter_s: float = 24 * 3600.0
-    chapter_min_units: int = 500
-    chapter_max_s: float = 7 * 24 * 3600.0
-
-
-class Verdict(Struct, frozen=True, kw_only=True):
-    """What to do. `tenant` None: the fleet. `alarm`: an operator must look, and nothing is moved.
-
-    An alarm about the realised share (`signal` "share") may name a group of the rest, `~0` to `~7`, as its tenant.
-
-    `log_e` and `log_threshold` are natural logarithms; `units` counts the candidate units that the signal could read.
-    """
-
-    action: Literal["revert", "alarm"]
-    tenant: str | None
-    signal: str
-    visit: int
-    chapter: int
-    log_e: float
-    log_threshold: float
-    units: int
-    at_s: float
-    why: str
-
-
-class Row(Struct, frozen=True, kw_only=True):
-    """One line of the evidence, for `tenantry rollout explain` and for metrics. `group` None: the fleet.
-
-    Not `covered`: readings of one version are missing more often than of the other, so no verdict comes of it.
-    """
-
-    group: str | None
-    signal: str
-    visit: int
-    units: int
-    log_e: float
-    log_threshold: float
-    covered: bool = True
-
-
-class Progress(Struct, frozen=True, kw_only=True):
-    """What automatic steps look at. Times on the caller's clock, None: never.
-
-    `units` are the candidate's of this chapter's split, `all_units` both versions': their ratio is the realised share.
-    `pairs` are mirrored units.
-    `suspicion` is the fleet's largest log e-value over its threshold: 1 at a verdict, below 0 when bets lose. `alarms`
-    counts the verdicts that are held back. `spread_units` are candidate units that generated an answer, those of the
-    tenant with most of them counted only as often as all others' together.
-    """
-
-    units: int
-    all_units: int
-    pairs: int
-    last_candidate_s: float | None
-    last_stable_s: float | None
-    suspicion: float
-    alarms: int
-    spread_units: int = 0
 
 
 class _Tests(Struct, frozen=True, kw_only=True):
@@ -206,7 +131,7 @@ class Guard:
         self._plan = plan
         self._books = Books(writer=writer, max_tenants=plan.budget.max_tenants, evidence=evidence)
         self._margins = {signal.name: signal.margin(plan.margins) for signal in SIGNALS}
-        self._stable: dict[str, deque[tuple[float, bool]]] = {}
+        self._stable = StableHealth()
         self._held: dict[str | None, Verdict] = {}
         self._latest: dict[str, Reference] = {}
         self._candidate_requests = 0
@@ -260,7 +185,8 @@ class Guard:
             self._candidate_requests += 1
             self._last_candidate_s = now_s
         else:
-            self._see_stable(seen.tenant, seen.sample, now_s)
+            self._last_stable_s = now_s
+            self._stable.see(self._books.group_of(seen.tenant), seen.sample.failed, now_s)
         verdicts = self._released(now_s) if self._held else ()
         share = seen.share
         if not 0.0 < share < 1.0:
@@ -382,12 +308,12 @@ class Guard:
                 units=self._books.counted(place, account.visit, account.group),
                 log_e=_log_e(signal, account.total),
                 log_threshold=self._thresholds[signal.name, account.visit][1],
-                covered=self._counts(account, signal),
+                covered=self._counts(signal, account),
             )
 
     def _rows_of_fleet(self, visit: int) -> Iterator[Row]:
         for place, signal in enumerate(SIGNALS):
-            counting = self._books.of_fleet(signal.name, visit, partial(self._counts_for, signal))
+            counting = self._books.of_fleet(signal.name, visit, partial(self._counts, signal))
             everybody = self._books.of_fleet(signal.name, visit, lambda _account: True)
             yield Row(
                 group=None,
@@ -398,9 +324,6 @@ class Guard:
                 log_threshold=self._thresholds[signal.name, visit][0],
                 covered=bool(counting.parts),
             )
-
-    def _counts_for(self, signal: Signal, account: Account) -> bool:
-        return self._counts(account, signal)
 
     def _due(self, visit: Visit, seen: Observation | Pair, tests: _Tests) -> tuple[int, tuple[Signal, ...]]:
         """Return the visit class that a visit counts in, 0 for none, and the tests that it feeds."""
@@ -492,7 +415,7 @@ class Guard:
         if (
             log_e >= tenant
             and group not in self._tripped
-            and self._counts(account, signal)
+            and self._counts(signal, account)
             and self._books.judged_alone(group)
         ):
             found += self._trip(account, signal.name, (log_e, tenant), now_s, fleet=False)
@@ -503,15 +426,15 @@ class Guard:
 
         For a verdict it has to stand without any one tenant, and readings must not be missing over all of them.
         """
-        fleet = self._books.of_fleet(signal.name, visit, lambda account: self._counts(account, signal))
+        fleet = self._books.of_fleet(signal.name, visit, partial(self._counts, signal))
         log_e = log_mix(fleet.log_wealth(), signal.priors)
         stands = fleet.weakest_without_one(signal.priors) >= CORROBORATION_LOG_E
         if stands and signal.kind == "shift":
-            read = self._books.of_fleet(coverage(signal), visit, lambda account: self._counts(account, signal))
+            read = self._books.of_fleet(coverage(signal), visit, partial(self._counts, signal))
             stands = log_mix(read.log_wealth(), SHARE_PRIORS) < COVERAGE_LOG_E
         return log_e, stands, len(fleet.parts) == self._books.groups(visit)
 
-    def _counts(self, account: Account, signal: Signal) -> bool:
+    def _counts(self, signal: Signal, account: Account) -> bool:
         """Tell whether a group's bets on a signal count now: its units and readings came as the dice fell.
 
         That may look otherwise for a while, when one version answers later than the other.
@@ -529,7 +452,7 @@ class Guard:
         self._tripped.add(scope)
         log_e, threshold = measured
         worse = f"the candidate's {signal} is beyond its margin: log e-value {log_e:.1f}, threshold {threshold:.1f}"
-        if self._stable_is_sick(scope, now_s):
+        if self._stable.is_sick(scope, now_s):
             why = f"{worse}; not reverted, as the stable version fails too"
             verdict = self._verdict("alarm", account, signal, measured, why=why, now_s=now_s, fleet=fleet)
             self._held[scope] = verdict
@@ -567,30 +490,9 @@ class Guard:
             why=why,
         )
 
-    def _see_stable(self, tenant: str, sample: Sample, now_s: float) -> None:
-        self._last_stable_s = now_s
-        if sample.failed is not None:
-            group = self._books.group_of(tenant)
-            self._stable.setdefault(group, deque(maxlen=STABLE_WINDOW_REQUESTS)).append((now_s, sample.failed))
-
-    def _stable_is_sick(self, scope: str | None, now_s: float) -> bool:
-        """Tell whether the stable version fails a tenant, or, for the fleet, also others than whom it fails most.
-
-        Nobody's own failures hold back what has to be done for others.
-        """
-        recent = {
-            group: [failed for at, failed in seen if now_s - at <= STABLE_WINDOW_S]
-            for group, seen in self._stable.items()
-            if scope in {None, group}
-        }
-        if scope is None and recent:
-            del recent[max(recent, key=lambda group: sum(recent[group]))]
-        judged = [failed for seen in recent.values() for failed in seen]
-        return len(judged) >= STABLE_JUDGED_FROM and sum(judged) >= STABLE_FAILED_SHARE * len(judged)
-
     def _released(self, now_s: float) -> tuple[Verdict, ...]:
         """Return the verdicts held back, as reverts, for whom the stable version is well again."""
-        well = [scope for scope in self._held if not self._stable_is_sick(scope, now_s)]
+        well = [scope for scope in self._held if not self._stable.is_sick(scope, now_s)]
         held = [self._held.pop(scope) for scope in well]
         return tuple(
             structs.replace(
@@ -604,8 +506,7 @@ class Guard:
 
     def _begin_chapter(self) -> None:
         self._references = {}
-        # Places are given anew; what is known of earlier ones is kept only as far as it is bounded.
-        self._stable = dict(list(self._stable.items())[-self._plan.budget.max_tenants :])
+        self._stable.keep(self._plan.budget.max_tenants)
         self._tripped = set()
         self._alarmed = set()
         self._in_vain_s = {}

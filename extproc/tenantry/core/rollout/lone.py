@@ -1,7 +1,8 @@
 """A guard that sees all units itself, and counts their visits in its own memory: one process, no store."""
 
-from tenantry.core.rollout.guard import Guard, Verdict
+from tenantry.core.rollout.guard import Guard
 from tenantry.core.rollout.signals import Observation, Pair
+from tenantry.core.rollout.verdicts import Verdict
 from tenantry.core.rollout.visits import Visits
 
 

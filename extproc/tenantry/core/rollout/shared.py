@@ -22,9 +22,9 @@ from tenantry.core.rollout import evidence as evidences
 from tenantry.core.rollout import standing as standings
 from tenantry.core.rollout.budget import VISIT_SHARES
 from tenantry.core.rollout.evidence import SHARE_RATIOS, Evidence
-from tenantry.core.rollout.guard import Plan
 from tenantry.core.rollout.signals import SIGNALS
 from tenantry.core.rollout.standing import Standing
+from tenantry.core.rollout.verdicts import Plan
 
 MAX_PLANS = 4
 """Plans whose evidence is kept; an operator who edits margins back and forth does not lose it at once."""

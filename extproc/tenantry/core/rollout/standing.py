@@ -20,7 +20,7 @@ from enum import Enum
 from msgspec import Struct, structs
 
 from tenantry.core.errors import TenantryError
-from tenantry.core.rollout.guard import Progress
+from tenantry.core.rollout.verdicts import Progress
 
 
 class State(Enum):
