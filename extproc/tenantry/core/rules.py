@@ -229,19 +229,43 @@ class TenantRules(_Document, frozen=True, kw_only=True):
     adapters: dict[ModelName, ModelName] = {}
 
 
-class Collection(_Document, frozen=True, kw_only=True):
-    """A collection that tenants share, and the field that says whose a row is."""
+FieldName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$", description="as in the schema")]
+CollectionName = Annotated[
+    str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,221}$", description="1 to 222 of A-Z a-z 0-9 _")
+]
+StoreName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="1 to 63 of a-z 0-9 -")]
+HostName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", description="lower case, no port")]
 
-    tenant_field: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")] = "tenant_id"
+
+class Collection(_Document, frozen=True, kw_only=True):
+    """A collection that tenants share.
+
+    `tenant_field` is the VARCHAR field that says whose a row is. `primary_field` is the VARCHAR primary key, which
+    `keyprefix` has to know. `spread` equal collections (NAME, NAME__1, ...) hold the tenants, by a hash: Milvus has no
+    more than 1,024 partitions in one. Raising it later moves tenants away from their rows.
+    """
+
+    tenant_field: FieldName = "tenant_id"
+    primary_field: FieldName | None = None
+    spread: Annotated[int, Meta(ge=1, le=1_024)] = 1
 
 
 class Store(_Document, frozen=True, kw_only=True):
-    """A vector store and how tenants are kept apart in it."""
+    """A vector store and how tenants are kept apart in it.
+
+    Under `partition` and `keyprefix` tenants share the `collections` named here, which the operator makes. Under
+    `database` and `collection` tenants make their own, of any name, and `tenant_field` is added to each. `hosts` are
+    the names under which clients reach this store; a store without any serves every other host, one for each kind.
+    `load_and_flush` lets tenants load and flush collections that they share (it costs others time, never rows).
+    """
 
     kind: Literal["milvus", "pinecone"]
     endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
     isolation: Literal["database", "collection", "partition", "keyprefix", "namespace"]
-    collections: dict[str, Collection] = {}
+    hosts: Annotated[tuple[HostName, ...], Meta(max_length=64)] = ()
+    tenant_field: FieldName = "tenant_id"
+    collections: dict[CollectionName, Collection] = {}
+    load_and_flush: bool = False
 
 
 class Limits(_Document, frozen=True, kw_only=True):
@@ -269,7 +293,7 @@ class Rules(_Document, frozen=True, kw_only=True):
     default_tier: TierName | None = None
     beta_self_service: bool = False
     tenants: dict[TenantName, TenantRules] = {}
-    stores: dict[str, Store] = {}
+    stores: dict[StoreName, Store] = {}
     limits: Limits = Limits()
     metrics: Metrics = Metrics()
 
@@ -301,16 +325,51 @@ def _dangling(rules: Rules) -> Iterator[Problem]:
     for name, tenant in rules.tenants.items():
         yield from _dangling_tenant(rules, name, tenant)
     yield from _credentials(rules)
+    yield from _stores(rules)
+
+
+def _stores(rules: Rules) -> Iterator[Problem]:
+    served: dict[tuple[str, str], str] = {}
     for name, store in rules.stores.items():
-        yield from _bad_ports(join("stores", name), store.endpoints)
-        fits = (store.isolation == "namespace") == (store.kind == "pinecone")
-        if not fits:
-            right = "namespace" if store.kind == "pinecone" else "database, collection, partition or keyprefix"
+        path = join("stores", name)
+        yield from _bad_ports(path, store.endpoints)
+        yield from _unfit(path, store)
+        for host in store.hosts or ("",):
+            first = served.setdefault((store.kind, host), name)
+            if first != name:
+                yield Problem(
+                    path=f"{path}.hosts",
+                    message=f'{store.kind} store "{first}" serves {host or "every host"} already',
+                    hint="name the hosts by which clients reach each of them",
+                )
+
+
+def _unfit(path: str, store: Store) -> Iterator[Problem]:
+    if (store.isolation == "namespace") != (store.kind == "pinecone"):
+        right = "namespace" if store.kind == "pinecone" else "database, collection, partition or keyprefix"
+        yield Problem(
+            path=join(path, "isolation"),
+            message=f"{store.kind} has no isolation by {store.isolation}",
+            hint=f"use {right}",
+        )
+    shared = store.isolation in ("partition", "keyprefix")
+    if shared != bool(store.collections):
+        yield Problem(
+            path=join(path, "collections"),
+            message="no collection is named" if shared else f"tenants name their own under {store.isolation}",
+            hint="name those that tenants share" if shared else "remove it; tenantField of the store is for all",
+        )
+    for name, collection in store.collections.items():
+        where = join(f"{path}.collections", name)
+        if (store.isolation == "keyprefix") != (collection.primary_field is not None):
+            needed = collection.primary_field is None
             yield Problem(
-                path=join(join("stores", name), "isolation"),
-                message=f"{store.kind} has no isolation by {store.isolation}",
-                hint=f"use {right}",
+                path=join(where, "primaryField"),
+                message="keyprefix must know the primary key" if needed else "only keyprefix rewrites primary keys",
+                hint="name the VARCHAR primary field" if needed else "remove it",
             )
+        elif collection.primary_field == collection.tenant_field:
+            yield Problem(path=join(where, "primaryField"), message="it is the tenant field", hint="name another")
 
 
 def _bad_ports(path: str, endpoints: Iterable[str]) -> Iterator[Problem]:
