@@ -49,8 +49,8 @@ class Exchange:
 
     @property
     def decided(self) -> bool:
-        """Whether the request was passed on or answered, so that a clean end lets nothing slip."""
-        return self._session.state in (State.PASSED, State.ANSWERED)
+        """Whether nothing is left to decide or to verify, so that a clean end lets nothing slip and cuts nothing."""
+        return self._session.state in (State.PASSED, State.ANSWERED, State.VERIFIED)
 
     def failed(self, error: BaseException) -> None:
         """Note that the stream ends with an error status because of `error`."""

@@ -251,7 +251,7 @@ class Collection(_Document, frozen=True, kw_only=True):
 
 
 class StoreTls(_Document, frozen=True, kw_only=True):
-    """TLS to a store: its certificate must be of a CA in `ca_file` (on the proxy's disk) and name the endpoint's host."""
+    """TLS to a store. Its certificate is of a CA in `ca_file` (on the proxy's disk) and names the endpoint's host."""
 
     ca_file: Annotated[str, Meta(min_length=1)] = "/etc/ssl/certs/ca-certificates.crt"
 

@@ -147,6 +147,7 @@ class MilvusCall:
         return StoreRequest(
             body=write_message(message.SerializeToString()),
             headers=(("te", "trailers"), ("dbname", database)) if database else (("te", "trailers"),),
+            need=self._work.need,
         )
 
     def response(self, response: StoreResponse) -> Verified:
