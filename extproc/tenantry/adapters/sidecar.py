@@ -57,7 +57,9 @@ class Exchange:
     def answer(self, message: bytes) -> bytes:
         """Return the serialised ProcessingResponse for a serialised ProcessingRequest.
 
-        It is sent at once, unless `waits`: then what `provide` returns is sent instead. Raises ConversationError for what Envoy should not have sent; any other exception is a bug.
+        It is sent at once, unless `waits`: then what `provide` returns is sent instead.
+
+        Raises ConversationError for what Envoy should not have sent; any other exception is a bug.
         Either way the stream must end with an error status.
         """
         begin = time.perf_counter()
