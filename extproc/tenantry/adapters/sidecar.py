@@ -22,6 +22,7 @@ from tenantry.core.outcome import Outcome
 from tenantry.core.routing import Live
 from tenantry.core.session import Session, Snapshot, State, closed
 from tenantry.core.vector.calls import Need
+from tenantry.core.vector.stores import open_call
 
 OutcomeSink = Callable[[Outcome], None]
 
@@ -161,7 +162,7 @@ class Sidecar:
 
     def open_exchange(self) -> Exchange:
         """Begin an exchange."""
-        exchange = Exchange(self, Session(self.snapshot, new_request_id, self._live, self.stores.check))
+        exchange = Exchange(self, Session(self.snapshot, new_request_id, self._live, self.stores.check, open_call))
         self._open.add(exchange)
         self.metrics.exchange_opened()
         return exchange

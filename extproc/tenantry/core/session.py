@@ -57,8 +57,7 @@ from tenantry.core.rules import Model
 from tenantry.core.split import Dice, throw, unit_of
 from tenantry.core.store_exchange import StoreExchange
 from tenantry.core.tenant import Tenant
-from tenantry.core.vector.calls import StoreHead
-from tenantry.core.vector.stores import open_call
+from tenantry.core.vector.calls import Call, StoreHead, StoreOf
 
 PER_TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
 """How long an attempt has until its first byte (Envoy, router filter); taken off by Envoy."""
@@ -95,6 +94,14 @@ Gate = Callable[[str], None]
 """Asked before each request to the store of this name; raises RequestRefusedError unless it may be used."""
 
 
+OpenCall = Callable[[RuleBook, str, str, StoreHead], tuple[StoreOf, Call] | None]
+"""`vector.stores.open_call`. It comes from outside since the stores' messages need protobuf, and the core alone has none."""
+
+
+def no_stores(_book: RuleBook, _tenant: str, _authority: str, _head: StoreHead) -> None:
+    """Say of every request that it is not for a store."""
+
+
 def closed(store: str) -> None:
     """Refuse: nobody has shown that the store keeps tenants apart."""
     raise UnavailableError("store_not_proven", f'The store "{store}" is not in use yet.')
@@ -105,8 +112,8 @@ class Session:
 
     `new_request_id` returns a fresh id of 32 hexadecimal digits; ids are never the client's, since
     usage is billed by them. `live` returns what is known of rollouts; it is asked when the version
-    is chosen, so that a revert counts from the next decision on. `gate` is asked before a store is
-    used. After the last event `tenant`, `decision`, `store` and `refusal` say what happened, for
+    is chosen, so that a revert counts from the next decision on. `open_call` tells what a request
+    asks of a vector store, and `gate` is asked before that one is used. After the last event `tenant`, `decision`, `store` and `refusal` say what happened, for
     metrics; `events` counts the messages of the conversation.
     """
 
@@ -114,6 +121,7 @@ class Session:
         "_gate",
         "_headers",
         "_live",
+        "_open_call",
         "_snapshot",
         "api",
         "decision",
@@ -132,10 +140,12 @@ class Session:
         new_request_id: Callable[[], str],
         live: Callable[[], Live] = Live,
         gate: Gate = closed,
+        open_call: OpenCall = no_stores,
     ) -> None:
         self._snapshot = snapshot
         self._live = live
         self._gate = gate
+        self._open_call = open_call
         self._headers: tuple[Header, ...] = ()
         self.state = State.AWAIT_HEADERS
         self.api: chat.Api | None = None
@@ -195,7 +205,7 @@ class Session:
     def _opens_store(self, head: StoreHead) -> bool:
         tenant = self._verified_tenant()
         authority = b"".join(head.all(":authority")).decode("latin-1")
-        opened = open_call(self._snapshot.book, tenant.profile.name, authority, head)
+        opened = self._open_call(self._snapshot.book, tenant.profile.name, authority, head)
         if opened is None:
             return False
         store_of, call = opened
