@@ -31,8 +31,8 @@ Source: internal/parser/planparserv2/Plan.g4 of Milvus, of which this is a part.
 - What is not in the grammar is refused, above all what decides about more than its own row or was not shown to be safe:
   `random_sample` (engines take it out of the condition and sample before or after the rest), `element_filter` and
   `match_*`, operators on bits, geometry, timestamps, raw and prefixed strings, functions that we do not know.
-- A chained range is read as two comparisons (`1 < a < 5` as `1 < a and a < 5`): milvus-lite 3.2.2 reads it as `(1 < a) <
-  5`. Powers do not chain without parentheses, comparisons not at all.
+- A chained range is read as two comparisons (`1 < a < 5` as `a > 1 and a < 5`): milvus-lite 3.2.2 reads it as `(1 < a) <
+  5`. Powers do not chain without parentheses, comparisons not at all. A constant is printed on the right.
 - `not` is looser than comparisons, as Milvus's documentation and milvus-lite 3.2.2 have it. Milvus's own grammar binds it
   tighter and then refuses `not a == 1`. We print parentheses, which all read alike.
 
@@ -109,8 +109,10 @@ _BINDING = {
     "**": _POWER,
 }
 _RANGES = ({"<", "<="}, {">", ">="})
+_MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _TRUE, _FALSE = frozenset({"true", "True", "TRUE"}), frozenset({"false", "False", "FALSE"})
 _VALUES = (Literal, Ref, Negative, Arithmetic, Length)
+_NO_CONDITIONS = (Values, Negative, Arithmetic, Length)
 _KEY_SIGNS = frozenset("\"'[]\\")
 MAX_KEY_CHARACTERS = 512
 MAX_OPTION = 1_000_000
@@ -161,6 +163,13 @@ def scoped(
     return render(And((guard, condition)))
 
 
+def _compared(operator: str, left: Value, right: Value) -> Comparison:
+    """Put a constant on the right: milvus-lite 2.5.1 answers `3 == n` with the rows where it is not."""
+    if isinstance(left, Literal) and not isinstance(right, Literal):
+        return Comparison(_MIRRORED[operator], right, left)
+    return Comparison(operator, left, right)
+
+
 class _Parser:
     """One reading of one text: precedence climbing, two frames of Python for each level of parentheses."""
 
@@ -194,9 +203,7 @@ class _Parser:
         raise FilterError(why, position=position_of(self._text, index))
 
     def _as_condition(self, node: Node, index: int) -> Condition:
-        if isinstance(node, Values | Negative | Arithmetic | Length) or (
-            isinstance(node, Literal) and not isinstance(node.value, bool)
-        ):
+        if isinstance(node, _NO_CONDITIONS) or (isinstance(node, Literal) and not isinstance(node.value, bool)):
             self._refuse("expected a condition from here, such as `price > 10`, found a value.", index)
         return node
 
@@ -280,16 +287,16 @@ class _Parser:
             negated = self._accept("not")
             self._word("null", "`null` or `not null`")
             return Null(self._as_ref(left, start), negated)
-        first = Comparison(operator, self._as_value(left, start), self._side())
+        low, middle = self._as_value(left, start), self._side()
         following = self._tokens[self._index]
         if _BINDING.get(following) != _COMPARE:
-            return first
-        if not any(operator in signs and following in signs for signs in _RANGES) or not isinstance(first.right, Ref):
+            return _compared(operator, low, middle)
+        if not any(operator in signs and following in signs for signs in _RANGES) or not isinstance(middle, Ref):
             self._refuse("comparisons chain only as ranges: `1 < field <= 5`, or `5 > field >= 1`.", at)
         self._index += 1
-        second = Comparison(following, first.right, self._side())
+        high = self._side()
         self._grow(0)
-        return And((first, second))
+        return And((_compared(operator, low, middle), _compared(following, middle, high)))
 
     def _side(self) -> Value:
         begin = self._index
@@ -492,7 +499,9 @@ class _Parser:
     def _function(self, token: str) -> Node:
         name = token.lower()
         if name not in FUNCTIONS or token not in {name, name.upper()}:
-            self._refuse(f"found a function that is not supported; these are: {', '.join(sorted(FUNCTIONS))}.", self._index)
+            self._refuse(
+                f"found a function that is not supported; these are: {', '.join(sorted(FUNCTIONS))}.", self._index
+            )
         self._index += 1
         self._sign("(", "`(` after a function's name")
         ref = self._ref()

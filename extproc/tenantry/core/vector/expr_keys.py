@@ -61,7 +61,9 @@ class KeyRewrite(Struct, frozen=True, kw_only=True):
         if isinstance(condition, Comparison):
             return self._comparison(condition)
         if isinstance(condition, Membership) and self._is_key(condition.ref):
-            return Membership(condition.ref, Values(tuple(map(self._stored, condition.values.values))), condition.negated)
+            return Membership(
+                condition.ref, Values(tuple(map(self._stored, condition.values.values))), condition.negated
+            )
         if isinstance(condition, Like) and self._is_key(condition.ref):
             return Like(condition.ref, self.prefix + condition.pattern)
         if self._uses(condition):

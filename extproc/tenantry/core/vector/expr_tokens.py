@@ -1,17 +1,16 @@
 """Tokens of Milvus's filter language, and the one printed form of a string that all engines read alike.
 
-Three lexers were measured, with pymilvus against the engines that are to be had as packages, and they disagree:
+Three lexers were asked, through pymilvus, and they disagree:
 
-    written in a string     Milvus 2.3.5 (Go)          milvus-lite 2.5.1 (C++)   milvus-lite 3.2.2 (Python)
-    \\\\ and \\"               the character              the character             the character
-    \\n                      a line feed                the letter n              a line feed
-    \\u00e9                  the character              `u00e9`                   refused
-    é, 漢, a tab, as is     the character              the character             the character
-    U+20000 and beyond      another character          the character             the character
+    in quotes                  Milvus 2.3.5 (Go)   milvus-lite 2.5.1 (C++)   milvus-lite 3.2.2 (Python)
+    a backslash before \\ "     that character      that character            that character
+    \\n                         a line feed         the letter n              a line feed
+    \\u00e9                     the character       u00e9                     refused
+    any other, as it is        the character       the character             the character
 
-So escapes are decoded when read, and only `\\\\` and `\\"` are ever written. A string that has no such form is refused: one
-with a control character other than the tab, a lone surrogate, or a character of planes 2 and 3 or U+16FE0 to U+16FFF
-(Go's lexer cuts the Han ideographs there to 16 bits).
+So escapes are decoded when read, and only a backslash and a double quote are ever escaped again. A string that has no
+form which all read alike is refused: one with a line feed, a carriage return or a lone surrogate. So are other control
+characters except the tab: nobody needs them, and milvus-lite 2.5.1 skips a NUL.
 """
 
 import re
@@ -57,7 +56,7 @@ _FLOAT = re.compile(r"[0-9.]++(?:[eE][+-]?[0-9]{1,4})?")
 
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([\s\S]))")
 _ESCAPED = {"\\": "\\", '"': '"', "'": "'", "n": "\n", "r": "\r", "t": "\t"}
-_UNLIKE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff\U00016fe0-\U00016fff\U00020000-\U0003ffff]")
+_UNLIKE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")
 
 WORDS = frozenset({"and", "or", "not", "in", "like", "is", "null", "exists", "true", "false"})
 """Never a field, in no mixture of cases: milvus-lite 3.2.2 reads `And` as `and`, the others as a name."""
@@ -171,7 +170,7 @@ def _character(escape: re.Match[str]) -> str:
 def quoted(value: str) -> str:
     """Return a string as all engines read it; raise ValueError if there is no such form."""
     if _UNLIKE.search(value) is not None:
-        raise ValueError("engines read its control characters, surrogates or rare ideographs differently")
+        raise ValueError("engines do not read its control characters or surrogates alike")
     if "\\" in value or '"' in value:
         value = value.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{value}"'
