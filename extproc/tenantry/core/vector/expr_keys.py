@@ -50,7 +50,7 @@ class KeyRewrite(Struct, frozen=True, kw_only=True):
         if _PREFIX.fullmatch(self.prefix) is None:
             raise ValueError("a key prefix is one or more of A-Z a-z 0-9 : . -")
 
-    def rewritten(self, condition: Condition) -> Condition:
+    def rewritten(self, condition: Condition) -> Condition:  # noqa: PLR0911 - one for each kind
         """Return the condition on stored keys; raise FilterError where the key is used in another way."""
         if isinstance(condition, And):
             return And(tuple([self.rewritten(term) for term in condition.terms]))

@@ -4,6 +4,9 @@ Nodes hold values, never text of the client. Of two nodes one is a part of the o
 than `expr_tokens.MAX_DEPTH` levels when it comes from `expr.parse`.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 from msgspec import Struct
 
 from tenantry.core.vector.expr_tokens import quoted
@@ -140,7 +143,7 @@ def render(node: Node) -> str:
 
     Raises ValueError for a string that engines would read differently: `parse` lets none through.
     """
-    return _WRITERS[type(node)](node)  # type: ignore[operator]
+    return _WRITERS[type(node)](node)
 
 
 def scalar_text(value: Scalar) -> str:
@@ -181,7 +184,7 @@ def _optional(value: int | None, name: str = "") -> str:
     return "" if value is None else f", {name}{value}"
 
 
-_WRITERS = {
+_WRITERS: dict[type, Callable[[Any], str]] = {
     Literal: lambda node: scalar_text(node.value),
     Values: _values,
     Ref: _ref,

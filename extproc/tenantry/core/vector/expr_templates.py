@@ -23,7 +23,7 @@ class Templates:
         self._characters = 0
 
     def take(self, name: str) -> Literal | Values:
-        """Return a value as a node; raise ValueError, with a text that is safe to show, if there is none or a bad one."""
+        """Return a value as a node; raise ValueError, its text safe to show, if there is none or a bad one."""
         if name not in self._values:
             raise ValueError("found a template without a value")
         self._unused.discard(name)

@@ -1,11 +1,11 @@
-"""Tokens of Milvus's filter language, and the one printed form of a string that all engines read alike.
+r"""Tokens of Milvus's filter language, and the one printed form of a string that all engines read alike.
 
 Three lexers were asked, through pymilvus, and they disagree:
 
     in quotes                  Milvus 2.3.5 (Go)   milvus-lite 2.5.1 (C++)   milvus-lite 3.2.2 (Python)
-    a backslash before \\ "     that character      that character            that character
-    \\n                         a line feed         the letter n              a line feed
-    \\u00e9                     the character       u00e9                     refused
+    a backslash before \ "     that character      that character            that character
+    \n                         a line feed         the letter n              a line feed
+    \u00e9                     the character       u00e9                     refused
     any other, as it is        the character       the character             the character
 
 So escapes are decoded when read, and only a backslash and a double quote are ever escaped again. A string that has no
