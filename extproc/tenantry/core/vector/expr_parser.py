@@ -194,7 +194,7 @@ class Parser(Reader):
             return self._template()
         return self._constant("a field, a constant, `not` or `(`")
 
-    def _named(self, token: str) -> Node:
+    def _named(self, found: str) -> Node:
         word = found.lower()
         if word in WORDS:
             if found in TRUE or found in FALSE:
@@ -233,7 +233,7 @@ class Parser(Reader):
         self._grow(0)
         return Negative(value)
 
-    def _function(self, token: str) -> Node:
+    def _function(self, found: str) -> Node:
         name = found.lower()
         if name not in FUNCTIONS or found not in {name, name.upper()}:
             self._refuse(
@@ -253,10 +253,8 @@ class Parser(Reader):
 
     def _contains(self, name: str, ref: Ref) -> Contains:
         found, at = self._tokens[self._index], self._index
-        if found == "{":
-            argument = self._template_or_list()
-        else:
-            argument = self._list() if found == "[" else Literal(self._item())
+        lists = {"{": self._template_or_list, "[": self._list}.get(found)
+        argument = Literal(self._item()) if lists is None else lists()
         if isinstance(argument, Literal) and name.endswith(("_all", "_any")):
             self._refuse("this function takes a list.", at)
         return Contains(name, ref, argument)

@@ -1,4 +1,4 @@
-"""Reading tokens one after the other, and what is made of tokens alone: fields with paths, constants, lists, templates."""
+"""Reading tokens in their order, and what is made of them alone: fields with paths, constants, lists, templates."""
 
 from typing import Never
 
