@@ -31,6 +31,7 @@ from tenantry.core.rules import Rules
 
 from tenantry_envoy import packing
 from tenantry_envoy.names import DETAILS_PREFIX
+from tenantry_envoy.store_guard import WITHHELD, WITHHELD_STATUS
 
 JSON = "application/json"
 
@@ -51,8 +52,8 @@ class LocalReply(NamedTuple):
     message: str
 
 
-def table(max_body_bytes: int) -> tuple[LocalReply, ...]:
-    """Return the errors that Envoy answers with by itself."""
+def table(max_body_bytes: int, behind: str = "model server") -> tuple[LocalReply, ...]:
+    """Return the errors that Envoy answers with by itself. `behind`: what to call the upstream."""
     request, server = "invalid_request_error", "server_error"
     return (
         LocalReply(400, request, "bad_request", "The request is not valid HTTP, or its path is not allowed here."),
@@ -63,9 +64,9 @@ def table(max_body_bytes: int) -> tuple[LocalReply, ...]:
         LocalReply(426, request, "http_version", "Use HTTP/1.1 or HTTP/2."),
         LocalReply(431, request, "headers_too_large", "The request's headers are too large or too many."),
         LocalReply(500, server, "internal_error", "The proxy failed to handle the request."),
-        LocalReply(502, server, "bad_upstream_response", "The model server's answer was not understood."),
+        LocalReply(502, server, "bad_upstream_response", f"The {behind}'s answer was not understood."),
         LocalReply(503, server, "service_unavailable", "The service is not available right now. Try again later."),
-        LocalReply(504, server, "upstream_timeout", "The model server did not answer in time."),
+        LocalReply(504, server, "upstream_timeout", f"The {behind} did not answer in time."),
     )
 
 
@@ -78,7 +79,7 @@ def local_reply_config(rules: Rules) -> LocalReplyConfig:
 
 
 def _mappers(rules: Rules) -> Iterator[ResponseMapper]:
-    replies = table(rules.limits.max_body_bytes)
+    replies = table(rules.limits.max_body_bytes, "server" if rules.stores else "model server")
     yield ResponseMapper(
         filter=_expression(_SHAPED_ALREADY),
         body_format_override=SubstitutionFormatString(
@@ -91,6 +92,11 @@ def _mappers(rules: Rules) -> Iterator[ResponseMapper]:
     )
     for reply in replies:
         yield ResponseMapper(filter=_status(reply.status), body_format_override=_body(reply))
+    if rules.stores:
+        withheld = LocalReply(502, "server_error", "unverified_answer", WITHHELD)
+        yield ResponseMapper(
+            filter=_status(WITHHELD_STATUS), status_code=withheld.status, body_format_override=_body(withheld)
+        )
 
 
 def _expression(expression: str) -> AccessLogFilter:
