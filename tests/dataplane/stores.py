@@ -7,7 +7,7 @@ store answers REST (`upstream.Upstream`) and gRPC, with a row that no client may
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +16,7 @@ import grpc
 import grpc.aio
 from tenantry.adapters._pb import wire_pb2
 from tenantry.adapters.grpcio_transport import EXT_PROC
+from tenantry.core.routing import store_cluster
 
 from dataplane.harness import Edit, Files, Json, connection_manager, envoy, rules
 from dataplane.processes import sockets
@@ -33,21 +34,9 @@ _UNBOUNDED: Final = (("grpc.max_receive_message_length", -1), ("grpc.max_send_me
 Event = wire_pb2.ProcessingRequest
 Reply = wire_pb2.ProcessingResponse
 
-End = Callable[[Any], Any]
-"""What is done with the ext_proc stream (its ServicerContext) instead of a reply."""
-
-Conduct = Mapping[str, Callable[[Event], Reply] | End | None]
-"""By event (`request_body`, ...): how to reply, or how to end the stream; None: just return."""
-
-
-def cluster_header(reply: Any, store: str = "vectors", *, grpc: bool, path: str | None = None) -> None:
-    """Send the request to a store."""
-    name = f"store.{store}.{'grpc' if grpc else 'rest'}"
-    for key, value in {"x-tenantry-cluster": name, ":path": path}.items():
-        if value is not None:
-            option = reply.response.header_mutation.set_headers.add(append_action=2)
-            option.header.key, option.header.raw_value = key, value.encode()
-    reply.response.clear_route_cache = True
+Conduct = Mapping[str, Any]
+"""By event (`response_body`, ...): a function from event to reply, or a coroutine that ends the stream. A key
+`after EVENT`: just return when that was answered."""
 
 
 def verified(reply: Reply) -> Reply:
@@ -55,21 +44,20 @@ def verified(reply: Reply) -> Reply:
     return reply
 
 
-def forward(kind: str, *, path: str | None = None) -> Callable[[Event, bool], Reply]:
-    """The last request-phase reply."""
+def set_header(common: Any, name: str, value: str) -> None:
+    option = common.header_mutation.set_headers.add(append_action=2)
+    option.header.key, option.header.raw_value = name, value.encode()
 
-    def build(_event: Event, grpc: bool) -> Reply:
-        reply = Reply()
-        cluster_header(getattr(reply, kind), grpc=grpc, path=path)
-        reply.dynamic_metadata.update({"tenantry": {"enforced": "yes", "request_id": "id-1"}})
-        return reply
 
-    return build
+def plain_headers(_event: Event) -> Reply:
+    """Go on, and say nothing of the answer."""
+    reply = Reply()
+    reply.response_headers.SetInParent()
+    return reply
 
 
 def response_headers(event: Event) -> Reply:
-    reply = Reply()
-    reply.response_headers.SetInParent()
+    reply = plain_headers(event)
     return verified(reply) if event.response_headers.end_of_stream else reply
 
 
@@ -78,10 +66,14 @@ def response_body(event: Event) -> Reply:
     reply = Reply()
     body = event.response_body.body.replace(SECRET, b"row-of-its-own-tenant")
     reply.response_body.response.body_mutation.body = body
-    option = reply.response_body.response.header_mutation.set_headers.add(append_action=2)
-    option.header.key, option.header.raw_value = "content-length", str(len(body)).encode()
+    set_header(reply.response_body.response, "content-length", str(len(body)))
     return verified(reply)
 
+
+SAYS_NOTHING: Final[Conduct] = {
+    "response_headers": plain_headers,
+    "response_body": lambda _event: Reply(response_body=wire_pb2.BodyResponse()),
+}
 
 GOOD: Final[Conduct] = {"response_headers": response_headers, "response_body": response_body}
 
@@ -100,11 +92,15 @@ async def hang(_context: Any) -> None:
 
 @dataclass
 class FakeSidecar:
-    """An ext_proc server that forwards every request and then does what `conduct` says. `events` it saw, in order."""
+    """An ext_proc server that forwards every request, then does what `conduct` says. `events` it saw, in order.
+
+    `store` and `sets` (headers, pseudo-headers too) say what it writes into a request.
+    """
 
     conduct: Conduct = field(default_factory=lambda: GOOD)
-    path: str | None = None
-    """A rewritten `:path`, if any."""
+    store: str = "vectors"
+    sets: dict[str, str] = field(default_factory=dict)
+    enforced: str = "yes"
     events: list[Event] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
@@ -119,33 +115,40 @@ class FakeSidecar:
         finally:
             await server.stop(0)
 
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of events."""
+        return [str(event.WhichOneof("request")) for event in self.events]
+
     async def _process(self, _requests: Any, context: Any) -> None:
         over_grpc = False
         while (message := await context.read()) is not grpc.aio.EOF:
             event = Event.FromString(message)
-            kind = event.WhichOneof("request") or ""
             self.events.append(event)
+            kind = str(event.WhichOneof("request"))
             if kind == "request_headers":
                 headers = {entry.key: entry.raw_value for entry in event.request_headers.headers.headers}
                 over_grpc = headers.get("content-type", b"").startswith(b"application/grpc")
-                reply = Reply()
-                reply.request_headers.SetInParent()
-                if event.request_headers.end_of_stream:
-                    reply = forward(kind, path=self.path)(event, over_grpc)
-            elif kind == "request_body":
-                reply = forward(kind, path=self.path)(event, over_grpc)
-            else:
-                act = self.conduct[kind]
-                if asyncio.iscoroutinefunction(act):
-                    await act(context)
-                    return
-                reply = act(event)
+            act = self.conduct.get(kind)
+            if asyncio.iscoroutinefunction(act):
+                await act(context)
+                return
+            reply = act(event) if act is not None else self._forward(event, kind, grpc=over_grpc)
             await context.write(reply.SerializeToString())
-            if self.conduct.get(f"after {kind}") is bare_return:
+            if f"after {kind}" in self.conduct:
                 return
 
-
-Handler = Callable[[bytes, Any], Any]
+    def _forward(self, event: Event, kind: str, *, grpc: bool) -> Reply:
+        reply = Reply()
+        common = getattr(reply, kind)
+        common.SetInParent()
+        if kind == "request_body" or event.request_headers.end_of_stream:
+            sets = {"x-tenantry-cluster": store_cluster(self.store, grpc=grpc)} | self.sets
+            for name, value in sets.items():
+                set_header(common.response, name, value)
+            common.response.clear_route_cache = True
+            reply.dynamic_metadata.update({"tenantry": {"enforced": self.enforced, "request_id": "id-1"}})
+        return reply
 
 
 @dataclass
@@ -222,9 +225,6 @@ def rest(
     json_type = ("Content-Type", "application/json")
     body = json.dumps({"script": script, **members}).encode()
     return request(target, method=method, headers=[json_type, *headers], body=body)
-
-
-STORE_RULES: Final = "vectors"
 
 
 def store_document(upstream: Upstream, grpc_store: GrpcStore, **limits: Any) -> Json:
