@@ -7,6 +7,9 @@ body into `grpc-message`.
 
 The second mapper makes one answer of two: a sidecar that does not answer in time is 504 and one
 that fails is `status_on_error`, and neither has to do with the model server that 504 speaks of.
+
+With stores there are two more answers (`store_guard`, and an answer too large to verify), and what is too large for
+Envoy is PERMISSION_DENIED to gRPC clients: of 413 and 500 Envoy makes UNKNOWN, which pymilvus repeats up to 75 times.
 """
 
 from collections.abc import Iterator
@@ -35,10 +38,9 @@ from tenantry_envoy.store_guard import WITHHELD, WITHHELD_STATUS
 
 JSON = "application/json"
 
-_SHAPED_ALREADY = (
-    f"response.code_details.startsWith('{DETAILS_PREFIX}') || "
-    "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
-)
+_GRPC = "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
+
+_SHAPED_ALREADY = f"response.code_details.startsWith('{DETAILS_PREFIX}') || {_GRPC}"
 
 _SIDECAR_FAILED = "response.code_details.startsWith('ext_proc_')"
 
@@ -80,6 +82,8 @@ def local_reply_config(rules: Rules) -> LocalReplyConfig:
 
 def _mappers(rules: Rules) -> Iterator[ResponseMapper]:
     replies = table(rules.limits.max_body_bytes, "server" if rules.stores else "model server")
+    if rules.stores:
+        yield from _of_stores(rules.limits.max_body_bytes)
     yield ResponseMapper(
         filter=_expression(_SHAPED_ALREADY),
         body_format_override=SubstitutionFormatString(
@@ -92,11 +96,30 @@ def _mappers(rules: Rules) -> Iterator[ResponseMapper]:
     )
     for reply in replies:
         yield ResponseMapper(filter=_status(reply.status), body_format_override=_body(reply))
-    if rules.stores:
-        withheld = LocalReply(502, "server_error", "unverified_answer", WITHHELD)
-        yield ResponseMapper(
-            filter=_status(WITHHELD_STATUS), status_code=withheld.status, body_format_override=_body(withheld)
-        )
+
+
+def _of_stores(max_body_bytes: int) -> Iterator[ResponseMapper]:
+    withheld = LocalReply(502, "server_error", "unverified_answer", WITHHELD)
+    yield ResponseMapper(
+        filter=_status(WITHHELD_STATUS), status_code=withheld.status, body_format_override=_body(withheld)
+    )
+    too_large = f"The store's answer is larger than {max_body_bytes} bytes."
+    yield _grpc_refusal("request_payload_too_large", f"The body is larger than {max_body_bytes} bytes.")
+    yield _grpc_refusal("response_payload_too_large", too_large)
+    reply = LocalReply(502, "server_error", "answer_too_large", too_large)
+    yield ResponseMapper(
+        filter=_expression("response.code_details == 'response_payload_too_large'"),
+        status_code=reply.status,
+        body_format_override=_body(reply),
+    )
+
+
+def _grpc_refusal(details: str, message: str) -> ResponseMapper:
+    return ResponseMapper(
+        filter=_expression(f"response.code_details == '{details}' && {_GRPC}"),
+        status_code=403,
+        body_format_override=SubstitutionFormatString(text_format_source=packing.text(message)),
+    )
 
 
 def _expression(expression: str) -> AccessLogFilter:
