@@ -4,12 +4,15 @@ from collections.abc import Callable
 
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.vector.calls import Call, StoreHead, StoreOf
-from tenantry.core.vector.milvus import milvus_call
+from tenantry.core.vector.milvus import METHODS, milvus_call
 
 Opener = Callable[[StoreOf, StoreHead, int], Call | None]
 
 PROTOCOLS: tuple[tuple[str, Opener], ...] = (("milvus", milvus_call),)
 """The kind of store of each protocol, and what tells a request of it from others by its path."""
+
+OPERATIONS = frozenset(METHODS)
+"""Every operation that a call can have: labels of metrics are bounded by it."""
 
 
 def open_call(book: RuleBook, tenant: str, authority: str, head: StoreHead) -> tuple[StoreOf, Call] | None:
