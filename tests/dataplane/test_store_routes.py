@@ -233,7 +233,7 @@ async def test_without_a_sidecar_a_store_is_unavailable(tmp_path: Path) -> None:
 @contextlib.asynccontextmanager
 async def _tls_server(context: ssl.SSLContext, names: list[str | None]) -> AsyncIterator[int]:
     """An HTTP server that notes each client's SNI."""
-    context.sni_callback = lambda _socket, name, _context: names.append(name)  # type: ignore[assignment]
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):
