@@ -535,7 +535,7 @@ def test_local_replies_have_openais_shape(case: Case) -> None:
         withheld, *grpc_refusals, too_large = mappers[:4]
         assert (withheld["status_code"], too_large["status_code"]) == (502, 502)
         assert [mapper["status_code"] for mapper in grpc_refusals] == [403, 403], "PERMISSION_DENIED"
-        mappers = mappers[4:] + [withheld, too_large]
+        mappers = [*mappers[4:], withheld, too_large]
     untouched, sidecar_failed, *by_status = mappers
     assert untouched["body_format_override"]["text_format_source"] == {"inline_string": "%LOCAL_REPLY_BODY%"}
     assert sidecar_failed["status_code"] == 503
