@@ -39,7 +39,7 @@ must be Envoy, or a request is sent into a connection that is being closed, and 
 
 UPSTREAM_BUFFER_BYTES = 1024 * 1024
 OUTBOUND_FRAMES = 1_000_000
-"""With the default of 1,000 Envoy takes its own resets of many streams at once for a flood, and closes the connection."""
+"""With the default of 1,000 Envoy takes its own resets of many streams for a flood, and closes the connection."""
 
 
 def breakers() -> CircuitBreakers:

@@ -70,12 +70,11 @@ from tenantry_envoy.names import (
     JWT_NAMESPACE,
     METADATA_NAMESPACE,
     SIDECAR_CLUSTER,
-    STORE_GUARD,
     UPSTREAM_HEADERS,
     URI_SAN_ATTRIBUTE,
 )
 from tenantry_envoy.options import EnvoyOptions
-from tenantry_envoy.store_guard import guard
+from tenantry_envoy.store_guard import guard_filters
 
 REPLY_OVERHEAD_BYTES = 1024 * 1024
 """How much longer than the body a reply of the sidecar can be: stamped members, headers, metadata."""
@@ -97,7 +96,7 @@ def _http_filters(rules: Rules, options: EnvoyOptions) -> Iterator[HttpFilter]:
     if rules.identity.jwt is not None:
         yield packing.http_filter("envoy.filters.http.jwt_authn", _jwt_authn(rules.identity.jwt))
     if rules.stores:
-        yield packing.http_filter(STORE_GUARD, guard())
+        yield from guard_filters()
     yield packing.http_filter(EXT_PROC, _ext_proc(rules, options))
     yield packing.http_filter("envoy.filters.http.rbac", _backstop())
     yield packing.http_filter("envoy.filters.http.router", _router())

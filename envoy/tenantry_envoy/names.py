@@ -54,8 +54,11 @@ FROM_UPSTREAM_HEADER = "x-tenantry-from-upstream"
 """Response header on what a store really answered, from the store's route to the guard; neither the sidecar nor a
 client sees it."""
 
-STORE_GUARD = "envoy.filters.http.lua"
-"""The filter that withholds a store's answers until they are verified (`store_guard`)."""
+STORE_GUARD = "envoy.filters.http.custom_response"
+"""The filter that withholds a store's answer until it is verified (`store_guard`)."""
+
+STORE_UNMARK = "tenantry.store_unmark"
+"""The filter that takes FROM_UPSTREAM_HEADER off; not UPSTREAM_HEADERS, under which routes configure another one."""
 
 EXT_PROC = "envoy.filters.http.ext_proc"
 

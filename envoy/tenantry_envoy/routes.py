@@ -53,7 +53,6 @@ from tenantry_envoy.names import (
     ROUTE_HEADER,
     UPSTREAM_HEADERS,
 )
-from tenantry_envoy.store_guard import unguarded
 from tenantry_envoy.store_routes import store_routes
 
 STAMP_BYTES = 16 * 1024
@@ -115,7 +114,7 @@ def _model_routes(api: Api, rules: Rules) -> Iterator[Route]:
     yield _model_route(api, rules, rescue, RESCUE)
     mirror.request_mirror_policies = [_copy_to_candidate()]
     mirrored = _model_route(api, rules, mirror, MIRROR)
-    mirrored.typed_per_filter_config[UPSTREAM_HEADERS] = Any.pack(_original_without_helper())
+    mirrored.typed_per_filter_config = {UPSTREAM_HEADERS: Any.pack(_original_without_helper())}
     yield mirrored
     yield _model_route(api, rules, plain)
 
@@ -162,7 +161,6 @@ def _model_route(api: Api, rules: Rules, action: RouteAction, variant: str | Non
         ),
         route=action,
         request_body_buffer_limit=_body_bytes(rules),
-        typed_per_filter_config=unguarded() if rules.stores else {},
     )
 
 

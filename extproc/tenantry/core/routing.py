@@ -164,7 +164,7 @@ def rescue_cluster_name(model: str, candidate: str, stable: str) -> str:
 
 
 def store_cluster(store: str, *, grpc: bool) -> str:
-    """Return Envoy's cluster name for a vector store over gRPC (HTTP/2) or REST (HTTP/1.1): no version's, without `@`."""
+    """Return Envoy's name for the cluster of a store, by gRPC (HTTP/2) or REST; a version's has an `@`."""
     return f"store.{store}.{'grpc' if grpc else 'rest'}"
 
 
