@@ -110,7 +110,8 @@ def _pinecones(path: str) -> bool:
     """Return whether a path is Pinecone's, or one that a careless reader might take for it."""
     plain = unescaped(path.encode("utf-8", "replace")).decode("utf-8", "replace").lower().replace("\\", "/")
     segments = [segment for segment in plain.split("/") if segment not in ("", ".", "..")]
-    return bool(segments) and (segments[0].split(";")[0] in _FAMILIES or segments[0].split(".")[-1] in _SERVICES)
+    first = segments[0].split(";")[0].strip() if segments else ""
+    return first in _FAMILIES or first.split(".")[-1] in _SERVICES
 
 
 def _route(method: str, path: str) -> Route | None:

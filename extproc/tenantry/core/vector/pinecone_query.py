@@ -8,7 +8,7 @@ from tenantry.core.errors import BadRequestError
 MAX_PARAMETERS = 1_100
 """A fetch of 1,000 ids has 1,001."""
 
-_value = re.compile(r"(?:[!$'()*,\-./0-9:;=?@A-Z_a-z~+]|%[0-9A-Fa-f]{2})*")
+_value = re.compile(r"(?:[!$'()*,\-./0-9:=?@A-Z_a-z~+]|%[0-9A-Fa-f]{2})*")
 _escape = re.compile(rb"%([0-9A-Fa-f]{2})")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
