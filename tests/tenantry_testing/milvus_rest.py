@@ -5,10 +5,35 @@ from typing import Any
 
 from tenantry.core.rules import Collection, Store
 from tenantry.core.vector.calls import StoreHead, StoreOf, StoreRequest
-from tenantry.core.vector.milvus_rest import PREFIX, RestCall, milvus_rest_call
+from tenantry.core.vector.milvus_rest import OPERATIONS, PREFIX, RestCall, milvus_rest_call
 
 JSON_HEADERS = (("content-type", b"application/json"),)
 OWN = ("database", "collection")
+
+_BESIDE_THE_COLLECTION: dict[str, dict[str, Any]] = {
+    "entities/get": {"id": "k"},
+    "entities/search": {"data": [[1.0]]},
+    "entities/hybrid_search": {"search": [{"data": [[1.0]]}]},
+    "entities/advanced_search": {"search": [{"data": [[1.0]]}]},
+    "entities/delete": {"filter": "a == 1"},
+    "entities/insert": {"data": [{"doc": "k"}]},
+    "entities/upsert": {"data": [{"doc": "k"}]},
+    "collections/create": {"dimension": 4},
+    "indexes/describe": {"indexName": "i"},
+    "indexes/drop": {"indexName": "i"},
+    "indexes/create": {"indexParams": [{"fieldName": "v"}]},
+    "partitions/has": {"partitionName": "p"},
+    "partitions/get_stats": {"partitionName": "p"},
+    "partitions/create": {"partitionName": "p"},
+    "partitions/drop": {"partitionName": "p"},
+    "partitions/load": {"partitionNames": ["p"]},
+    "partitions/release": {"partitionNames": ["p"]},
+}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    path: ({} if path == "collections/list" else {"collectionName": "notes"}) | _BESIDE_THE_COLLECTION.get(path, {})
+    for path in OPERATIONS
+}
+"""The least that each path wants."""
 
 
 def store_of(

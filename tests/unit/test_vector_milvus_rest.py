@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tenantry.core.errors import BadRequestError, ForbiddenError, MethodNotAllowedError, RequestRefusedError
-from tenantry.core.errors import NotFoundError, UnsupportedMediaError
+from tenantry.core.errors import (
+    BadRequestError,
+    ForbiddenError,
+    MethodNotAllowedError,
+    NotFoundError,
+    RequestRefusedError,
+    UnsupportedMediaError,
+)
 from tenantry.core.vector import scope
 from tenantry.core.vector.calls import StoreRequest
+from tenantry.core.vector.expr import scoped
 from tenantry.core.vector.milvus_rest import OPERATIONS, PREFIX, milvus_rest_call
-from tenantry_testing.milvus_rest import JSON_HEADERS, call, head, sent, store_of
+from tenantry_testing.milvus_rest import EXAMPLES, JSON_HEADERS, call, head, sent, store_of
 
 TOKEN = scope.token_of("acme")
-GUARD = '(tenant_id == "acme")'
-
-
-def guarded(text: str) -> str:
-    return f"{GUARD} and ({text})"
 
 
 def members(path: str, layout: str, **body: Any) -> Any:
@@ -33,23 +35,34 @@ def test_a_query_in_each_layout() -> None:
     kept = {"outputFields": ["price", "tenant_id"], "limit": 5, "offset": 2}
     where = filter_of("price > 3")
     assert members("entities/query", "database", **body) == {
-        "dbName": TOKEN, "collectionName": "notes", "filter": where, **kept,
-    }  # fmt: skip
+        "dbName": TOKEN,
+        "collectionName": "notes",
+        "filter": where,
+        **kept,
+    }
     assert members("entities/query", "collection", **body) == {
-        "dbName": "default", "collectionName": f"{TOKEN}_notes", "filter": where, **kept,
-    }  # fmt: skip
+        "dbName": "default",
+        "collectionName": f"{TOKEN}_notes",
+        "filter": where,
+        **kept,
+    }
     assert members("entities/query", "partition", **body) == {
-        "dbName": "default", "collectionName": "notes", "partitionNames": [TOKEN], "filter": where, **kept,
-    }  # fmt: skip
+        "dbName": "default",
+        "collectionName": "notes",
+        "partitionNames": [TOKEN],
+        "filter": where,
+        **kept,
+    }
     assert members("entities/query", "keyprefix", **body) == {
-        "dbName": "default", "collectionName": "notes", "filter": where, **kept,
-    }  # fmt: skip
+        "dbName": "default",
+        "collectionName": "notes",
+        "filter": where,
+        **kept,
+    }
 
 
 def filter_of(text: str) -> str:
     """The filter as the grammar prints it behind the guard."""
-    from tenantry.core.vector.expr import scoped
-
     return scoped(text, field="tenant_id", tenant="acme")
 
 
@@ -85,14 +98,17 @@ def test_values_of_templates_are_put_into_the_filter() -> None:
 
 
 @pytest.mark.parametrize(
-    "asked, wanted",
-    [(None, ["*", "tenant_id"]), ([], ["tenant_id"]), (["*"], ["*", "tenant_id"]), (["a", "$meta"], ["a", "$meta", "tenant_id"])],
-)  # fmt: skip
+    ("asked", "wanted"),
+    [
+        (None, ["*", "tenant_id"]),
+        ([], ["tenant_id"]),
+        (["*"], ["*", "tenant_id"]),
+        (["a", "$meta"], ["a", "$meta", "tenant_id"]),
+    ],
+)
 def test_the_tenant_field_is_always_asked_for(asked: list[str] | None, wanted: list[str]) -> None:
     for path in ("entities/query", "entities/get"):
-        found = members(
-            path, "partition", collectionName="notes", outputFields=asked, **({"id": 1} if "get" in path else {})
-        )
+        found = members(path, "partition", **(EXAMPLES[path] | {"outputFields": asked}))
         assert found["outputFields"] == wanted
 
 
@@ -103,7 +119,7 @@ def test_a_count_stands_alone() -> None:
     assert found["filter"] == filter_of("")
     for path in ("entities/get", "entities/search"):
         with pytest.raises(BadRequestError, match="stands alone"):
-            members(path, "partition", collectionName="notes", outputFields=["count(*)"], **EXAMPLES[path])
+            members(path, "partition", **(EXAMPLES[path] | {"outputFields": ["count(*)"]}))
     for fields in (["count(*)", "a"], ["COUNT(*)"], ["sum(price)"], ['$meta["tenant_id"]'], ["a b"], [""]):
         with pytest.raises(BadRequestError, match="output field"):
             members("entities/query", "partition", collectionName="notes", outputFields=fields)
@@ -171,21 +187,30 @@ def test_every_search_of_a_hybrid_search_is_guarded(path: str) -> None:
         "partitionNames": [TOKEN],
         "search": [
             {"filter": filter_of("price > 1"), "annsField": "a", "data": [[1, 0.5]], "limit": 3},
-            {"filter": filter_of(""), "annsField": "b", "data": ["words"], "metricType": "BM25", "params": {"drop_ratio_search": 0.2}},
+            {
+                "filter": filter_of(""),
+                "annsField": "b",
+                "data": ["words"],
+                "metricType": "BM25",
+                "params": {"drop_ratio_search": 0.2},
+            },
         ],
         "outputFields": ["tenant_id"],
         "rerank": {"strategy": "rrf", "params": {"k": 60}},
         "limit": 2,
-    }  # fmt: skip
+    }
 
 
 def test_get_stays_a_get_where_no_key_is_known() -> None:
     request = sent("entities/get", "partition", {"collectionName": "notes", "id": [105, "7"]})
     assert request.path is None
     assert json.loads(request.body or b"") == {
-        "dbName": "default", "collectionName": "notes", "partitionNames": [TOKEN],
-        "outputFields": ["*", "tenant_id"], "id": [105, "7"],
-    }  # fmt: skip
+        "dbName": "default",
+        "collectionName": "notes",
+        "partitionNames": [TOKEN],
+        "outputFields": ["*", "tenant_id"],
+        "id": [105, "7"],
+    }
 
 
 def test_get_becomes_a_query_where_the_key_is_known() -> None:
@@ -215,8 +240,11 @@ def test_keys_in_filters_are_prefixed() -> None:
 def test_a_delete_needs_a_filter() -> None:
     found = members("entities/delete", "partition", collectionName="notes", filter="a == 1", partitionName="theirs")
     assert found == {
-        "dbName": "default", "collectionName": "notes", "partitionName": TOKEN, "filter": filter_of("a == 1"),
-    }  # fmt: skip
+        "dbName": "default",
+        "collectionName": "notes",
+        "partitionName": TOKEN,
+        "filter": filter_of("a == 1"),
+    }
     for empty in ("", " ", None):
         with pytest.raises(BadRequestError, match="needs a filter"):
             members("entities/delete", "partition", collectionName="notes", filter=empty)
@@ -268,7 +296,7 @@ def test_letters_that_fold_to_others_are_seen() -> None:
 
 @pytest.mark.parametrize("name", ["tenant_id", *RESERVED])
 @pytest.mark.parametrize(
-    "path, body",
+    ("path", "body"),
     [
         ("entities/query", {"outputFields": ["a", "NAME"]}),
         ("entities/query", {"filter": "NAME == 'globex'"}),
@@ -290,7 +318,7 @@ def test_letters_that_fold_to_others_are_seen() -> None:
 def test_the_tenant_field_is_nobodys_to_name(path: str, body: dict[str, Any], name: str) -> None:
     named = json.loads(json.dumps(body).replace("NAME", name))
     with pytest.raises(BadRequestError):
-        members(path, "collection", collectionName="notes", **(EXAMPLES[path] | named))
+        members(path, "collection", **(EXAMPLES[path] | named))
 
 
 # --- collections of the tenant's own ---------------------------------------------------------------------------------
@@ -329,8 +357,11 @@ def test_the_quick_form_is_written_out() -> None:
     assert found["schema"]["autoID"] is True
     assert found["schema"]["enableDynamicField"] is False
     assert found["schema"]["fields"][0] == {
-        "fieldName": "doc", "dataType": "VarChar", "isPrimary": True, "elementTypeParams": {"max_length": 99},
-    }  # fmt: skip
+        "fieldName": "doc",
+        "dataType": "VarChar",
+        "isPrimary": True,
+        "elementTypeParams": {"max_length": 99},
+    }
     assert found["indexParams"][0]["fieldName"] == "v"
     assert found["indexParams"][0]["metricType"] == "IP"
     assert found["params"] == {"shardsNum": 2, "ttlSeconds": 60}
@@ -341,11 +372,17 @@ def test_a_schema_gets_the_tenant_field() -> None:
         "autoId": True,
         "fields": [
             {"fieldName": "id", "dataType": "Int64", "isPrimary": True},
-            {"fieldName": "text", "dataType": "VarChar", "elementTypeParams": {"max_length": "512", "enable_analyzer": True}},
+            {
+                "fieldName": "text",
+                "dataType": "VarChar",
+                "elementTypeParams": {"max_length": "512", "enable_analyzer": True},
+            },
             {"fieldName": "sparse", "dataType": "SparseFloatVector"},
         ],
-        "functions": [{"name": "bm25", "type": "BM25", "inputFieldNames": ["text"], "outputFieldNames": ["sparse"], "params": {}}],
-    }  # fmt: skip
+        "functions": [
+            {"name": "bm25", "type": "BM25", "inputFieldNames": ["text"], "outputFieldNames": ["sparse"], "params": {}}
+        ],
+    }
     found = members("collections/create", "collection", collectionName="notes", schema=schema, dimension=4)
     assert found["schema"]["autoID"] is True
     assert "autoId" not in found["schema"]
@@ -364,15 +401,32 @@ def test_a_schema_gets_the_tenant_field() -> None:
         {"schema": {"fields": [{"dataType": "Int64"}]}},
         {"schema": {"fields": [{"fieldName": "a", "dataType": "int64"}]}},
         {"schema": {"fields": [{"fieldName": "a", "dataType": "Int64"}], "autoID": True, "autoId": False}},
-        {"schema": {"fields": [{"fieldName": "a", "dataType": "Int64"}], "functions": [{"name": "f", "type": "TextEmbedding"}]}},
-        {"schema": {"fields": [{"fieldName": "a", "dataType": "VarChar", "elementTypeParams": {"analyzer_params": {"filter": [{"type": "stop", "stop_words_file": "x"}]}}}]}},
+        {
+            "schema": {
+                "fields": [{"fieldName": "a", "dataType": "Int64"}],
+                "functions": [{"name": "f", "type": "TextEmbedding"}],
+            }
+        },
+        {
+            "schema": {
+                "fields": [
+                    {
+                        "fieldName": "a",
+                        "dataType": "VarChar",
+                        "elementTypeParams": {
+                            "analyzer_params": {"filter": [{"type": "stop", "stop_words_file": "x"}]}
+                        },
+                    }
+                ]
+            }
+        },
         {"dimension": 4, "params": {"shardsNum": 17}},
         {"dimension": 4, "idType": "VarChar"},
         {"dimension": True},
         {"dimension": "4"},
         {},
     ],
-)  # fmt: skip
+)
 def test_what_no_schema_may_say(change: dict[str, Any]) -> None:
     with pytest.raises(BadRequestError):
         members("collections/create", "collection", collectionName="notes", **change)
@@ -383,9 +437,7 @@ def test_what_no_schema_may_say(change: dict[str, Any]) -> None:
 )
 def test_what_changes_a_collection_is_for_its_owner(path: str) -> None:
     for layout in ("database", "collection"):
-        found = members(
-            path, layout, **({} if path == "collections/list" else {"collectionName": "notes"}), **EXAMPLES[path]
-        )
+        found = members(path, layout, **EXAMPLES[path])
         assert found["dbName"] == (TOKEN if layout == "database" else "default")
         if path != "collections/list":
             assert found["collectionName"] == ("notes" if layout == "database" else f"{TOKEN}_notes")
@@ -419,35 +471,10 @@ def test_the_load_state_is_that_of_the_tenants_partition() -> None:
 
 # --- what is refused -------------------------------------------------------------------------------------------------
 
-EXAMPLES: dict[str, dict[str, Any]] = {path: {} for path in OPERATIONS} | {
-    "entities/get": {"id": 1},
-    "entities/search": {"data": [[1.0]]},
-    "entities/hybrid_search": {"search": [{"data": [[1.0]]}]},
-    "entities/advanced_search": {"search": [{"data": [[1.0]]}]},
-    "entities/delete": {"filter": "a == 1"},
-    "entities/insert": {"data": [{"a": 1}]},
-    "entities/upsert": {"data": [{"a": 1}]},
-    "collections/create": {"dimension": 4},
-    "indexes/describe": {"indexName": "i"},
-    "indexes/drop": {"indexName": "i"},
-    "indexes/create": {"indexParams": [{"fieldName": "v"}]},
-    "partitions/has": {"partitionName": "p"},
-    "partitions/get_stats": {"partitionName": "p"},
-    "partitions/create": {"partitionName": "p"},
-    "partitions/drop": {"partitionName": "p"},
-    "partitions/load": {"partitionNames": ["p"]},
-    "partitions/release": {"partitionNames": ["p"]},
-}
-"""The least that each path wants beside the collection."""
-
-
-def example(path: str) -> dict[str, Any]:
-    return ({} if path == "collections/list" else {"collectionName": "notes"}) | EXAMPLES[path]
-
 
 @pytest.mark.parametrize("path", OPERATIONS)
 def test_members_are_exact_on_every_path(path: str) -> None:
-    good = example(path)
+    good = EXAMPLES[path]
     assert sent(path, "collection", good).body
     known = OPERATIONS[path].members
     wrong = ["unheard", "ids", "functionScore", "functionChains", "searchAggregation", "highlighter", "partialUpdate"]
@@ -471,11 +498,11 @@ def test_members_are_exact_on_every_path(path: str) -> None:
 def test_types_are_exact_on_every_path(path: str) -> None:
     for name in OPERATIONS[path].members:
         with pytest.raises(BadRequestError):
-            sent(path, "collection", example(path) | {name: {"\x00": [[]]}})
+            sent(path, "collection", EXAMPLES[path] | {name: {"\x00": [[]]}})
 
 
 @pytest.mark.parametrize(
-    "path, nested",
+    ("path", "nested"),
     [
         ("entities/search", {"searchParams": {"search_by_primary_keys": True}}),
         ("entities/search", {"searchParams": {"iterator": True}}),
@@ -513,10 +540,10 @@ def test_types_are_exact_on_every_path(path: str) -> None:
         ("indexes/create", {"indexParams": [{"fieldName": "v", "params": {"json_path": "x"}}]}),
         ("indexes/create", {"indexParams": [{"indexName": "v"}]}),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_reviewed_within_a_member(path: str, nested: dict[str, Any]) -> None:
     with pytest.raises(BadRequestError):
-        sent(path, "collection", example(path) | nested)
+        sent(path, "collection", EXAMPLES[path] | nested)
 
 
 @pytest.mark.parametrize(
@@ -616,7 +643,7 @@ def test_heads_that_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    "value, wanted",
+    ("value", "wanted"),
     [(b"true", (("accept-type-allow-int64", "true"),)), (b"TRUE", ()), (b"false", ()), (b"true\r\nx: y", ())],
 )
 def test_integers_as_numbers_where_the_client_asks(value: bytes, wanted: tuple[tuple[str, str], ...]) -> None:

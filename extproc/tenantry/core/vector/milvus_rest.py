@@ -185,8 +185,11 @@ def _costs(read: Members) -> Members:
     return shown
 
 
-def milvus_rest_call(store_of: StoreOf, head: StoreHead) -> RestCall | None:
-    """Return the call behind a request's head, None when it is not Milvus's REST v2; refuse what is not allowed."""
+def milvus_rest_call(store_of: StoreOf, head: StoreHead, _max_bytes: int = 0) -> RestCall | None:
+    """Return the call behind a request's head, None when it is not Milvus's REST v2; refuse what is not allowed.
+
+    Nothing is inflated here, so the bound of the body as it comes (the session's) is enough.
+    """
     if not head.path.startswith(PREFIX):
         return None
     name = head.path.removeprefix(PREFIX)
