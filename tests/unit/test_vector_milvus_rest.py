@@ -219,8 +219,9 @@ def test_get_becomes_a_query_where_the_key_is_known() -> None:
     found = json.loads(request.body or b"")
     assert found.pop("filter") == filter_of(f'doc in ["{TOKEN}:k1", "{TOKEN}:k\\"2"]')
     assert found == {"dbName": "default", "collectionName": "notes", "outputFields": ["*", "tenant_id"], "limit": 2}
-    with pytest.raises(BadRequestError, match="strings"):
+    with pytest.raises(BadRequestError, match="strings") as refused:
         sent("entities/get", "keyprefix", {"collectionName": "notes", "id": 105})
+    assert refused.value.param == "id"
 
 
 @pytest.mark.parametrize("key", ['x"] or price >= 0 or k in ["', "x\\", "x\n", "", "x\x00"])
@@ -544,6 +545,57 @@ def test_types_are_exact_on_every_path(path: str) -> None:
 def test_what_is_not_reviewed_within_a_member(path: str, nested: dict[str, Any]) -> None:
     with pytest.raises(BadRequestError):
         sent(path, "collection", EXAMPLES[path] | nested)
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "most", "one"),
+    [
+        ("entities/query", "outputFields", 1024, "a"),
+        ("entities/query", "partitionNames", 1024, "p"),
+        ("entities/get", "id", 16_384, 1),
+        ("entities/search", "data", 16_384, "words"),
+        ("entities/hybrid_search", "search", 1024, {"data": [[1]]}),
+        ("indexes/create", "indexParams", 64, {"fieldName": "v"}),
+    ],
+)
+def test_lists_are_bounded(path: str, name: str, most: int, one: Any) -> None:
+    assert sent(path, "collection", EXAMPLES[path] | {name: [one] * most}).body
+    with pytest.raises(BadRequestError, match=name):
+        sent(path, "collection", EXAMPLES[path] | {name: [one] * (most + 1)})
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("entities/query", {"filter": "a" * (1024 * 1024 + 1)}),
+        ("entities/query", {"filter": "a in {x}", "exprParams": {"x": [1] * 16_385}}),
+        ("entities/query", {"filter": "a == 1", "exprParams": {f"x{number}": 1 for number in range(257)}}),
+        ("entities/get", {"id": "k" * 65_536}),
+        ("entities/insert", {"data": [{f"x{number}": 1 for number in range(1025)}]}),
+        ("collections/create", {"dimension": 32_769}),
+        ("collections/create", {"description": "x" * 1025}),
+    ],
+)
+def test_sizes_are_bounded(path: str, body: dict[str, Any]) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        sent(path, "collection", EXAMPLES[path] | body)
+    assert refused.value.code in ("invalid_body", "too_many_columns")
+
+
+@pytest.mark.parametrize("name", ["p.*", "p q", "p\n", "", "1p", "p" * 256, "\u017f", "p;"])
+def test_names_are_exact(name: str) -> None:
+    for path, body in (
+        ("partitions/create", {"partitionName": name}),
+        ("partitions/load", {"partitionNames": ["p", name]}),
+        ("entities/search", {"annsField": name}),
+        ("entities/search", {"groupingField": name}),
+        ("entities/delete", {"partitionName": name}),
+        ("indexes/drop", {"indexName": name}),
+        ("collections/create", {"vectorFieldName": name}),
+        ("collections/create", {"collectionName": name}),
+    ):
+        with pytest.raises(BadRequestError):
+            sent(path, "collection", EXAMPLES[path] | body)
 
 
 @pytest.mark.parametrize(

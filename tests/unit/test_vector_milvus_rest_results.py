@@ -171,6 +171,7 @@ def test_a_count(number: int | str) -> None:
 def test_keys_lose_their_prefix() -> None:
     key, own = f"{TOKEN}:k1", {"tenant_id": "acme"}
     assert shown("entities/query", [own | {"doc": key, "id": "x"}], "keyprefix") == [{"doc": "k1", "id": "x"}]
+    assert shown("entities/query", [own | {"doc": key, "id": key}], "keyprefix") == [{"doc": "k1", "id": key}]
     # A search names the key `id`, or by its own name, or twice, as Milvus's version has it.
     assert shown("entities/search", [own | {"id": key}], "keyprefix") == [{"id": "k1"}]
     assert shown("entities/search", [own | {"doc": key}], "keyprefix") == [{"doc": "k1"}]
@@ -205,8 +206,12 @@ def test_rows_without_their_key() -> None:
         for row in ({}, {"doc": 1}, {"doc": None}):
             with pytest.raises(UnreadableResponseError):
                 shown(path, [{"tenant_id": "acme"} | row], "keyprefix")
-    with pytest.raises(UnreadableResponseError):
-        shown("entities/insert", {"insertIds": [1]}, "keyprefix")
+    for path, data in (
+        ("entities/query", [{"tenant_id": "acme", "id": f"{TOKEN}:k1"}]),  # `id` is the key in a search alone
+        ("entities/insert", {"insertIds": [1]}),
+    ):
+        with pytest.raises(UnreadableResponseError):
+            shown(path, data, "keyprefix")
 
 
 # --- writes, collections, indexes ------------------------------------------------------------------------------------

@@ -57,8 +57,8 @@ def _ids(value: Any, path: str) -> list[int | str]:
     if not 1 <= len(ids) <= MAX_ROWS:
         raise BadRequestError("invalid_body", f"{path} must be 1 to {MAX_ROWS} primary keys.", param=path)
     found = [expect(each, path, (int, str)) for each in ids]
-    if any(isinstance(each, str) and not 1 <= len(each) <= MAX_KEY_CHARACTERS for each in found):
-        raise BadRequestError("invalid_body", f"A primary key has 1 to {MAX_KEY_CHARACTERS} characters.", param=path)
+    if any(isinstance(each, str) and len(each) > MAX_KEY_CHARACTERS for each in found):
+        raise BadRequestError("invalid_body", f"A primary key has at most {MAX_KEY_CHARACTERS} characters.", param=path)
     return found
 
 
