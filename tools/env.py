@@ -2,6 +2,7 @@
 
     python3 tools/env.py dev      # .venv: what `make demo` and `make test` need
     python3 tools/env.py vllm     # real vLLM on CPU (2.5 GB), for the engine tests
+    python3 tools/env.py milvus30 milvus26 milvus23   # real Milvus engines and the clients of stores (1.8 GB)
 
 Needs nothing but a python3 (3.11 or later). Environments are kept outside the tree, under
 $TENANTRY_CACHE (default ~/.cache/tenantry), in folders named by the hash of their pins and of the
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import lzma
 import os
 import platform
 import shutil
@@ -27,28 +29,38 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("extproc", "plugins", "envoy")
 RECIPE = "1"  # part of the hash: raise it when this file builds environments differently
 MINIMUM = (3, 11)
+NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23")
 
 
 def main() -> int:
-    """Make sure the environment is there; print its interpreter's path as the last line."""
+    """Make sure the environments are there; print each one's interpreter, in order, as the last lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=("dev", "vllm"))
-    name = parser.parse_args().name
+    parser.add_argument("names", metavar="NAME", nargs="+", choices=NAMES, help=", ".join(NAMES))
+    names = parser.parse_args().names
     if sys.version_info < MINIMUM:
         return _fail(f"python {MINIMUM[0]}.{MINIMUM[1]} or later is needed, this is {platform.python_version()}")
-    if name == "vllm" and (sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64")):
-        return _fail(
-            f"vLLM's CPU build exists for Linux on x86_64 and aarch64, not for {sys.platform} on {platform.machine()}"
-        )
-    folder = _cache() / "envs" / f"{name}-{_hash(name)}"
-    try:
-        _ensure(name, folder)
-    except subprocess.CalledProcessError as error:
-        return _fail(_advice(name, error))
-    if name == "dev":
-        _link(folder)
-    print(_python(ROOT / ".venv" if name == "dev" else folder))
+    for name in names:
+        if (failure := _unavailable(name)) is not None:
+            return _fail(failure)
+        folder = _cache() / "envs" / f"{name}-{_hash(name)}"
+        try:
+            _ensure(name, folder)
+        except subprocess.CalledProcessError as error:
+            return _fail(_advice(name, error))
+        if name == "dev":
+            _link(folder)
+        print(_python(ROOT / ".venv" if name == "dev" else folder))
     return 0
+
+
+def _unavailable(name: str) -> str | None:
+    """Return why no such environment can be made on this kind of machine."""
+    machine = platform.machine()
+    if name == "vllm" and (sys.platform != "linux" or machine not in ("x86_64", "aarch64")):
+        return f"vLLM's CPU build exists for Linux on x86_64 and aarch64, not for {sys.platform} on {machine}"
+    if name in ("milvus26", "milvus23") and (sys.platform != "linux" or machine != "x86_64"):
+        return f"the packages of Milvus's engines exist for Linux on x86_64, not for {sys.platform} on {machine}"
+    return None
 
 
 def _ensure(name: str, folder: Path) -> None:
@@ -114,6 +126,8 @@ def _install(name: str, folder: Path) -> None:
         raise subprocess.CalledProcessError(pip.returncode, command, output=log.read_text()[-3000:])
     if name == "vllm":
         _name_vllm(folder)
+    if name == "milvus23":
+        _unpack_milvus(folder)
     _say(f"{name} environment ready after {time.monotonic() - begin:.0f} s")
 
 
@@ -125,6 +139,17 @@ def _name_vllm(folder: Path) -> None:
     info = site / f"vllm-{version}+cpu.dist-info"
     info.mkdir(exist_ok=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n")
+
+
+def _unpack_milvus(folder: Path) -> None:
+    """Unpack the Milvus server (257 MB) once; its package would do so in every data folder, in 5 s."""
+    (packed,) = folder.glob("lib/python*/site-packages/milvus/data/bin")
+    target = folder / "milvus"
+    target.mkdir(exist_ok=True)
+    for file in packed.glob("*.lzma"):
+        with lzma.open(file) as source, (target / file.stem).open("wb") as unpacked:
+            shutil.copyfileobj(source, unpacked)
+    (target / "milvus").chmod(0o755)
 
 
 def _link(folder: Path) -> None:

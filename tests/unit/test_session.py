@@ -5,7 +5,7 @@ import re
 
 import pytest
 from tenantry.core.errors import ConversationError
-from tenantry.core.events import Answer, Continue, Event, Forward, RequestBody, RequestTrailers, ResponseEvent
+from tenantry.core.events import Answer, Continue, Event, Forward, RequestBody, RequestTrailers, ResponseHeaders
 from tenantry.core.rollout import standing
 from tenantry.core.rollout.trial import Trial
 from tenantry.core.rollout.trial import read as read_trial
@@ -17,7 +17,7 @@ from tenantry_testing.exchanges import REQUEST_ID, Refused, Transcript, body, he
 
 ACME, GLOBEX = KEYS["acme"], KEYS["globex"]
 TRAILERS = RequestTrailers()
-RESPONSE = ResponseEvent(kind="response_headers")
+RESPONSE = ResponseHeaders(headers=((":status", b"200"),), end_stream=False)
 EMPTY = RequestBody(body=b"", end_stream=True)
 
 

@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from tenantry.core.errors import BadRequestError, ForbiddenError, NotFoundError
 from tenantry.core.vector import scope
-from tenantry.core.vector.calls import StoreOf
+from tenantry.core.vector.calls import Need, StoreOf
 
 DEFAULT_DATABASE = "default"
 COLLECTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,221}")
@@ -117,6 +117,14 @@ class Layout:
         """Return the partition to write to or delete from; "" is the default one, or for a delete all of them."""
         chosen = self.partitions([asked] if asked else [])
         return chosen[0] if chosen else ""
+
+    def need(self, place: Place | None) -> Need | None:
+        """Return what has to be made before the tenant's first request (about `place`, None for none)."""
+        if self.database:
+            return Need(database=self.database)
+        if self.partition is not None and place is not None:
+            return Need(collection=place.physical, partition=self.partition)
+        return None
 
     def check_database(self, asked: str) -> None:
         """Refuse a database that the client chooses; the default one stands for its own."""

@@ -8,6 +8,7 @@ client's is spliced into anything. Each answer is parsed too, and built again fr
 here; it fails when a newer pymilvus knows another.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ from tenantry.core.vector.layout import Layout
 from tenantry.core.vector.milvus_scope import Scoped
 from tenantry.core.vector.milvus_wire import parse, parse_answer
 
+_NAME = re.compile(r"[A-Za-z]{1,64}")
 SERVICE = "/milvus.proto.milvus.MilvusService/"
 
 
@@ -48,6 +50,7 @@ METHODS: dict[str, Method] = {
     "Connect": Method(request=pb.ConnectRequest, answer=pb.ConnectResponse, scope=schemas.scope_connect),
     "GetVersion": Method(request=pb.EmptyRequest, answer=pb.VersionResponse, scope=schemas.scope_nothing),
     "CheckHealth": Method(request=pb.EmptyRequest, answer=pb.HealthResponse, scope=schemas.scope_nothing),
+    "AllocTimestamp": Method(request=pb.TimestampRequest, answer=pb.TimestampResponse, scope=schemas.scope_base),
     # Rows.
     "Search": Method(
         request=pb.SearchRequest, answer=pb.SearchResults, scope=reads.scope_search, check=reads.check_search
@@ -147,6 +150,7 @@ class MilvusCall:
         return StoreRequest(
             body=write_message(message.SerializeToString()),
             headers=(("te", "trailers"), ("dbname", database)) if database else (("te", "trailers"),),
+            need=self._work.need,
         )
 
     def response(self, response: StoreResponse) -> Verified:
@@ -170,7 +174,8 @@ def milvus_call(store_of: StoreOf, head: StoreHead, max_bytes: int) -> MilvusCal
         return None
     method = head.path.removeprefix(SERVICE)
     if method not in METHODS:
-        raise ForbiddenError("method_not_allowed", "This method of Milvus is not open to tenants.")
+        shown = method if _NAME.fullmatch(method) else "This method"
+        raise ForbiddenError("method_not_allowed", f"{shown} of Milvus is not open to tenants.")
     if head.method != "POST":
         raise MethodNotAllowedError("method_not_allowed", "gRPC calls are POST.")
     content_types = head.all("content-type")

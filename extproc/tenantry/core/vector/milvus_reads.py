@@ -243,7 +243,9 @@ def _guarded(work: Scoped, text: str, templates: Mapping[str, pb.TemplateValue])
         field=place.tenant_field,
         tenant=work.layout.tenant,
         templates={name: _value(value) for name, value in templates.items()} if templates else {},
-        keys=KeyRewrite(place.primary_field, work.layout.key_prefix) if place.primary_field is not None else None,
+        keys=KeyRewrite(field=place.primary_field, prefix=work.layout.key_prefix)
+        if place.primary_field is not None
+        else None,
     )
 
 

@@ -3,17 +3,19 @@
 from typing import Any
 
 from tenantry.core.errors import BadRequestError
+from tenantry.core.vector.calls import Need
 from tenantry.core.vector.layout import DEFAULT_DATABASE, Layout, Place
 
 
 class Scoped:
     """One request in the tenant's scope, from its message to its answer."""
 
-    __slots__ = ("_place", "counts", "layout")
+    __slots__ = ("_absent", "_place", "counts", "layout")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._place: Place | None = None
+        self._absent = False
         self.counts = False
         """Whether `count(*)` alone was asked for."""
 
@@ -24,6 +26,11 @@ class Scoped:
             raise AssertionError("no collection was entered")
         return self._place
 
+    @property
+    def need(self) -> Need | None:
+        """What has to be made before the request is passed on."""
+        return self.layout.need(None if self._absent else self._place)
+
     def enter(self, request: Any, *, perhaps: bool = False) -> None:
         """Set the database and the real name of the collection that `request` names.
 
@@ -32,6 +39,7 @@ class Scoped:
         self.enter_database(request)
         name = request.collection_name
         self._place = self.layout.place_or_nothing(name) if perhaps else self.layout.place(name)
+        self._absent = perhaps
         request.collection_name = self._place.physical
 
     def enter_database(self, request: Any) -> None:

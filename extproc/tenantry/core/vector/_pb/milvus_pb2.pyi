@@ -1022,6 +1022,12 @@ class EmptyRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class TimestampRequest(_message.Message):
+    __slots__ = ("base",)
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    base: Base
+    def __init__(self, base: _Optional[_Union[Base, _Mapping]] = ...) -> None: ...
+
 class BoolResponse(_message.Message):
     __slots__ = ("status", "value")
     STATUS_FIELD_NUMBER: _ClassVar[int]
@@ -1091,6 +1097,14 @@ class StatisticsResponse(_message.Message):
     status: Status
     stats: _containers.RepeatedCompositeFieldContainer[KeyValuePair]
     def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., stats: _Optional[_Iterable[_Union[KeyValuePair, _Mapping]]] = ...) -> None: ...
+
+class TimestampResponse(_message.Message):
+    __slots__ = ("status", "timestamp")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    timestamp: int
+    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., timestamp: _Optional[int] = ...) -> None: ...
 
 class FlushStateResponse(_message.Message):
     __slots__ = ("status", "flushed")
