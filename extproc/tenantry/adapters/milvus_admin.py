@@ -6,8 +6,7 @@ It sends what `core.vector` asks for in steps; the credential is the store's, as
 import asyncio
 import base64
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import grpc
 
@@ -18,6 +17,7 @@ from tenantry.core.vector.operator import Failure, Pause, Send, Steps, StoreCall
 T = TypeVar("T")
 
 CALL_SECONDS = 10.0
+POLL_SECONDS = 0.25
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 
 _OPTIONS = [
@@ -54,24 +54,47 @@ class MilvusAdmin:
             for endpoint in store.grpc_endpoints or store.endpoints
         ]
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:  # fmt: skip
-        await self.close()
-
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         """Close the channels."""
         for channel in self._channels:
             await channel.close()
 
     async def perform(self, steps: Steps[T]) -> T:
         """Do what the steps ask for, one after another, and return what they come to; raise what they raise."""
+        return await self._perform(steps, self._channels[0])
+
+    async def version(self) -> str:
+        """Return the version of the engine behind the endpoints; where they differ, all of them.
+
+        An endpoint that does not answer is asked last from then on. Raises StoreCallError when none does.
+        """
+        found: set[str] = set()
+        failed: StoreCallError | None = None
+        for channel in tuple(self._channels):
+            try:
+                found.add(await self._perform(version(), channel))
+            except StoreCallError as error:
+                failed = error
+                self._channels.remove(channel)
+                self._channels.append(channel)
+        if not found and failed is not None:
+            raise failed
+        return ", ".join(sorted(found))
+
+    async def disturbed(self) -> None:
+        """Return when a connection ended, or soon if there is none: another engine may be there now."""
+        ready = [channel for channel in self._channels if _is_ready(channel)]
+        await asyncio.sleep(POLL_SECONDS)
+        while ready and all(map(_is_ready, ready)):
+            # Asked, not awaited: gRPC's own wait for a change does not end well when it is cancelled.
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _perform(self, steps: Steps[T], channel: grpc.aio.Channel) -> T:
         try:
             step = next(steps)
             while True:
                 try:
-                    answer = await self._do(step)
+                    answer = await self._do(step, channel)
                 except StoreCallError as error:
                     step = steps.throw(error)
                 else:
@@ -82,29 +105,10 @@ class MilvusAdmin:
         finally:
             steps.close()
 
-    async def version(self) -> str:
-        """Return the version of the engine behind the endpoints; those of different ones, side by side."""
-        found: set[str] = set()
-        failed: StoreCallError | None = None
-        for channel in list(self._channels):
-            try:
-                found.add(await _OneEndpoint(self, channel).perform(version()))
-            except StoreCallError as error:
-                failed = error
-                self._channels.remove(channel)
-                self._channels.append(channel)
-        if not found and failed is not None:
-            raise failed
-        return ", ".join(sorted(found))
-
-    async def _do(self, step: Send | Pause) -> bytes:
+    async def _do(self, step: Send | Pause, channel: grpc.aio.Channel) -> bytes:
         if isinstance(step, Pause):
             await asyncio.sleep(step.seconds)
             return b""
-        return await self.send(self._channels[0], step)
-
-    async def send(self, channel: grpc.aio.Channel, step: Send) -> bytes:
-        """Send one call over a channel."""
         metadata = (*self._metadata, ("dbname", step.database)) if step.database else self._metadata
         call = channel.unary_unary(SERVICE + step.method)
         try:
@@ -114,13 +118,8 @@ class MilvusAdmin:
         return answer
 
 
-class _OneEndpoint(MilvusAdmin):
-    """The same store, by one of its channels."""
-
-    def __init__(self, admin: MilvusAdmin, channel: grpc.aio.Channel) -> None:
-        self._call_seconds = admin._call_seconds
-        self._metadata = admin._metadata
-        self._channels = [channel]
+def _is_ready(channel: grpc.aio.Channel) -> bool:
+    return bool(channel.get_state() is grpc.ChannelConnectivity.READY)
 
 
 def _failure(code: grpc.StatusCode) -> Failure:

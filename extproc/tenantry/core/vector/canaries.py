@@ -128,15 +128,13 @@ def sweep(store: Store, now: float) -> Steps[None]:
             yield from drop_collection(physical)
 
 
-def free_pair(store: Store, first: int) -> Steps[int]:
-    """Return the first pair, from `first` on, whose databases nobody uses."""
-    if store.isolation != "database":
-        return first % PAIRS
-    known = yield from databases()
-    for place in (number % PAIRS for number in range(first, first + PAIRS)):
-        if not any(scope.database_of(tenant) in known for tenant in pair_of(place)):
-            return place
-    return first % PAIRS
+def free_pairs(store: Store, first: int, count: int) -> Steps[list[int]]:
+    """Return `count` pairs, from `first` on, whose databases nobody uses; any of them where there are not so many."""
+    places = [number % PAIRS for number in range(first, first + PAIRS)]
+    if store.isolation == "database":
+        known = yield from databases()
+        places.sort(key=lambda place: any(scope.database_of(tenant) in known for tenant in pair_of(place)))
+    return places[:count]
 
 
 def canary_databases() -> list[str]:

@@ -12,7 +12,7 @@ def searchable(schema: pb.CollectionSchema) -> list[pb.FieldSchema]:
 
 
 def search_request(collection: str, field: pb.FieldSchema, limit: int) -> pb.SearchRequest:
-    """Return a plain client's search for the `limit` rows nearest to one vector (to one text, where a function makes it)."""
+    """Return a plain client's search for the nearest rows; by text, where a function of the engine makes vectors."""
     if field.is_function_output:
         kind, value = PLACEHOLDER_TEXT, b"v1"
     else:

@@ -14,7 +14,7 @@ from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.canary_rows import parameter
 from tenantry.core.vector.milvus_rows import VARCHAR
 from tenantry.core.vector.operator import Steps, describe, indexes
-from tenantry.core.vector.scope import SPREAD_SEPARATOR, TOKEN_CHARACTERS
+from tenantry.core.vector.scope import TOKEN_CHARACTERS, spread_names
 
 LONGEST_TENANT = 63
 KEY_PREFIX_CHARACTERS = TOKEN_CHARACTERS + 1
@@ -36,27 +36,24 @@ class Shared(Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """A hash of what a proof depends on: the schema without names and ids that differ in equal collections."""
+        """A hash of what a proof depends on: the schema without what differs in equal collections, and no index.
+
+        Indexes come and go, and how rows are found fast does not say which rows are a tenant's.
+        """
         schema = pb.CollectionSchema.FromString(self.schema)
-        schema.ClearField("name")
-        schema.ClearField("description")
+        for name in ("name", "description", "properties"):
+            schema.ClearField(name)
         for field in schema.fields:
             field.ClearField("fieldID")
-        parts = [schema.SerializeToString(deterministic=True)]
-        for index in sorted(self.indexes):
-            found = pb.IndexDescription.FromString(index)
-            kept = pb.IndexDescription(field_name=found.field_name, params=sorted(found.params, key=_pair))
-            parts.append(kept.SerializeToString(deterministic=True))
-        parts.append(repr((self.rules.tenant_field, self.rules.primary_field)).encode())
-        return hashlib.sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).hexdigest()
+        roles = repr((self.rules.tenant_field, self.rules.primary_field))
+        return hashlib.sha256(roles.encode() + schema.SerializeToString(deterministic=True)).hexdigest()
 
 
 def survey(store: Store) -> Steps[list[Shared]]:
     """Look at every collection that the store's tenants share; [] where they have their own."""
     found = []
     for name, rules in store.collections.items():
-        for place in range(rules.spread):
-            physical = name if place == 0 else f"{name}{SPREAD_SEPARATOR}{place}"
+        for physical in spread_names(name, rules.spread):
             answer = yield from describe(physical)
             if answer is None or not answer.schema.fields:
                 problem = f'collection "{physical}" does not exist: make it (`tenantry stores provision --create`)'
@@ -120,7 +117,3 @@ def _primary_field(name: str, primary: pb.FieldSchema, *, auto: bool) -> Iterato
             f'the primary key "{primary.name}" is too short: the prefix alone takes {KEY_PREFIX_CHARACTERS} '
             "characters; give it max_length 64 or more"
         )
-
-
-def _pair(pair: pb.KeyValuePair) -> tuple[str, str]:
-    return pair.key, pair.value
