@@ -96,10 +96,11 @@ def provision(
     for name in tenant:
         if name not in document.tenants and document.default_tier is None:
             raise RulesError([_unknown("tenants", "tenant", name, document.tenants)])
-    tenants = tenant or tuple(document.tenants)
-    asyncio.run(
-        _provision(store, each, tenants, secrets, _wanted(store, each, create, dim, primary, max_length, metric))
-    )
+    made: list[SharedCollection] = []
+    if create is not None:
+        text = primary == "varchar" or (primary is None and each.isolation == "keyprefix")
+        made = _shared(store, each, create, dim, max_length if text else None, metric)
+    asyncio.run(_provision(store, each, tenant or tuple(document.tenants), secrets, made))
 
 
 @app.command

@@ -115,7 +115,7 @@ class StoreWatch:
         self._key = ""
         begin = time.monotonic()
         verdicts = await prove(admin, self.name, self.store, found)
-        reasons = tuple(verdict.reason for verdict in verdicts if not verdict.safe)
+        reasons = tuple(dict.fromkeys(verdict.reason for verdict in verdicts if not verdict.safe))
         self._metrics.proof(self.name, "unsafe" if reasons else "safe")
         seconds = round(time.monotonic() - begin, 2)
         if reasons:

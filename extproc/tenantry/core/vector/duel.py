@@ -136,7 +136,14 @@ class Duel:
         """Return the canary's rows as the operator finds them in the engine."""
         layout, place = canary.layout, canary.place
         partitions = [layout.partition] if layout.partition is not None else []
-        found = yield from self._raw(place.physical, layout.database, partitions)
+        try:
+            found = yield from self._raw(place.physical, layout.database, partitions)
+        except StoreCallError as error:
+            if error.failure == "unreachable":
+                raise
+            raise UnsafeError(
+                f"after {when}, the engine does not give out the rows any more ({error.reason})"
+            ) from None
         if found is None:
             raise UnsafeError(f"after {when}, rows cannot be told apart")
         if layout.key_prefix:
