@@ -74,24 +74,27 @@ def _database(name: str) -> Steps[str]:
 
 def _partition(collection: str, name: str) -> Steps[str]:
     request = pb.PartitionRequest(collection_name=collection, partition_name=name)
-    made = "partition"
+    made = ""
     try:
-        yield from ask("CreatePartition", request, pb.Status)
+        # Asked first: 2.3.5 answers that it made a partition which was there.
+        if not (yield from ask("HasPartition", request, pb.BoolResponse)).value:
+            made = "partition"
+            yield from ask("CreatePartition", request, pb.Status)
     except StoreCallError as error:
         if error.failure == "unimplemented":
             raise NotSupportedError("CreatePartition", "unimplemented", "the engine has no partitions") from None
-        if error.failure == "unreachable":
+        if error.failure == "unreachable" or not made:
             raise
-        there = yield from ask("HasPartition", request, pb.BoolResponse)
-        if not there.value:
-            count = yield from partitions(collection)
-            if len(count) >= MAX_PARTITIONS - 1:
+        known = yield from partitions(collection)
+        if name not in known:  # else another replica was faster
+            if len(known) >= MAX_PARTITIONS - 1:
                 raise StoreFullError(
-                    "CreatePartition", "refused",
-                    f"{collection} has {len(count)} partitions, and the engine says: {error.reason}; Milvus's limit is "
+                    "CreatePartition",
+                    "refused",
+                    f"{collection} has {len(known)} partitions, and the engine says: {error.reason}; Milvus's limit is "
                     f"{MAX_PARTITIONS} (rootCoord.maxPartitionNum): raise it. `spread` gives tenants more collections, "
                     "but moves those that are there: choose it before they have rows",
-                ) from None  # fmt: skip
+                ) from None
             raise
         made = ""
     yield from _load_partition(collection, name)
