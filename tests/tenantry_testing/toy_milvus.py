@@ -165,8 +165,10 @@ class ToyMilvus:
         self._unimplemented("CreatePartition", "there are no partitions")
         request = pb.PartitionRequest.FromString(message)
         partitions = self._collection(request).partitions
-        if request.partition_name in partitions or len(partitions) >= FULL:
-            return pb.Status(code=1, reason="it exists, or there are too many")
+        if request.partition_name in partitions:
+            return pb.Status(code=1, reason="it exists")
+        if len(partitions) >= FULL:
+            return pb.Status(code=1, reason="the number of partitions exceeds the limit")
         partitions[request.partition_name] = []
         return pb.Status()
 

@@ -9,6 +9,7 @@ from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import Need
 from tenantry.core.vector.canary_rows import columns, rows_of
 from tenantry.core.vector.milvus_rows import tenant_column
+from tenantry.core.vector.operator import Pause, Send, Steps
 from tenantry.core.vector.probe import Verdict
 from tenantry_testing.toy_milvus import ToyMilvus
 
@@ -216,3 +217,31 @@ def test_provisioning_says_what_it_made_and_which_limit_stands_in_the_way() -> N
     engine.databases |= {f"t{number}": {} for number in range(70)}
     with pytest.raises(provision.StoreFullError, match="maxDatabaseNum"):
         engine.run(provision.provide(Need(database="tglobex")))
+    partitions = engine.databases["default"]["docs"].partitions
+    partitions |= {f"t{number}": [] for number in range(70)}
+    with pytest.raises(provision.StoreFullError, match=r"maxPartitionNum.*spread"):
+        engine.run(provision.provide(Need(collection="docs", partition="tglobex")))
+
+
+def test_a_partition_that_another_replica_made_meanwhile_is_there() -> None:
+    engine = ToyMilvus()
+    engine.run(provision.make_shared(provision.SharedCollection(name="docs", dim=4)))
+    steps = provision.provide(Need(collection="docs", partition="tacme"))
+    asked = next(steps)
+    assert isinstance(asked, Send)
+    answer = engine.call(asked)
+    engine.databases["default"]["docs"].partitions["tacme"] = []
+    made = steps.send(answer)
+    assert isinstance(made, Send)
+    assert made.method == "CreatePartition"
+
+    def rest() -> Steps[str]:
+        yield from ()
+        step: Send | Pause = made
+        while True:
+            try:
+                step = steps.send((yield step))
+            except StopIteration as end:
+                return str(end.value)
+
+    assert engine.run(rest()) == ""

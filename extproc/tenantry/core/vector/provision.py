@@ -62,7 +62,7 @@ def _database(name: str) -> Steps[str]:
         known = yield from databases()
         if name in known:
             return ""
-        if len(known) >= MAX_DATABASES:
+        if len(known) >= MAX_DATABASES or _at_limit(error):
             raise StoreFullError(
                 "CreateDatabase", "refused",
                 f"the engine has {len(known)} databases, and says: {error.reason}; Milvus's limit is {MAX_DATABASES} "
@@ -87,7 +87,7 @@ def _partition(collection: str, name: str) -> Steps[str]:
             raise
         known = yield from partitions(collection)
         if name not in known:  # else another replica was faster
-            if len(known) >= MAX_PARTITIONS - 1:
+            if len(known) >= MAX_PARTITIONS or _at_limit(error):
                 raise StoreFullError(
                     "CreatePartition",
                     "refused",
@@ -99,6 +99,11 @@ def _partition(collection: str, name: str) -> Steps[str]:
         made = ""
     yield from _load_partition(collection, name)
     return made
+
+
+def _at_limit(error: StoreCallError) -> bool:
+    """Return whether the engine names a limit of its own, which its operator may have set lower."""
+    return "exceed" in error.reason.lower()
 
 
 def _load_partition(collection: str, name: str) -> Steps[None]:
