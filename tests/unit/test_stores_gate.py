@@ -156,6 +156,32 @@ async def test_an_unsafe_store_is_refused_and_told_to_the_operator(
     assert gate.admin.proofs == proofs  # not again and again
 
 
+async def test_an_unsafe_store_that_was_out_of_reach_is_still_unsafe(gates: Callable[..., Gate]) -> None:
+    gate = gates(ToyMilvus("a delete does nothing"))
+    gate.live(docs=collection_store())
+
+    def standing() -> str:
+        return gate.stores.status()[0].standing
+
+    await until(lambda: standing() == "unsafe")
+    gate.admin.reachable = False
+    await until(lambda: standing() == "unproven")
+    assert not gate.open
+    gate.admin.reachable = True
+    await until(lambda: standing() == "unsafe")
+    assert not gate.open
+
+
+async def test_an_engine_without_a_version_is_proven_anew_after_it_was_out_of_reach(gates: Callable[..., Gate]) -> None:
+    gate = gates(ToyMilvus(version=""))
+    gate.live(docs=collection_store())
+    await until(lambda: gate.open)
+    gate.admin.reachable = False
+    await until(lambda: not gate.open)
+    gate.admin.reachable = True
+    await until(lambda: gate.metric("tenantry_store_proofs_total", result="safe") == 2)
+
+
 async def test_a_missing_collection_closes_a_store_until_it_is_made(gates: Callable[..., Gate]) -> None:
     gate = gates()
     gate.live(
