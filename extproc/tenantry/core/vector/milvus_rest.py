@@ -161,7 +161,7 @@ class RestCall:
         if message:
             shown["message"] = self._work.layout.shown(message)
         if code not in _SUCCESS:
-            return Verified(body=dumps(shown))
+            return Verified(body=dumps(shown), failed=True)
         if response.status != 200:
             raise UnreadableResponseError("a success with the status of a failure")
         shown["data"], rows = self._operation.check(self._work, read.get("data", {}))
