@@ -25,8 +25,8 @@ from dataplane.stores import (
     error,
     hang,
     plain_headers,
-    rest,
     response_body,
+    rest,
     store_stack,
     verified,
     without_guard,
@@ -115,7 +115,7 @@ CASES = {
     "answers, and says nothing": Case(conduct=SAYS_NOTHING),
     "verified: no": Case(conduct=says("no")),
     "verified: YES": Case(conduct=says("YES")),
-    "verified: true": Case(conduct=says(True)),  # noqa: FBT003
+    "verified: true": Case(conduct=says(True)),
     "verified: [yes]": Case(conduct=says(["yes"])),
     "takes the mark off": Case(conduct={"response_headers": unmarks, "after response_headers": True}, **FAILED),
     "error at response headers": Case(conduct={"response_headers": error}, **FAILED),
