@@ -76,7 +76,10 @@ def by_client(steps):
     run("client.count", lambda: client.query(name, filter="", output_fields=["count(*)"], consistency_level="Strong"))
     run("client.count_filter", lambda: client.query(name, filter="price >= 20", output_fields=["count(*)"]))
     run("client.query", lambda: got(client.query(name, filter="price >= 20", output_fields=["text", "price"])))
-    run("client.query_star", lambda: [sorted(row) for row in client.query(name, filter="id in [1]", output_fields=["*"])])
+    run(
+        "client.query_star",
+        lambda: [sorted(row) for row in client.query(name, filter="id in [1]", output_fields=["*"])],
+    )
     run("client.query_no_fields", lambda: [sorted(row) for row in client.query(name, filter="id in [1]")])
     run("client.get", lambda: got(client.get(name, ids=[1, 2], output_fields=["text"])))
     run("client.search", lambda: found(client.search(name, data=[probe], limit=3, output_fields=["text"])))
@@ -84,7 +87,10 @@ def by_client(steps):
         "client.search_filter",
         lambda: found(client.search(name, data=[probe], limit=9, filter="price < 30", output_fields=["text"])),
     )
-    run("client.search_offset", lambda: found(client.search(name, data=[probe], limit=2, offset=1, output_fields=["text"])))
+    run(
+        "client.search_offset",
+        lambda: found(client.search(name, data=[probe], limit=2, offset=1, output_fields=["text"])),
+    )
     run(
         "client.search_group",
         lambda: found(client.search(name, data=[probe], limit=2, group_by_field="price", output_fields=["text"])),
@@ -93,7 +99,10 @@ def by_client(steps):
         "client.search_range",
         lambda: found(
             client.search(
-                name, data=[probe], limit=6, output_fields=["text"],
+                name,
+                data=[probe],
+                limit=6,
+                output_fields=["text"],
                 search_params={"metric_type": "COSINE", "params": {"radius": 0.5, "range_filter": 1.0}},
             )
         ),
@@ -103,7 +112,9 @@ def by_client(steps):
     if hasattr(client, "query_iterator"):
         run(
             "client.query_iterator",
-            lambda: drained(client.query_iterator(name, batch_size=2, filter="price >= 0", output_fields=["text"]), got),
+            lambda: drained(
+                client.query_iterator(name, batch_size=2, filter="price >= 0", output_fields=["text"]), got
+            ),
         )
         run(
             "client.search_iterator",
@@ -171,7 +182,11 @@ def client_partitions(steps, client, name):
         "client.search_partition",
         lambda: found(
             client.search(
-                name, data=[vector("x")], limit=9, output_fields=["text"], partition_names=[partition],
+                name,
+                data=[vector("x")],
+                limit=9,
+                output_fields=["text"],
+                partition_names=[partition],
                 consistency_level="Strong",
             )
         ),
@@ -216,7 +231,10 @@ def by_orm(steps):
         return
     index = {"index_type": "HNSW", "metric_type": "L2", "params": {"M": 8, "efConstruction": 32}}
     if run("orm.create_index", lambda: bool(collection.create_index("vector", index) or True)) is None:
-        run("orm.create_index_flat", lambda: collection.create_index("vector", {**index, "index_type": "FLAT", "params": {}}))
+        run(
+            "orm.create_index_flat",
+            lambda: collection.create_index("vector", {**index, "index_type": "FLAT", "params": {}}),
+        )
     run("orm.load", collection.load)
     keys = ["k1", "k2", "k3", "k4"]
     run("orm.insert", lambda: collection.insert([{**row, "note": "n"} for row in rows(steps, keys)]).insert_count)
@@ -240,7 +258,9 @@ def by_orm(steps):
     if hasattr(collection, "query_iterator"):
         run(
             "orm.query_iterator",
-            lambda: drained(collection.query_iterator(batch_size=2, expr='id like "k%"', output_fields=["id", "text"]), got),
+            lambda: drained(
+                collection.query_iterator(batch_size=2, expr='id like "k%"', output_fields=["id", "text"]), got
+            ),
         )
     if hasattr(collection, "search_iterator"):
         run(
@@ -250,7 +270,14 @@ def by_orm(steps):
                 lambda page: [hit.id for hit in page],
             ),
         )
-    run("orm.upsert", lambda: collection.upsert([{**row, "note": "u"} for row in rows(steps, ["k1", "k9"], note=" (second)")]).upsert_count)
+    run(
+        "orm.upsert",
+        lambda: (
+            collection.upsert(
+                [{**row, "note": "u"} for row in rows(steps, ["k1", "k9"], note=" (second)")]
+            ).upsert_count
+        ),
+    )
     run("orm.query_after_upsert", lambda: got(collection.query('id in ["k1", "k9"]', output_fields=["id", "text"])))
     run("orm.delete_pk", lambda: collection.delete('id in ["k2"]').delete_count)
     run("orm.delete_expr", lambda: collection.delete("price >= 20").delete_count)
