@@ -1,4 +1,4 @@
-"""Clusters: one for each model version, from a file that Envoy watches, and one for the sidecar.
+"""Clusters: one for each model version and two for each store, from a file that Envoy watches, and the sidecar's.
 
 A rollout has one more, which holds no endpoints: the aggregate of candidate and stable version, in
 this order, by which a request that failed on the candidate finds the stable version (`routes`).
@@ -12,38 +12,25 @@ import functools
 import hashlib
 import ipaddress
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any as Json
 
 from envoy_data_plane.envoy.config.cluster.v3 import (
-    CircuitBreakers,
-    CircuitBreakersThresholds,
     Cluster,
     ClusterCustomClusterType,
-    ClusterDiscoveryType,
     ClusterLbPolicy,
     OutlierDetection,
-    UpstreamConnectionOptions,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     Http1ProtocolOptions,
     Http2ProtocolOptions,
     KeepaliveSettings,
-    TcpKeepalive,
     TransportSocket,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     HttpProtocolOptions as CommonHttpOptions,
 )
-from envoy_data_plane.envoy.config.endpoint import v3 as endpoint_v3
-from envoy_data_plane.envoy.config.endpoint.v3 import (
-    ClusterLoadAssignment,
-    LbEndpoint,
-    LocalityLbEndpoints,
-)
 from envoy_data_plane.envoy.extensions.clusters.aggregate.v3 import ClusterConfig as AggregateCluster
-from envoy_data_plane.envoy.extensions.clusters.common.dns.v3 import DnsLookupFamily
-from envoy_data_plane.envoy.extensions.clusters.dns.v3 import DnsCluster
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
     CommonTlsContext,
@@ -55,40 +42,40 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     UpstreamTlsContext,
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
-    HttpProtocolOptions,
     HttpProtocolOptionsExplicitHttpConfig,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 from tenantry.core.errors import Problem, RulesError
-from tenantry.core.routing import cluster_name, rescue_cluster_name
-from tenantry.core.rules import Rules
+from tenantry.core.routing import cluster_name, rescue_cluster_name, store_cluster
+from tenantry.core.rules import Rules, Store
 from tenantry.core.schema import join
 
 from tenantry_envoy import addresses, packing
 from tenantry_envoy.addresses import Endpoint
+from tenantry_envoy.cluster_parts import (
+    CONNECT_TIMEOUT_SECONDS,
+    OUTBOUND_FRAMES,
+    UPSTREAM_BUFFER_BYTES,
+    UPSTREAM_IDLE_SECONDS,
+    breakers,
+    filled,
+    http_options,
+    plain_cluster,
+    somewhere,
+)
 from tenantry_envoy.names import SIDECAR_CLUSTER
 from tenantry_envoy.options import EnvoyOptions, OptionsError, SidecarTls
+from tenantry_envoy.store_clusters import store_resource
 
-BREAKER = 100_000
-"""Above every bound that the rules set elsewhere: with the default of 1,024 the 1,025th open stream got 500."""
-
-CONNECT_TIMEOUT_SECONDS = 1.0
-
-UPSTREAM_IDLE_SECONDS = 3.0
-"""Below the 5 s after which uvicorn, and so vLLM, closes an idle connection: the first to close
-must be Envoy, or a request is sent into a connection that is being closed, and retries are for rollouts alone."""
-
-UPSTREAM_BUFFER_BYTES = 1024 * 1024
 SIDECAR_STREAM_WINDOW_BYTES = 1024 * 1024
 SIDECAR_CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
-SIDECAR_OUTBOUND_FRAMES = 1_000_000
 
 
 def clusters(*documents: Rules) -> dict[str, Json]:
-    """Return the cluster discovery response for the versions of all documents together.
+    """Return the cluster discovery response for the versions and stores of all documents together.
 
-    Plain data for the file at `EnvoyOptions.cds_path`. Where documents disagree on a version's
+    Plain data for the file at `EnvoyOptions.cds_path`. Where documents disagree on a cluster's
     endpoints the last one counts. Clusters are in the order of their names, and `version_info` is
     a digest of them: Envoy's stat `cluster_manager.cds.version_text` shows it once it has them.
 
@@ -104,6 +91,8 @@ def clusters(*documents: Rules) -> dict[str, Json]:
             if model.rollout is not None:
                 resource = _rescue_resource(model_name, model.rollout.candidate, model.stable)
                 found[resource["name"]] = resource
+        for store_name, store in rules.stores.items():
+            found.update((resource["name"], resource) for resource in _store_resources(store_name, store))
     resources = [found[name] for name in sorted(found)]
     canonical = json.dumps(resources, sort_keys=True, separators=(",", ":")).encode()
     return {"version_info": hashlib.sha256(canonical).hexdigest()[:16], "resources": resources}
@@ -111,20 +100,12 @@ def clusters(*documents: Rules) -> dict[str, Json]:
 
 def model_cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
     """Return the cluster of one model version."""
-    cluster = _cluster(name, endpoints)
-    cluster.typed_extension_protocol_options = _http(
+    cluster = plain_cluster(name, endpoints)
+    cluster.typed_extension_protocol_options = http_options(
         HttpProtocolOptionsExplicitHttpConfig(http_protocol_options=Http1ProtocolOptions()),
         CommonHttpOptions(idle_timeout=packing.seconds(UPSTREAM_IDLE_SECONDS)),
     )
     return cluster
-
-
-def breakers() -> CircuitBreakers:
-    """Return the circuit breakers of every cluster."""
-    threshold = CircuitBreakersThresholds(
-        max_connections=BREAKER, max_pending_requests=BREAKER, max_requests=BREAKER, max_retries=BREAKER
-    )
-    return CircuitBreakers(thresholds=[threshold])
 
 
 def rescue_cluster(model: str, candidate: str, stable: str) -> Cluster:
@@ -162,8 +143,8 @@ def sidecar_cluster(options: EnvoyOptions) -> Cluster:
         # A client connection that closes makes Envoy reset each of its ext_proc streams at once. With
         # the default of 1,000 frames Envoy then took its own connection to the sidecar for a flood,
         # closed it, and cut every tenant's answer in flight.
-        max_outbound_frames=SIDECAR_OUTBOUND_FRAMES,
-        max_outbound_control_frames=SIDECAR_OUTBOUND_FRAMES,
+        max_outbound_frames=OUTBOUND_FRAMES,
+        max_outbound_control_frames=OUTBOUND_FRAMES,
     )
     if not all(endpoint.is_local for endpoint in endpoints):
         # Finds out about a host that went silent; for a process on this host the kernel does.
@@ -173,9 +154,9 @@ def sidecar_cluster(options: EnvoyOptions) -> Cluster:
         http2.connection_keepalive = KeepaliveSettings(
             connection_idle_interval=packing.seconds(5), timeout=packing.seconds(10)
         )
-    cluster = _cluster(SIDECAR_CLUSTER, endpoints)
+    cluster = plain_cluster(SIDECAR_CLUSTER, endpoints)
     cluster.outlier_detection = _without_the_lost()
-    cluster.typed_extension_protocol_options = _http(
+    cluster.typed_extension_protocol_options = http_options(
         HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=http2)
     )
     if options.sidecar_tls is not None:
@@ -217,18 +198,16 @@ def _endpoints(texts: Sequence[str], path: str) -> list[Endpoint]:
 
 
 def _resource(name: str, endpoints: Sequence[Endpoint]) -> dict[str, Json]:
-    # The message-to-data step takes 10 ms a cluster, and a reload runs beside live traffic: it is
-    # taken once for each kind of cluster, and name and endpoints are put in here (30 us).
-    resource = copy.deepcopy(_template(needs_dns=any(endpoint.needs_dns for endpoint in endpoints)))
-    resource["name"] = resource["load_assignment"]["cluster_name"] = name
-    resource["load_assignment"]["endpoints"] = [
-        {
-            "lb_endpoints": [
-                {"endpoint": {"address": endpoint.plain(), "hostname": endpoint.hostname}} for endpoint in endpoints
-            ]
-        }
-    ]
-    return resource
+    template = _template(needs_dns=any(endpoint.needs_dns for endpoint in endpoints))
+    return filled(template, name, endpoints)
+
+
+def _store_resources(name: str, store: Store) -> Iterator[dict[str, Json]]:
+    path = join("stores", name)
+    rest = _endpoints(store.endpoints, f"{path}.endpoints")
+    yield store_resource(store_cluster(name, grpc=False), rest, store, grpc=False)
+    own = _endpoints(store.grpc_endpoints, f"{path}.grpcEndpoints")
+    yield store_resource(store_cluster(name, grpc=True), own or rest, store, grpc=True)
 
 
 def _rescue_resource(model: str, candidate: str, stable: str) -> dict[str, Json]:
@@ -245,49 +224,7 @@ def _rescue_template() -> dict[str, Json]:
 
 @functools.cache
 def _template(*, needs_dns: bool) -> dict[str, Json]:
-    somewhere = Endpoint(host="name.invalid" if needs_dns else "127.0.0.1", port=1)
-    return packing.plain(Any.pack(model_cluster("template", [somewhere])))
-
-
-def _cluster(name: str, endpoints: Sequence[Endpoint]) -> Cluster:
-    cluster = Cluster(
-        name=name,
-        connect_timeout=packing.seconds(CONNECT_TIMEOUT_SECONDS),
-        per_connection_buffer_limit_bytes=UPSTREAM_BUFFER_BYTES,
-        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
-        load_assignment=ClusterLoadAssignment(
-            cluster_name=name,
-            endpoints=[
-                LocalityLbEndpoints(
-                    lb_endpoints=[
-                        LbEndpoint(
-                            endpoint=endpoint_v3.Endpoint(address=endpoint.address(), hostname=endpoint.hostname)
-                        )
-                        for endpoint in endpoints
-                    ]
-                )
-            ],
-        ),
-        circuit_breakers=breakers(),
-        upstream_connection_options=UpstreamConnectionOptions(
-            tcp_keepalive=TcpKeepalive(keepalive_time=30, keepalive_interval=10, keepalive_probes=3)
-        ),
-    )
-    if any(endpoint.needs_dns for endpoint in endpoints):
-        # Strict DNS, in the form that replaces the deprecated fields of Cluster. IPv4 first:
-        # hosts files give `localhost` as ::1 too, where engines do not listen.
-        cluster.cluster_type = ClusterCustomClusterType(
-            name="envoy.cluster.dns",
-            typed_config=Any.pack(DnsCluster(dns_lookup_family=DnsLookupFamily.V4_PREFERRED)),
-        )
-    else:
-        cluster.type = ClusterDiscoveryType.STATIC
-    return cluster
-
-
-def _http(explicit: HttpProtocolOptionsExplicitHttpConfig, common: CommonHttpOptions | None = None) -> dict[str, Any]:
-    options = HttpProtocolOptions(explicit_http_config=explicit, common_http_protocol_options=common)
-    return {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": Any.pack(options)}
+    return packing.plain(Any.pack(model_cluster("template", [somewhere(needs_dns=needs_dns)])))
 
 
 def _sidecar_tls(tls: SidecarTls) -> TransportSocket:

@@ -1,4 +1,4 @@
-"""The HTTP filters, in order: [jwt_authn] -> ext_proc -> RBAC backstop -> router.
+"""The HTTP filters, in order: [jwt_authn] -> [store guard] -> ext_proc -> RBAC backstop -> router.
 
 ext_proc decides. The backstop is there because ext_proc lets a request pass when its stream ends
 cleanly without an answer, `failure_mode_allow: false` or not (measured on 1.40).
@@ -26,6 +26,7 @@ from envoy_data_plane.envoy.config.rbac.v3 import Rbac as RbacRules
 from envoy_data_plane.envoy.config.route.v3 import RouteMatch
 from envoy_data_plane.envoy.extensions.filters.http.ext_proc.v3 import (
     ExternalProcessor,
+    HeaderForwardingRules,
     MetadataOptions,
     MetadataOptionsMetadataNamespaces,
     ProcessingMode,
@@ -47,8 +48,10 @@ from envoy_data_plane.envoy.extensions.filters.http.upstream_codec.v3 import Ups
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import HttpFilter
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
 from envoy_data_plane.envoy.type.matcher.v3 import (
+    ListStringMatcher,
     MetadataMatcher,
     MetadataMatcherPathSegment,
+    RegexMatcher,
     StringMatcher,
     ValueMatcher,
 )
@@ -61,6 +64,8 @@ from tenantry_envoy.clusters import sidecar_endpoints
 from tenantry_envoy.names import (
     ENFORCED_KEY,
     ENFORCED_VALUE,
+    EXT_PROC,
+    FROM_UPSTREAM_HEADER,
     JWT_KEY,
     JWT_NAMESPACE,
     METADATA_NAMESPACE,
@@ -69,6 +74,7 @@ from tenantry_envoy.names import (
     URI_SAN_ATTRIBUTE,
 )
 from tenantry_envoy.options import EnvoyOptions
+from tenantry_envoy.store_guard import guard_filters
 
 REPLY_OVERHEAD_BYTES = 1024 * 1024
 """How much longer than the body a reply of the sidecar can be: stamped members, headers, metadata."""
@@ -89,7 +95,9 @@ def sidecar_service(max_receive_bytes: int | None = None) -> GrpcService:
 def _http_filters(rules: Rules, options: EnvoyOptions) -> Iterator[HttpFilter]:
     if rules.identity.jwt is not None:
         yield packing.http_filter("envoy.filters.http.jwt_authn", _jwt_authn(rules.identity.jwt))
-    yield packing.http_filter("envoy.filters.http.ext_proc", _ext_proc(rules, options))
+    if rules.stores:
+        yield from guard_filters()
+    yield packing.http_filter(EXT_PROC, _ext_proc(rules, options))
     yield packing.http_filter("envoy.filters.http.rbac", _backstop())
     yield packing.http_filter("envoy.filters.http.router", _router())
 
@@ -141,11 +149,8 @@ def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
         ),
         allow_mode_override=False,
         disable_immediate_response=False,
-        # Everything but pseudo-headers and `host`: the sidecar removes by default-deny, which
-        # takes in the x-envoy- headers that Envoy itself has added by then.
-        mutation_rules=HeaderMutationRules(
-            allow_all_routing=False, allow_envoy=True, disallow_system=True, disallow_is_error=True
-        ),
+        mutation_rules=_mutation_rules(rules),
+        forward_rules=_hidden() if rules.stores else None,
         metadata_options=MetadataOptions(
             forwarding_namespaces=(
                 MetadataOptionsMetadataNamespaces(untyped=[JWT_NAMESPACE]) if identity.jwt is not None else None
@@ -153,6 +158,30 @@ def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[METADATA_NAMESPACE]),
         ),
         request_attributes=[URI_SAN_ATTRIBUTE] if identity.mtls is not None else [],
+    )
+
+
+def _mutation_rules(rules: Rules) -> HeaderMutationRules:
+    # Pinecone has namespaces in its paths. :scheme, :authority and :method stay out of reach: they are `routing`.
+    rewrites_paths = any(store.kind == "pinecone" for store in rules.stores.values())
+    # Everything but pseudo-headers and `host`: the sidecar removes by default-deny, which
+    # takes in the x-envoy- headers that Envoy itself has added by then.
+    allowed = HeaderMutationRules(
+        allow_all_routing=False,
+        allow_envoy=True,
+        disallow_system=None if rewrites_paths else True,
+        disallow_is_error=True,
+    )
+    if rules.stores:
+        # Without the mark a store's answer would pass for the sidecar's own.
+        allowed.disallow_expression = RegexMatcher(regex=FROM_UPSTREAM_HEADER)
+    return allowed
+
+
+def _hidden() -> HeaderForwardingRules:
+    # The sidecar removes what it does not know, and would try to remove the mark.
+    return HeaderForwardingRules(
+        disallowed_headers=ListStringMatcher(patterns=[StringMatcher(exact=FROM_UPSTREAM_HEADER)])
     )
 
 
@@ -175,7 +204,7 @@ def _another_sidecar() -> RetryPolicy:
 
 
 def _router() -> Router:
-    # Does what the route of mirrored requests says, and for others nothing.
+    # Does what the routes of mirrored requests and of stores say, and for others nothing.
     return Router(
         suppress_envoy_headers=True,
         upstream_http_filters=[

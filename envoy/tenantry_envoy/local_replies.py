@@ -7,6 +7,9 @@ body into `grpc-message`.
 
 The second mapper makes one answer of two: a sidecar that does not answer in time is 504 and one
 that fails is `status_on_error`, and neither has to do with the model server that 504 speaks of.
+
+With stores there are two more answers (`store_guard`, and an answer too large to verify), and what is too large for
+Envoy is PERMISSION_DENIED to gRPC clients: of 413 and 500 Envoy makes UNKNOWN, which pymilvus repeats up to 75 times.
 """
 
 from collections.abc import Iterator
@@ -31,13 +34,13 @@ from tenantry.core.rules import Rules
 
 from tenantry_envoy import packing
 from tenantry_envoy.names import DETAILS_PREFIX
+from tenantry_envoy.store_guard import WITHHELD, WITHHELD_STATUS
 
 JSON = "application/json"
 
-_SHAPED_ALREADY = (
-    f"response.code_details.startsWith('{DETAILS_PREFIX}') || "
-    "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
-)
+_GRPC = "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc'))"
+
+_SHAPED_ALREADY = f"response.code_details.startsWith('{DETAILS_PREFIX}') || {_GRPC}"
 
 _SIDECAR_FAILED = "response.code_details.startsWith('ext_proc_')"
 
@@ -51,8 +54,8 @@ class LocalReply(NamedTuple):
     message: str
 
 
-def table(max_body_bytes: int) -> tuple[LocalReply, ...]:
-    """Return the errors that Envoy answers with by itself."""
+def table(max_body_bytes: int, behind: str = "model server") -> tuple[LocalReply, ...]:
+    """Return the errors that Envoy answers with by itself. `behind`: what to call the upstream."""
     request, server = "invalid_request_error", "server_error"
     return (
         LocalReply(400, request, "bad_request", "The request is not valid HTTP, or its path is not allowed here."),
@@ -63,9 +66,9 @@ def table(max_body_bytes: int) -> tuple[LocalReply, ...]:
         LocalReply(426, request, "http_version", "Use HTTP/1.1 or HTTP/2."),
         LocalReply(431, request, "headers_too_large", "The request's headers are too large or too many."),
         LocalReply(500, server, "internal_error", "The proxy failed to handle the request."),
-        LocalReply(502, server, "bad_upstream_response", "The model server's answer was not understood."),
+        LocalReply(502, server, "bad_upstream_response", f"The {behind}'s answer was not understood."),
         LocalReply(503, server, "service_unavailable", "The service is not available right now. Try again later."),
-        LocalReply(504, server, "upstream_timeout", "The model server did not answer in time."),
+        LocalReply(504, server, "upstream_timeout", f"The {behind} did not answer in time."),
     )
 
 
@@ -78,7 +81,9 @@ def local_reply_config(rules: Rules) -> LocalReplyConfig:
 
 
 def _mappers(rules: Rules) -> Iterator[ResponseMapper]:
-    replies = table(rules.limits.max_body_bytes)
+    replies = table(rules.limits.max_body_bytes, "server" if rules.stores else "model server")
+    if rules.stores:
+        yield from _of_stores(rules.limits.max_body_bytes)
     yield ResponseMapper(
         filter=_expression(_SHAPED_ALREADY),
         body_format_override=SubstitutionFormatString(
@@ -91,6 +96,30 @@ def _mappers(rules: Rules) -> Iterator[ResponseMapper]:
     )
     for reply in replies:
         yield ResponseMapper(filter=_status(reply.status), body_format_override=_body(reply))
+
+
+def _of_stores(max_body_bytes: int) -> Iterator[ResponseMapper]:
+    withheld = LocalReply(502, "server_error", "unverified_answer", WITHHELD)
+    yield ResponseMapper(
+        filter=_status(WITHHELD_STATUS), status_code=withheld.status, body_format_override=_body(withheld)
+    )
+    too_large = f"The store's answer is larger than {max_body_bytes} bytes."
+    yield _grpc_refusal("request_payload_too_large", f"The body is larger than {max_body_bytes} bytes.")
+    yield _grpc_refusal("response_payload_too_large", too_large)
+    reply = LocalReply(502, "server_error", "answer_too_large", too_large)
+    yield ResponseMapper(
+        filter=_expression("response.code_details == 'response_payload_too_large'"),
+        status_code=reply.status,
+        body_format_override=_body(reply),
+    )
+
+
+def _grpc_refusal(details: str, message: str) -> ResponseMapper:
+    return ResponseMapper(
+        filter=_expression(f"response.code_details == '{details}' && {_GRPC}"),
+        status_code=403,
+        body_format_override=SubstitutionFormatString(text_format_source=packing.text(message)),
+    )
 
 
 def _expression(expression: str) -> AccessLogFilter:

@@ -32,7 +32,7 @@ from envoy_data_plane.google.protobuf import Any
 from tenantry.core.rules import Rules
 
 from tenantry_envoy import packing
-from tenantry_envoy.clusters import CONNECT_TIMEOUT_SECONDS, UPSTREAM_BUFFER_BYTES, breakers
+from tenantry_envoy.cluster_parts import CONNECT_TIMEOUT_SECONDS, UPSTREAM_BUFFER_BYTES, breakers
 from tenantry_envoy.names import MIRROR_CLUSTER, MIRROR_CLUSTER_HEADER, MIRROR_HEADER
 from tenantry_envoy.routes import to_cluster_of
 

@@ -46,6 +46,22 @@ URI_SAN_ATTRIBUTE = "connection.uri_san_peer_certificate"
 DETAILS_PREFIX = "tenantry_"
 """Beginning of the response code details of every answer that the sidecar itself gave."""
 
+VERIFIED_KEY = "verified"
+VERIFIED_VALUE = "yes"
+"""What the last response-phase reply writes; the store guard lets no answer of a store pass without it."""
+
+FROM_UPSTREAM_HEADER = "x-tenantry-from-upstream"
+"""Response header on what a store really answered, from the store's route to the guard; neither the sidecar nor a
+client sees it."""
+
+STORE_GUARD = "envoy.filters.http.custom_response"
+"""The filter that withholds a store's answer until it is verified (`store_guard`)."""
+
+STORE_UNMARK = "tenantry.store_unmark"
+"""The filter that takes FROM_UPSTREAM_HEADER off; not UPSTREAM_HEADERS, under which routes configure another one."""
+
+EXT_PROC = "envoy.filters.http.ext_proc"
+
 UPSTREAM_HEADERS = "envoy.filters.http.header_mutation"
 """The filter between the router and an upstream, under which a route says what it does."""
 

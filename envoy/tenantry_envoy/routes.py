@@ -1,8 +1,8 @@
-"""Routes: the exact paths of the model API, and 404 for everything else.
+"""Routes: the exact paths of the model API, those of stores (`store_routes`), and 404 for everything else.
 
 ext_proc answers first and knows the allow-list too; these routes are the second lock.
 
-Each path has three routes. For a request of a rollout the sidecar's last reply names one of the
+Each path of the model API has three routes. For a request of a rollout the sidecar's last reply names one of the
 first two in a header, and has the route chosen anew; every other request takes the third:
 
     rescue    the candidate, and the stable version when the candidate fails before its first byte
@@ -53,6 +53,7 @@ from tenantry_envoy.names import (
     ROUTE_HEADER,
     UPSTREAM_HEADERS,
 )
+from tenantry_envoy.store_routes import store_routes
 
 STAMP_BYTES = 16 * 1024
 """How much stamping may lengthen a body. Envoy holds the rebuilt body in the same buffer and answers
@@ -81,7 +82,11 @@ def route_configuration(rules: Rules) -> RouteConfiguration:
             VirtualHost(
                 name="models",
                 domains=["*"],
-                routes=[*(route for api in Api for route in _model_routes(api, rules)), _everything_else()],
+                routes=[
+                    *(route for api in Api for route in _model_routes(api, rules)),
+                    *store_routes(rules, to_cluster_of(CLUSTER_HEADER, rules), _body_bytes(rules)),
+                    _everything_else(),
+                ],
                 include_request_attempt_count=True,
                 response_headers_to_add=[request_id],
                 request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER],
@@ -155,8 +160,12 @@ def _model_route(api: Api, rules: Rules, action: RouteAction, variant: str | Non
             headers=[HeaderMatcher(name=":method", string_match=StringMatcher(exact="POST")), *chosen],
         ),
         route=action,
-        request_body_buffer_limit=rules.limits.max_body_bytes + STAMP_BYTES,
+        request_body_buffer_limit=_body_bytes(rules),
     )
+
+
+def _body_bytes(rules: Rules) -> int:
+    return rules.limits.max_body_bytes + STAMP_BYTES
 
 
 def _everything_else() -> Route:

@@ -21,7 +21,7 @@ from tenantry.core.chat import Api
 from tenantry.core.errors import RequestRefusedError, RulesError
 from tenantry.core.routing import cluster_names
 from tenantry.core.rules import Rules, parse
-from tenantry_envoy import addresses, cases, names, packing
+from tenantry_envoy import addresses, cases, names, packing, store_guard
 from tenantry_envoy.binary import EnvoyNotFoundError, find_envoy
 from tenantry_envoy.bootstrap import bootstrap
 from tenantry_envoy.cases import Case
@@ -125,7 +125,11 @@ def on_disk(case: Case, disk: Path) -> Case:
         listener_tls=options.listener_tls and ListenerTls(cert_file=cert, key_file=key, client_ca_file=ca),
     )
     jwt = identity.jwt and replace(identity.jwt, jwks_file=str(disk / "jwks.json"))
-    return replace(case, options=options, rules=replace(case.rules, identity=replace(identity, jwt=jwt)))
+    stores = {
+        name: replace(store, tls=store.tls and replace(store.tls, ca_file=ca))
+        for name, store in case.rules.stores.items()
+    }
+    return replace(case, options=options, rules=replace(case.rules, identity=replace(identity, jwt=jwt), stores=stores))
 
 
 def validate(document: dict[str, Any], folder: Path) -> str:
@@ -148,7 +152,13 @@ def test_envoy_takes_the_bootstrap_and_warns_of_nothing(case: Case, disk: Path) 
     (disk / "cds.json").write_text(json.dumps(clusters(real.rules)))
     log = validate(bootstrap(real.rules, real.options), disk)
     # A deprecated field is a warning today and an error in a later Envoy.
-    assert not re.findall(r".*\[(?:warning|error|critical)\].*", log)
+    found = re.findall(r".*\[(?:warning|error|critical)\].*", log)
+    if real.rules.stores:
+        # Envoy calls this API unfinished: a later Envoy may want another one, and then refuses this here.
+        unfinished = re.compile(r"'envoy\.extensions\.\S*custom_response\.\S+' is .* marked as work-in-progress")
+        assert any(map(unfinished.search, found)), "take this exception out"
+        found = [line for line in found if not unfinished.search(line)]
+    assert not found
 
 
 @every_case
@@ -182,8 +192,10 @@ def test_envoy_refuses_what_is_wrong(disk: Path) -> None:
 def test_filters_stand_in_order(case: Case) -> None:
     found = [entry["name"] for entry in manager(bootstrap(case.rules, case.options))["http_filters"]]
     jwt = ["envoy.filters.http.jwt_authn"] if case.rules.identity.jwt else []
+    stores = ["tenantry.store_unmark", "envoy.filters.http.custom_response"] if case.rules.stores else []
     assert found == [
         *jwt,
+        *stores,  # on the way back it is the other way round: the guard sees what ext_proc let pass
         "envoy.filters.http.ext_proc",
         "envoy.filters.http.rbac",
         "envoy.filters.http.router",
@@ -207,7 +219,8 @@ def test_no_filter_can_be_left_out_or_failed_open(case: Case) -> None:
     keys = {key for key, _ in walk(document)}
     assert not keys & {"disabled", "is_optional"}
     overridden = {name for key, value in walk(document) if key == "typed_per_filter_config" for name in value}
-    assert overridden == {"envoy.filters.http.header_mutation"}, "it stands behind the router and changes headers"
+    allowed = {"envoy.filters.http.header_mutation"}  # it stands behind the router and changes headers
+    assert overridden == allowed | ({"envoy.filters.http.ext_proc"} if case.rules.stores else set())
 
 
 @every_case
@@ -257,10 +270,14 @@ def test_each_request_reaches_one_upstream_once_except_a_rollouts(case: Case) ->
     assert found == {"max_retries"}, "a circuit breaker's, which allows and does not ask"
 
 
+STORES = ("milvus.", "pinecone.")
+
+
 @every_case
 def test_routes_are_the_model_api_and_nothing_else(case: Case) -> None:
     (host,) = manager(bootstrap(case.rules, case.options))["route_config"]["virtual_hosts"]
     *routes, last = host["routes"]
+    routes = [route for route in routes if not route["name"].startswith(STORES)]
     found = [(route["match"]["path"], chosen_by(route)) for route in routes]
     assert found == [(api.value, variant) for api in Api for variant in ("rescue", "mirror", None)], "the first counts"
     assert last["match"] == {"prefix": "/"}
@@ -283,6 +300,98 @@ def test_routes_are_the_model_api_and_nothing_else(case: Case) -> None:
     assert host["request_headers_to_remove"] == ["x-tenantry-cluster", "x-tenantry-route"]
     assert host["include_request_attempt_count"] is True
     assert "include_attempt_count_in_response" not in host
+
+
+def store_routes(*kinds: str) -> list[dict[str, Any]]:
+    """The routes of a document with a store of each of these kinds."""
+    isolation = {"milvus": "database", "pinecone": "namespace"}
+    stores = {kind: {"kind": kind, "endpoints": ["10.0.0.9:1"], "isolation": isolation[kind]} for kind in kinds}
+    (host,) = manager(bootstrap(rules(stores=stores), OPTIONS))["route_config"]["virtual_hosts"]
+    return [route for route in host["routes"] if route["name"].startswith(STORES)]
+
+
+def test_only_the_kinds_of_stores_that_are_there_have_routes() -> None:
+    def kinds(*kinds: str) -> set[str]:
+        return {route["name"].partition(".")[0] for route in store_routes(*kinds)}
+
+    assert kinds() == set()
+    assert kinds("milvus") == {"milvus"}
+    assert kinds("pinecone", "milvus") == {"milvus", "pinecone"}
+
+
+def test_every_route_of_a_store_shows_the_sidecar_its_answers_and_marks_them() -> None:
+    for route in store_routes("milvus", "pinecone"):
+        filters = route["typed_per_filter_config"]
+        assert filters["envoy.filters.http.ext_proc"]["overrides"] == {
+            "processing_mode": {
+                "request_header_mode": "SEND",
+                "request_body_mode": "BUFFERED",
+                "request_trailer_mode": "SKIP",
+                "response_header_mode": "SEND",
+                "response_body_mode": "BUFFERED",
+                "response_trailer_mode": "SKIP",
+            }
+        }
+        mutations = filters["envoy.filters.http.header_mutation"]["mutations"]
+        (mark,) = mutations["response_mutations"]
+        assert mark["append"]["header"] == {"key": "x-tenantry-from-upstream", "value": "yes"}
+        assert mark["append"]["append_action"] == "OVERWRITE_IF_EXISTS_OR_ADD", "a store's own counts for nothing"
+        assert route["request_headers_to_remove"] == ["accept-encoding", "grpc-accept-encoding"]
+        assert "grpc" not in route["match"] or route["name"].endswith(".grpc")
+        assert route["route"] == {
+            "cluster_header": "x-tenantry-cluster",
+            "timeout": "0s",
+            "auto_host_rewrite": True,
+            "idle_timeout": "300s",
+        }
+
+
+def test_the_guard_believes_one_word_and_is_on_everywhere() -> None:
+    (case,) = (case for case in CASES if case.name == "stores")
+    document = bootstrap(case.rules, case.options)
+    over_grpc, rest = http_filter(document, "envoy.filters.http.custom_response")["custom_response_matcher"][
+        "matcher_list"
+    ]["matchers"]
+    for matcher in (over_grpc, rest):
+        marked, unverified, *_ = matcher["predicate"]["and_matcher"]["predicate"]
+        assert marked["single_predicate"]["value_match"] == {"exact": "yes"}
+        said = unverified["not_matcher"]["single_predicate"]
+        assert said["input"]["typed_config"]["path"] == [{"key": "verified"}]
+        assert said["custom_match"]["typed_config"]["value"] == {"string_match": {"exact": "yes"}}
+    assert len(rest["predicate"]["and_matcher"]["predicate"]) == 2, "whoever the client is"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "wanted"),
+    [
+        ([], {"disallow_system": True}),
+        (["milvus"], {"disallow_system": True, "disallow_expression": {"regex": "x-tenantry-from-upstream"}}),
+        (["pinecone"], {"disallow_expression": {"regex": "x-tenantry-from-upstream"}}),
+    ],
+)
+def test_the_path_is_the_sidecars_only_where_namespaces_are_in_it(kinds: list[str], wanted: dict[str, Any]) -> None:
+    isolation = {"milvus": "database", "pinecone": "namespace"}
+    stores = {kind: {"kind": kind, "endpoints": ["10.0.0.9:1"], "isolation": isolation[kind]} for kind in kinds}
+    ext_proc = http_filter(bootstrap(rules(stores=stores), OPTIONS), "envoy.filters.http.ext_proc")
+    assert ext_proc["mutation_rules"].pop("allow_all_routing", False) is False
+    assert ext_proc["mutation_rules"] == {"allow_envoy": True, "disallow_is_error": True} | wanted
+
+
+@pytest.mark.parametrize("name", ["grpc-status", "a", "ab-c"])
+def test_all_but_one_name(name: str) -> None:
+    pattern = re.compile(store_guard.all_but(name))
+    assert pattern.fullmatch(name) is None
+    near = [
+        name[:-1],
+        name + "s",
+        "x" + name,
+        name.replace("-", "_", 1) + "_",
+        name[1:],
+        "grpc-message",
+        "grpc-statu",
+        "",
+    ]
+    assert all(pattern.fullmatch(other) for other in near if other != name)
 
 
 def variants(variant: str) -> list[dict[str, Any]]:
@@ -421,7 +530,13 @@ def test_pings_only_to_a_sidecar_elsewhere() -> None:
 @every_case
 def test_local_replies_have_openais_shape(case: Case) -> None:
     config = manager(bootstrap(case.rules, case.options))["local_reply_config"]
-    untouched, sidecar_failed, *by_status = config["mappers"]
+    mappers = config["mappers"]
+    if case.rules.stores:
+        withheld, *grpc_refusals, too_large = mappers[:4]
+        assert (withheld["status_code"], too_large["status_code"]) == (502, 502)
+        assert [mapper["status_code"] for mapper in grpc_refusals] == [403, 403], "PERMISSION_DENIED"
+        mappers = [*mappers[4:], withheld, too_large]
+    untouched, sidecar_failed, *by_status = mappers
     assert untouched["body_format_override"]["text_format_source"] == {"inline_string": "%LOCAL_REPLY_BODY%"}
     assert sidecar_failed["status_code"] == 503
     formats = [mapper["body_format_override"] for mapper in (sidecar_failed, *by_status)] + [config["body_format"]]
@@ -586,6 +701,8 @@ def test_names_are_looked_up_and_addresses_are_not() -> None:
 def test_clusters_are_those_of_the_typed_generator(case: Case) -> None:
     """`clusters` fills in copies of a template, for speed; by way of the messages the same comes out."""
     for resource in clusters(case.rules)["resources"]:
+        if resource["name"].startswith("store."):
+            continue
         model, *versions = resource["name"].split("@")
         if len(versions) == 2:
             assert resource == packing.plain(ProtoAny.pack(rescue_cluster(model, *versions)))
@@ -593,6 +710,44 @@ def test_clusters_are_those_of_the_typed_generator(case: Case) -> None:
         (version,) = versions
         parsed = [addresses.parse(text) for text in case.rules.models[model].versions[version].endpoints]
         assert resource == packing.plain(ProtoAny.pack(model_cluster(resource["name"], parsed)))
+
+
+def stores_of(*stores: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The clusters of Milvus stores `s0`, `s1`, ..., by name."""
+    document = {
+        f"s{number}": {"kind": "milvus", "isolation": "database"} | store for number, store in enumerate(stores)
+    }
+    hosts = {name: store | {"hosts": [f"{name}.example"]} for name, store in document.items()}
+    resources = clusters(rules(stores=hosts))["resources"]
+    return {resource["name"]: resource for resource in resources if resource["name"].startswith("store.")}
+
+
+def test_a_store_has_a_cluster_for_each_protocol() -> None:
+    found = stores_of({"endpoints": ["10.0.0.1:19530"]}, {"endpoints": ["a:1"], "grpcEndpoints": ["b:2"]})
+    assert found.keys() == {"store.s0.grpc", "store.s0.rest", "store.s1.grpc", "store.s1.rest"}
+    for name, cluster in found.items():
+        ((_, protocol),) = cluster["typed_extension_protocol_options"].items()
+        spoken = "http2_protocol_options" if name.endswith("grpc") else "http_protocol_options"
+        assert list(protocol["explicit_http_config"]) == [spoken]
+    where = endpoints_of({"resources": list(found.values())})
+    assert where["store.s0.grpc"] == where["store.s0.rest"] == [{"address": "10.0.0.1", "port_value": 19530}]
+    assert where["store.s1.rest"] == [{"address": "a", "port_value": 1}]
+    assert where["store.s1.grpc"] == [{"address": "b", "port_value": 2}]
+
+
+def test_a_store_behind_tls_must_prove_the_name_of_its_endpoint() -> None:
+    found = stores_of({"endpoints": ["a.example:443", "b.example:1"], "tls": {}}, {"endpoints": ["a:1"]})
+    assert all("transport_socket" not in found[f"store.s1.{protocol}"] for protocol in ("grpc", "rest"))
+    for protocol, alpn in (("grpc", "h2"), ("rest", "http/1.1")):
+        cluster = found[f"store.s0.{protocol}"]
+        tls = cluster["transport_socket"]["typed_config"]
+        assert (tls["auto_host_sni"], tls["auto_sni_san_validation"]) == (True, True)
+        common = tls["common_tls_context"]
+        assert common["alpn_protocols"] == [alpn]
+        assert common["validation_context"] == {"trusted_ca": {"filename": "/etc/ssl/certs/ca-certificates.crt"}}
+        (locality,) = cluster["load_assignment"]["endpoints"]
+        hostnames = [entry["endpoint"]["hostname"] for entry in locality["lb_endpoints"]]
+        assert hostnames == ["a.example", "b.example"], "SNI and certificates know of no ports"
 
 
 def test_an_idle_upstream_connection_is_closed_by_envoy_first() -> None:

@@ -22,7 +22,9 @@ from tenantry.core.events import (
     RequestBody,
     RequestHeaders,
     RequestTrailers,
-    ResponseEvent,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
 )
 from tenantry.core.model_api import NEVER_FORWARDED
 from tenantry.core.session import Session, Snapshot, State
@@ -128,14 +130,19 @@ good_bodies = members.map(
     )
 )
 body_events = st.builds(RequestBody, body=bodies, end_stream=st.booleans())
-response_events = st.sampled_from(["response_headers", "response_body", "response_trailers"]).map(
-    lambda kind: ResponseEvent(kind=kind)
+response_events: st.SearchStrategy[Event] = st.one_of(
+    st.builds(ResponseHeaders, headers=st.just(((":status", b"200"),)), end_stream=st.booleans()),
+    st.builds(ResponseBody, body=st.binary(max_size=20), end_stream=st.booleans()),
+    st.just(ResponseTrailers()),
 )
 
 REPLIES: dict[State, tuple[type, ...]] = {
     State.AWAIT_HEADERS: (Continue, Answer),
     State.AWAIT_BODY: (Forward, Answer),
     State.PASSED: (Continue,),
+    State.AWAIT_ANSWER: (),
+    State.AWAIT_ANSWER_BODY: (),
+    State.VERIFIED: (),
     State.ANSWERED: (),
     State.FAILED: (),
 }
@@ -183,7 +190,7 @@ class Conversation(RuleBasedStateMachine):
         return self.hear(event)
 
     @rule(target=sent, event=response_events)
-    def response_comes(self, event: ResponseEvent) -> Event:
+    def response_comes(self, event: Event) -> Event:
         return self.hear(event)
 
     @rule(event=sent)

@@ -8,7 +8,19 @@ from google.protobuf.message import Message
 from tenantry.adapters import codec
 from tenantry.adapters._pb import wire_pb2 as wire
 from tenantry.core.errors import ConversationError
-from tenantry.core.events import Answer, Continue, Forward, RequestBody, RequestHeaders, RequestTrailers, ResponseEvent
+from tenantry.core.events import (
+    Answer,
+    Continue,
+    Deliver,
+    Event,
+    Forward,
+    RequestBody,
+    RequestHeaders,
+    RequestTrailers,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
+)
 
 HEADERS = RequestHeaders(headers=(), end_stream=False)
 BODY = RequestBody(body=b"", end_stream=True)
@@ -49,12 +61,32 @@ def test_request_body_and_the_rest() -> None:
     )
     assert decoded(request_body=wire.HttpBody()) == RequestBody(body=b"", end_stream=False)
     assert decoded(request_trailers=wire.HttpTrailers()) == RequestTrailers()
-    for kind, part in (
-        ("response_headers", wire.HttpHeaders()),
-        ("response_body", wire.HttpBody()),
-        ("response_trailers", wire.HttpTrailers()),
-    ):
-        assert decoded(**{kind: part}) == ResponseEvent(kind=kind)
+
+
+def test_the_halves_of_a_response() -> None:
+    """Sent on the routes of stores, whose answers are verified."""
+    headers = wire.HeaderMap(headers=[wire.HeaderValue(key=":status", raw_value=b"200")])
+    assert decoded(response_headers=wire.HttpHeaders(headers=headers, end_of_stream=True)) == ResponseHeaders(
+        headers=((":status", b"200"),), end_stream=True
+    )
+    assert decoded(response_body=wire.HttpBody(body=b"rows", end_of_stream=True)) == ResponseBody(
+        body=b"rows", end_stream=True
+    )
+    assert decoded(response_trailers=wire.HttpTrailers()) == ResponseTrailers()
+
+
+def test_a_verified_answer_says_so_and_nothing_of_routes() -> None:
+    event = ResponseBody(body=b"theirs", end_stream=True)
+    reply = Deliver(
+        set_headers=(("content-length", "4"),), remove_headers=("server",), body=b"ours", metadata={"verified": "yes"}
+    )
+    response = encoded(event, reply)
+    assert response.response_body.response.body_mutation.body == b"ours"
+    (header,) = response.response_body.response.header_mutation.set_headers
+    assert (header.header.key, header.header.raw_value) == ("content-length", b"4")
+    assert not response.response_body.response.clear_route_cache
+    assert response.response_body.response.header_mutation.remove_headers == ["server"]
+    assert MessageToDict(response.dynamic_metadata) == {"tenantry": {"verified": "yes"}}
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x12\xff", b"\x12\x02\x0a\x05", b"<html>"])
@@ -121,9 +153,7 @@ def test_the_san_is_the_attribute_that_envoy_verified(
     assert event.uri_sans == sans
 
 
-def encoded(
-    event: RequestHeaders | RequestBody | RequestTrailers | ResponseEvent, reply: object
-) -> wire.ProcessingResponse:
+def encoded(event: Event, reply: object) -> wire.ProcessingResponse:
     return wire.ProcessingResponse.FromString(codec.encode(event, reply))  # type: ignore[arg-type]
 
 
@@ -133,14 +163,12 @@ def encoded(
         (HEADERS, "request_headers"),
         (BODY, "request_body"),
         (RequestTrailers(), "request_trailers"),
-        (ResponseEvent(kind="response_headers"), "response_headers"),
-        (ResponseEvent(kind="response_body"), "response_body"),
-        (ResponseEvent(kind="response_trailers"), "response_trailers"),
+        (ResponseHeaders(headers=(), end_stream=False), "response_headers"),
+        (ResponseBody(body=b"", end_stream=True), "response_body"),
+        (ResponseTrailers(), "response_trailers"),
     ],
 )
-def test_to_go_on_is_the_empty_part_that_answers_the_event(
-    event: RequestHeaders | RequestBody | RequestTrailers | ResponseEvent, part: str
-) -> None:
+def test_to_go_on_is_the_empty_part_that_answers_the_event(event: Event, part: str) -> None:
     """Invariant 4. An answer without a part would leave Envoy waiting."""
     response = encoded(event, Continue())
     assert response.WhichOneof("response") == part

@@ -10,7 +10,8 @@ from tenantry_testing.documents import JWT, KEYS, MTLS, document, rules
 
 DIGEST = digest_text(KEYS["nobody"])
 SHORT_JWT = {"issuer": "i", "audience": "a", "jwksFile": "j", "tenantClaim": "t"}
-STORE = {"kind": "milvus", "endpoints": ["127.0.0.1:19530"], "isolation": "partition"}
+STORE = {"kind": "milvus", "endpoints": ["127.0.0.1:19530"], "isolation": "partition", "collections": {"notes": {}}}
+KEYED = STORE | {"isolation": "keyprefix", "collections": {"notes": {"primaryField": "id"}}}
 PINE = {"kind": "pinecone", "endpoints": ["[::1]:5080"], "isolation": "namespace"}
 
 EVERYTHING = document(
@@ -137,7 +138,6 @@ V = "models/chat-8b/versions/1.4.0"
          'tenants.acme.pins.embed: no version is called "1.4.0"; (known: 1)'),
         # a name with a dot is told from a path
         ({"tenants": {"a.b": {"tier": "x"}}}, 'tenants["a.b"].tier: no tier is called "x"'),
-        ({"stores": {"a.b": STORE | {"isolation": "namespace"}}}, 'stores["a.b"].isolation: milvus has no isolation'),
         # a tenant that could never be served
         ({"tenants.acme.tier": ...},
          "tenants.acme.tier: the tenant has no tier; name one here, or a defaultTier for all, or a "),
@@ -149,6 +149,22 @@ V = "models/chat-8b/versions/1.4.0"
          "stores.s.isolation: milvus has no isolation by namespace; use database, collection, partition or keyprefix"),
         ({"stores": {"s": PINE | {"isolation": "partition"}}},
          "stores.s.isolation: pinecone has no isolation by partition; use namespace"),
+        ({"stores": {"s": STORE | {"collections": {}}}},
+         "stores.s.collections: no collection is named; name those that tenants share"),
+        ({"stores": {"s": STORE | {"isolation": "collection"}}},
+         "stores.s.collections: tenants name their own under collection; remove it; tenantField of the store is for"),
+        ({"stores": {"s": STORE | {"isolation": "keyprefix"}}},
+         "stores.s.collections.notes.primaryField: keyprefix must know the primary key; name the VARCHAR primary"),
+        ({"stores": {"s": STORE | {"collections": {"notes": {"primaryField": "id"}}}}},
+         "stores.s.collections.notes.primaryField: only keyprefix rewrites primary keys; remove it"),
+        ({"stores": {"s": KEYED | {"collections": {"notes": {"primaryField": "tenant_id"}}}}},
+         "stores.s.collections.notes.primaryField: it is the tenant field; name another"),
+        ({"stores": {"s": STORE, "other": STORE}},
+         'stores.other.hosts: milvus store "s" serves every host already; name the hosts by which clients'),
+        ({"stores": {"s": STORE | {"hosts": ["a.example"]}, "other": STORE | {"hosts": ["b.example", "a.example"]}}},
+         'stores.other.hosts: milvus store "s" serves a.example already'),
+        ({"stores": {"s": STORE | {"collections": {"notes__1": {}}}}},
+         "stores.s.collections.notes__1: a name with __ is kept for spread collections; choose another"),
         # credentials
         ({"tenants.acme.keys": [{"digest": DIGEST, "notAfter": "2027-01-15T08:00:00"}]},
          'tenants.acme.keys[0]: notAfter has no time zone; end it with "Z" for UTC'),
@@ -182,6 +198,12 @@ V = "models/chat-8b/versions/1.4.0"
         ({f"{V}/endpoints": ["[::1]:65536"]},
          'models.chat-8b.versions["1.4.0"].endpoints[0]: no port has the number 65536'),
         ({"stores": {"s": STORE | {"endpoints": ["h:99999"]}}}, "stores.s.endpoints[0]: no port has the number 99999"),
+        ({"stores": {"s": STORE | {"grpcEndpoints": ["h:1", "h:0"]}}},
+         "stores.s.grpcEndpoints[1]: no port has the number 0"),
+        ({"stores": {"s": STORE | {"endpoints": ["h:1", "10.0.0.1:1"], "tls": {}}}},
+         "stores.s.endpoints[1]: an address has no name that its certificate could prove; give the host's name"),
+        ({"stores": {"s": PINE | {"endpoints": ["h:1"], "grpcEndpoints": ["[::1]:1"], "tls": {}}}},
+         "stores.s.grpcEndpoints[0]: an address has no name that its certificate could prove"),
         ({"models.embed.versions": {}}, "models.embed.versions: expected `object` of length >= 1"),
         ({"tiers": {}}, "tiers: expected `object` of length >= 1"),
         # what YAML makes of an unquoted version
@@ -247,10 +269,9 @@ def test_bounds(path: str, bad: tuple[object, ...], good: tuple[object, ...]) ->
         {"tenants.acme.pins": {"chat-8b": "1.5.0", "embed": "1"}},
         {"tenants.acme.adapters": {"chat-8b": "some/lora:1"}},
         {"stores": {"pine": PINE, "docs": STORE}},
-        *(
-            {"stores": {"docs": STORE | {"isolation": layout}}}
-            for layout in ("database", "collection", "partition", "keyprefix")
-        ),
+        *({"stores": {"docs": STORE | {"isolation": own, "collections": {}}}} for own in ("database", "collection")),
+        {"stores": {"docs": KEYED}},
+        {"stores": {"docs": STORE | {"hosts": ["docs.example"]}, "more": STORE | {"hosts": ["more.example"]}}},
     ],
 )
 def test_what_is_right(changes: dict[str, object]) -> None:
@@ -278,8 +299,6 @@ def test_what_this_release_does_not_act_on_is_listed() -> None:
     assert not_acted_on(parse(EVERYTHING)) == [
         "tiers.gold: weight, maxInFlight, maxQueueSeconds (admission control)",
         "tiers.bronze: quota (admission control)",
-        "stores.docs: every request to a vector store is refused",
-        "stores.pine: every request to a vector store is refused",
     ]
 
 

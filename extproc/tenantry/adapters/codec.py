@@ -11,6 +11,7 @@ from tenantry.core.errors import ConversationError
 from tenantry.core.events import (
     Answer,
     Continue,
+    Deliver,
     Event,
     Forward,
     Header,
@@ -18,7 +19,9 @@ from tenantry.core.events import (
     RequestBody,
     RequestHeaders,
     RequestTrailers,
-    ResponseEvent,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
 )
 
 JWT_NAMESPACE = "envoy.filters.http.jwt_authn"
@@ -48,9 +51,16 @@ def decode(message: bytes) -> Event:
         )
     if kind == "request_trailers":
         return RequestTrailers()
-    if kind is None:
-        raise ConversationError("the ProcessingRequest holds no event that is known here")
-    return ResponseEvent(kind=kind)
+    if kind == "response_body":
+        return ResponseBody(body=request.response_body.body, end_stream=request.response_body.end_of_stream)
+    if kind == "response_headers":
+        return ResponseHeaders(
+            headers=tuple(_headers(request.response_headers.headers)),
+            end_stream=request.response_headers.end_of_stream,
+        )
+    if kind == "response_trailers":
+        return ResponseTrailers()
+    raise ConversationError("the ProcessingRequest holds no event that is known here")
 
 
 def encode(event: Event, reply: Reply) -> bytes:
@@ -59,26 +69,29 @@ def encode(event: Event, reply: Reply) -> bytes:
     if isinstance(reply, Answer):
         _fill_answer(response.immediate_response, reply)
         return response.SerializeToString()
-    part = getattr(response, _reply_field(event))
+    part = getattr(response, _REPLY_FIELDS[type(event)])
     part.SetInParent()
     if isinstance(reply, Continue):
         return response.SerializeToString()
-    _fill_forward(part.response, reply)
+    if isinstance(reply, Forward):
+        # The route was chosen before the sidecar named a cluster.
+        part.response.clear_route_cache = True
+    _fill_change(part.response, reply)
     response.dynamic_metadata.update({METADATA_NAMESPACE: dict(reply.metadata)})
     return response.SerializeToString()
 
 
-def _reply_field(event: Event) -> str:
-    if isinstance(event, RequestHeaders):
-        return "request_headers"
-    if isinstance(event, RequestBody):
-        return "request_body"
-    return "request_trailers" if isinstance(event, RequestTrailers) else event.kind
+_REPLY_FIELDS: dict[type, str] = {
+    RequestHeaders: "request_headers",
+    RequestBody: "request_body",
+    RequestTrailers: "request_trailers",
+    ResponseHeaders: "response_headers",
+    ResponseBody: "response_body",
+    ResponseTrailers: "response_trailers",
+}
 
 
-def _fill_forward(common: wire.CommonResponse, reply: Forward) -> None:
-    # The route was chosen before the sidecar named a cluster.
-    common.clear_route_cache = True
+def _fill_change(common: wire.CommonResponse, reply: Forward | Deliver) -> None:
     mutation = common.header_mutation
     for name, value in reply.set_headers:
         option = mutation.set_headers.add()

@@ -107,7 +107,10 @@ class GrpcioTransport:
         exchange = self._sidecar.open_exchange()
         try:
             while (message := await self._next(exchange, context)) is not None:
-                await context.write(exchange.answer(message))
+                reply = exchange.answer(message)
+                if exchange.waits:
+                    reply = await exchange.provide(reply)
+                await context.write(reply)
         except ConversationError as error:
             exchange.failed(error)
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "unexpected message in the ext_proc conversation")

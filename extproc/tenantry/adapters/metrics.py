@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import generate_latest
 
 from tenantry.adapters.rollout_metrics import RolloutMetrics
+from tenantry.adapters.store_metrics import StoreMetrics
+from tenantry.adapters.store_requests import StoreRequests
 from tenantry.core.outcome import Outcome
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.session import Session, State
@@ -73,6 +75,8 @@ class Metrics:
         )
         self._generation = Gauge("tenantry_rules_generation", "Documents made live so far", registry=self.registry)
         self._models = BoundedLabels(MAX_VERSIONS)
+        self.stores = StoreRequests(self.registry)
+        self.store_gate = StoreMetrics(self.registry)
         self.rollouts = RolloutMetrics(self.registry, self._tenants, self._models)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
@@ -109,6 +113,7 @@ class Metrics:
         self._decision.observe(own_seconds)
         self._messages.labels(tenant, session.state.value).inc(session.events)
         self._exchanges.labels(tenant, session.state.value).inc()
+        self.stores.closed(session, tenant)
         if session.state is State.ANSWERED and session.refusal is not None:
             self._refusals.labels(tenant, session.refusal.code).inc()
 
@@ -120,6 +125,9 @@ class Metrics:
         """Note one entry of the access log."""
         if outcome is None:
             self._unattributed.inc()
+            return
+        if outcome.store:
+            self.stores.ended(outcome)
             return
         tenant = self._tenants[outcome.tenant]
         known = self._versions[f"{outcome.model}@{outcome.version}"] != OTHER

@@ -122,7 +122,7 @@ class Source:
     def build(raw: bytes, files: dict[str, bytes]) -> Snapshot:
         """Return the snapshot of these bytes; raise RulesError or SecretsError."""
         rules = read_rules(raw)
-        ring: Keyring = keyring(files, tuple(rules.models))
+        ring: Keyring = keyring(files, tuple(rules.models), tuple(rules.stores))
         return Snapshot(book=RuleBook(rules), keyring=ring)
 
     @staticmethod

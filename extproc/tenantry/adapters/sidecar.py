@@ -16,41 +16,92 @@ from tenantry.adapters import access_log, codec, logs
 from tenantry.adapters.bind import Address, Tls
 from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.rollouts import Rollouts
-from tenantry.core.errors import ConversationError
+from tenantry.core.errors import ConversationError, RequestRefusedError
+from tenantry.core.events import Event
 from tenantry.core.outcome import Outcome
 from tenantry.core.routing import Live
-from tenantry.core.session import Session, Snapshot, State
+from tenantry.core.session import Session, Snapshot, State, closed
+from tenantry.core.vector.calls import Need, StoreOf
+from tenantry.core.vector.stores import open_call
 
 OutcomeSink = Callable[[Outcome], None]
+
+
+class StoreGate(Protocol):
+    """What the sidecar asks about vector stores; `adapters.stores` has the answers."""
+
+    def check(self, store_of: StoreOf) -> None:
+        """Raise RequestRefusedError unless the store, by these rules, was shown to keep tenants apart."""
+
+    def provided(self, store_of: StoreOf, need: Need) -> bool:
+        """Return whether what a request needs is known to be there."""
+
+    async def provide(self, store_of: StoreOf, need: Need) -> None:
+        """Make what a request needs; raise RequestRefusedError when that is not possible."""
+
+    def forget(self, store_of: StoreOf, need: Need) -> None:
+        """Forget that something is there: the store did not do what was asked of it."""
+
+    def rules_live(self, snapshot: Snapshot) -> None:
+        """Begin to look after the stores of a document that goes live."""
 
 
 class Exchange:
     """One ext_proc stream."""
 
-    __slots__ = ("_own_seconds", "_session", "_sidecar", "closed")
+    __slots__ = ("_event", "_own_seconds", "_session", "_sidecar", "closed")
 
     def __init__(self, sidecar: "Sidecar", session: Session) -> None:
         self._sidecar = sidecar
         self._session = session
         self._own_seconds = 0.0
+        self._event: Event | None = None
         self.closed = False
 
     def answer(self, message: bytes) -> bytes:
         """Return the serialised ProcessingResponse for a serialised ProcessingRequest.
 
+        It is sent at once, unless `waits`: then what `provide` returns is sent instead.
+
         Raises ConversationError for what Envoy should not have sent; any other exception is a bug.
         Either way the stream must end with an error status.
         """
         begin = time.perf_counter()
-        event = codec.decode(message)
+        event = self._event = codec.decode(message)
         reply = codec.encode(event, self._session.on_event(event, time.time()))
+        self._look_again()
         self._own_seconds += time.perf_counter() - begin
         return reply
 
     @property
+    def waits(self) -> bool:
+        """Whether the request that was just decided needs something of its store that has to be made first."""
+        store = self._session.store
+        if self._session.state is not State.AWAIT_ANSWER or store is None or store.need is None:
+            return False
+        return not self._sidecar.stores.provided(store.store_of, store.need)
+
+    def _look_again(self) -> None:
+        store = self._session.store
+        if self._session.state is State.VERIFIED and store is not None and store.failed and store.need is not None:
+            # Perhaps since an operator dropped what was there; a wrong guess costs the next request a question.
+            self._sidecar.stores.forget(store.store_of, store.need)
+
+    async def provide(self, reply: bytes) -> bytes:
+        """Make what the request needs, and return `reply`; or a refusal instead."""
+        store = self._session.store
+        if store is None or store.need is None or self._event is None:
+            return reply
+        try:
+            await self._sidecar.stores.provide(store.store_of, store.need)
+        except RequestRefusedError as refusal:
+            return codec.encode(self._event, self._session.refuse(refusal))
+        return reply
+
+    @property
     def decided(self) -> bool:
-        """Whether the request was passed on or answered, so that a clean end lets nothing slip."""
-        return self._session.state in (State.PASSED, State.ANSWERED)
+        """Whether nothing is left to decide or to verify, so that a clean end lets nothing slip and cuts nothing."""
+        return self._session.state in (State.PASSED, State.ANSWERED, State.VERIFIED)
 
     def failed(self, error: BaseException) -> None:
         """Note that the stream ends with an error status because of `error`."""
@@ -68,7 +119,8 @@ class Exchange:
 class Sidecar:
     """State shared by all streams of a process: the live snapshot, metrics, and where outcomes go.
 
-    `rollouts` follows what goes live and sees the outcomes; without it nobody gets a candidate.
+    `rollouts` follows what goes live and sees the outcomes; without it nobody gets a candidate. Without `stores` no
+    vector store is used.
     """
 
     def __init__(
@@ -78,8 +130,10 @@ class Sidecar:
         sinks: Iterable[OutcomeSink] = (),
         *,
         rollouts: Rollouts | None = None,
+        stores: StoreGate | None = None,
     ) -> None:
         self.snapshot = snapshot
+        self.stores = ClosedStores() if stores is None else stores
         self.rollouts = rollouts
         self.generation = 1
         self.metrics = metrics
@@ -100,6 +154,7 @@ class Sidecar:
     def _made_live(self, generation: int) -> None:
         if self.rollouts is not None:
             self.rollouts.rules_live(self.snapshot.book)
+        self.stores.rules_live(self.snapshot)
         self.metrics.rules_live(self.snapshot.book, generation)
 
     def _live(self) -> Live:
@@ -117,7 +172,7 @@ class Sidecar:
 
     def open_exchange(self) -> Exchange:
         """Begin an exchange."""
-        exchange = Exchange(self, Session(self.snapshot, new_request_id, self._live))
+        exchange = Exchange(self, Session(self.snapshot, new_request_id, self._live, self.stores.check, open_call))
         self._open.add(exchange)
         self.metrics.exchange_opened()
         return exchange
@@ -138,6 +193,28 @@ class Sidecar:
         except (DecodeError, OSError) as error:
             self.metrics.stream_failed("access_log")
             logs.get().warning("access log message lost", exc_info=error)
+
+
+class ClosedStores:
+    """No store is used."""
+
+    def check(self, store_of: StoreOf) -> None:
+        """Refuse."""
+        closed(store_of)
+
+    def provided(self, _store_of: StoreOf, _need: Need) -> bool:
+        """Return that nothing is."""
+        return False
+
+    async def provide(self, store_of: StoreOf, _need: Need) -> None:
+        """Refuse."""
+        closed(store_of)
+
+    def forget(self, store_of: StoreOf, need: Need) -> None:
+        """Know nothing to forget."""
+
+    def rules_live(self, snapshot: Snapshot) -> None:
+        """Take note of nothing."""
 
 
 class Transport(Protocol):

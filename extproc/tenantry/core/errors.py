@@ -8,14 +8,16 @@
     |   |-- MethodNotAllowedError   405  PERMISSION_DENIED
     |   |-- BadRequestError         400  INVALID_ARGUMENT
     |   |-- TooLargeError           413  INVALID_ARGUMENT
-    |   `-- UnsupportedMediaError   415  INVALID_ARGUMENT
+    |   |-- UnsupportedMediaError   415  INVALID_ARGUMENT
+    |   |-- WithheldError           502  PERMISSION_DENIED   (a store's fault: its answer)
+    |   `-- UnavailableError        503  UNAVAILABLE         (ours: try again)
     |-- ConversationError       Envoy's (or its configuration's) fault: the ext_proc stream ends with an error
     |-- RulesError              the operator's fault: a rules document that changes nothing
     `-- SecretsError            the operator's fault: key material missing or too weak
 
 A refusal carries a text that is safe to show to the client (it never repeats a credential or a
-prompt) and a `code` for logs and metrics. gRPC statuses are confined to three, because clients
-such as pymilvus retry most others up to 75 times.
+prompt) and a `code` for logs and metrics. gRPC statuses are confined to three where trying again
+is of no use, because clients such as pymilvus do so up to 75 times on most others.
 """
 
 from enum import IntEnum
@@ -29,6 +31,7 @@ class GrpcStatus(IntEnum):
 
     INVALID_ARGUMENT = 3
     PERMISSION_DENIED = 7
+    UNAVAILABLE = 14
     UNAUTHENTICATED = 16
 
 
@@ -109,6 +112,22 @@ class UnsupportedMediaError(RequestRefusedError):
 
     http_status = 415
     grpc_status = GrpcStatus.INVALID_ARGUMENT
+
+
+class WithheldError(RequestRefusedError):
+    """A store's answer that is not the tenant's, or could not be verified."""
+
+    http_status = 502
+    grpc_status = GrpcStatus.PERMISSION_DENIED
+    kind = "server_error"
+
+
+class UnavailableError(RequestRefusedError):
+    """A store that cannot be used for the moment: the client may try again."""
+
+    http_status = 503
+    grpc_status = GrpcStatus.UNAVAILABLE
+    kind = "server_error"
 
 
 class ConversationError(TenantryError):

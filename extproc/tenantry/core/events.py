@@ -36,13 +36,25 @@ class RequestTrailers(Struct, frozen=True, kw_only=True):
     """Trailers after the body; sent only under a processing mode other than the generated one."""
 
 
-class ResponseEvent(Struct, frozen=True, kw_only=True):
-    """Headers, body or trailers of the response; sent only under another processing mode."""
+class ResponseHeaders(Struct, frozen=True, kw_only=True):
+    """The response's headers; `end_stream` says that no body follows. Sent on the routes of stores alone."""
 
-    kind: str
+    headers: tuple[Header, ...]
+    end_stream: bool
 
 
-Event = RequestHeaders | RequestBody | RequestTrailers | ResponseEvent
+class ResponseBody(Struct, frozen=True, kw_only=True):
+    """The whole body of the response (Envoy buffers it). `end_stream` is false when trailers follow, as in gRPC."""
+
+    body: bytes
+    end_stream: bool
+
+
+class ResponseTrailers(Struct, frozen=True, kw_only=True):
+    """Trailers of the response; sent only under a processing mode other than the generated one."""
+
+
+Event = RequestHeaders | RequestBody | RequestTrailers | ResponseHeaders | ResponseBody | ResponseTrailers
 
 
 class Continue(Struct, frozen=True, kw_only=True):
@@ -55,6 +67,19 @@ class Forward(Struct, frozen=True, kw_only=True):
     `set_headers` overwrite, `remove_headers` take away every copy. `body` replaces the request's
     body. `metadata` is written under the namespace `tenantry`; `enforced: yes` in it is what the
     RBAC backstop behind ext_proc waits for.
+    """
+
+    set_headers: tuple[tuple[str, str], ...]
+    remove_headers: tuple[str, ...]
+    body: bytes | None
+    metadata: Mapping[str, str]
+
+
+class Deliver(Struct, frozen=True, kw_only=True):
+    """The last response-phase reply for a store: what the client gets was verified.
+
+    `remove_headers` take away every copy; `body` None leaves the body as it is. `verified: yes` in the metadata is what
+    the store guard in Envoy waits for.
     """
 
     set_headers: tuple[tuple[str, str], ...]
@@ -77,4 +102,4 @@ class Answer(Struct, frozen=True, kw_only=True):
     grpc_status: int | None = None
 
 
-Reply = Continue | Forward | Answer
+Reply = Continue | Forward | Deliver | Answer

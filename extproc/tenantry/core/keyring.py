@@ -19,6 +19,7 @@ SPLIT = "split"
 ADMIN_TOKEN = "admin-token"  # noqa: S105  # the file's name
 USAGE_TOKEN = "usage-token"  # noqa: S105  # the file's name
 ENGINE = "engine"
+STORE = "store"
 WEBHOOK = "revert-webhook"
 
 REQUIRED = (CACHE_SALT, SPLIT, ADMIN_TOKEN, USAGE_TOKEN)
@@ -36,6 +37,7 @@ class Keyring(Struct, frozen=True, kw_only=True):
     webhook: str | None
     engine_default: str | None
     engine_by_model: Mapping[str, str]
+    store_by_name: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         return "Keyring(...)"
@@ -47,6 +49,10 @@ class Keyring(Struct, frozen=True, kw_only=True):
         """Return the bearer token that the model's engines expect, or None when they expect none."""
         return self.engine_by_model.get(model, self.engine_default)
 
+    def store_secret(self, store: str) -> str | None:
+        """Return what the store asks of us: `USER:PASSWORD` or a token (Milvus), an API key (Pinecone), or None."""
+        return self.store_by_name.get(store)
+
     def salt_for(self, tenant: str) -> str:
         r"""Return the tenant's prefix-cache salt: 43 characters of base64url.
 
@@ -57,14 +63,14 @@ class Keyring(Struct, frozen=True, kw_only=True):
         return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
 
-def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = ()) -> Keyring:
+def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = (), stores: tuple[str, ...] = ()) -> Keyring:
     """Build a Keyring from file names and contents; raise SecretsError naming the file at fault.
 
     `cache-salt`, `split`, `admin-token` and `usage-token` (which engines post usage records with)
     are required, of at least 32 bytes. `revert-webhook` is the URL that is told of reverts (such
     URLs hold a token of the service behind them). `engine` is the bearer token for all engines;
     `engine.NAME` is the one for the model whose name, with `/` and `:` written as `_`, is NAME.
-    White space around a file's content is not part of it.
+    `store.NAME` is what the vector store NAME asks of us. White space around a file's content is not part of it.
     """
     content = {name: raw.strip() for name, raw in files.items()}
     for name in REQUIRED:
@@ -79,6 +85,11 @@ def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = ()) -> Keyring
         value = content.get(name)
         if value is not None:
             by_model[model] = _bearer(value, name)
+    by_store = {}
+    for store in stores:
+        value = content.get(f"{STORE}.{store}")
+        if value is not None:
+            by_store[store] = _bearer(value, f"{STORE}.{store}")
     default = content.get(ENGINE)
     return Keyring(
         cache_salt=content[CACHE_SALT],
@@ -88,6 +99,7 @@ def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = ()) -> Keyring
         webhook=_webhook(content.get(WEBHOOK)),
         engine_default=None if default is None else _bearer(default, ENGINE),
         engine_by_model=by_model,
+        store_by_name=by_store,
     )
 
 

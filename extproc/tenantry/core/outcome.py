@@ -26,7 +26,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     None without one. `attempts` counts upstream attempts. `version` is the one that was assigned, `trial` what the
     exchange was to a rollout; `rescued`: the stable version was asked as well, as the candidate
     failed or was late; a late candidate may still have answered first. `sent_ms` is when the
-    request went upstream: until then it was the client's time, and ours.
+    request went upstream: until then it was the client's time, and ours. `store` and `operation` are set instead of
+    `model` and `version` for a request to a vector store.
     """
 
     tenant: str
@@ -45,6 +46,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     trial: Trial | None = None
     rescued: bool = False
     sent_ms: float = 0.0
+    store: str = ""
+    operation: str = ""
 
 
 class ExchangeFacts(Struct, frozen=True, kw_only=True):
@@ -90,6 +93,8 @@ def outcome(metadata: Mapping[str, str], facts: ExchangeFacts) -> Outcome | None
         duration_ms=facts.duration_ms,
         cluster=facts.cluster,
         sent_ms=facts.sent_ms,
+        store=metadata.get("store", ""),
+        operation=metadata.get("operation", ""),
         trial=trial,
         rescued=trial is not None and trial.arm == "candidate" and _answered_elsewhere(trial, facts),
     )

@@ -163,6 +163,11 @@ def rescue_cluster_name(model: str, candidate: str, stable: str) -> str:
     return f"{model}@{candidate}@{stable}"
 
 
+def store_cluster(store: str, *, grpc: bool) -> str:
+    """Return Envoy's name for the cluster of a store, by gRPC (HTTP/2) or REST; a version's has an `@`."""
+    return f"store.{store}.{'grpc' if grpc else 'rest'}"
+
+
 def cluster_names(rules: Rules) -> frozenset[str]:
     """Return the names of all clusters that a document's decisions can name."""
     return frozenset(_cluster_names(rules))
@@ -173,6 +178,8 @@ def _cluster_names(rules: Rules) -> Iterator[str]:
         yield from (cluster_name(name, version) for version in model.versions)
         if model.rollout is not None:
             yield rescue_cluster_name(name, model.rollout.candidate, model.stable)
+    for name in rules.stores:
+        yield from (store_cluster(name, grpc=grpc) for grpc in (True, False))
 
 
 def _choose(profile: Profile, name: str, model: Model, live: Live, throw: Callable[[str], Dice]) -> _Choice:

@@ -3,14 +3,17 @@
 Built once per document, off the request path; look-ups do not depend on the number of tenants.
 """
 
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from types import MappingProxyType
 
 from msgspec import Struct
 
-from tenantry.core.rules import Model, Rules, TenantRules, key_of
+from tenantry.core.rules import Model, Rules, Store, TenantRules, key_of
 from tenantry.core.tenant import Profile
+
+_PORT = re.compile(r":[0-9]*$")
 
 
 class KeyEntry(Struct, frozen=True, kw_only=True):
@@ -28,6 +31,10 @@ class RuleBook:
         self.rules = rules
         self.forwarded_headers = frozenset(rules.limits.forward_headers)
         self._keys = {entry.digest: entry for entry in _keys(rules)}
+        self._stores: dict[tuple[str, str], tuple[str, Store]] = {
+            (store.kind, host): (name, store) for name, store in rules.stores.items() for host in store.hosts or ("",)
+        }
+        self.has_stores = bool(rules.stores)
         self._profiles = {name: self._profile(name, tenant) for name, tenant in rules.tenants.items()}
 
     def key(self, digest: bytes) -> KeyEntry | None:
@@ -37,6 +44,11 @@ class RuleBook:
     def model(self, name: str) -> Model | None:
         """Return the model that clients know by this name, or None."""
         return self.rules.models.get(name)
+
+    def store(self, kind: str, authority: str) -> tuple[str, Store] | None:
+        """Return the name and rules of the store of this kind that a request's `:authority` asks for, or None."""
+        host = _PORT.sub("", authority).lower()
+        return self._stores.get((kind, host)) or self._stores.get((kind, ""))
 
     def profile(self, name: str, tier_claim: str | None = None) -> Profile | None:
         """Return the profile of a verified tenant name, or None when no tier is known for it.

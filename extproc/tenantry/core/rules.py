@@ -250,17 +250,28 @@ class Collection(_Document, frozen=True, kw_only=True):
     spread: Annotated[int, Meta(ge=1, le=1_024)] = 1
 
 
+class StoreTls(_Document, frozen=True, kw_only=True):
+    """TLS to a store. Its certificate is of a CA in `ca_file` (on the proxy's disk) and names the endpoint's host."""
+
+    ca_file: Annotated[str, Meta(min_length=1)] = "/etc/ssl/certs/ca-certificates.crt"
+
+
 class Store(_Document, frozen=True, kw_only=True):
     """A vector store and how tenants are kept apart in it.
+
+    `endpoints` speak gRPC and REST, as Milvus does on its one port, or REST alone where `grpc_endpoints` are named.
 
     Under `partition` and `keyprefix` tenants share the `collections` named here, which the operator makes. Under
     `database` and `collection` tenants make their own, of any name, and `tenant_field` is added to each. `hosts` are
     the names under which clients reach this store; a store without any serves every other host, one for each kind.
-    `load_and_flush` lets tenants load and flush collections that they share (it costs others time, never rows).
+    `load_and_flush` lets tenants flush collections that they share, and load them with parameters (it costs others
+    time, never rows).
     """
 
     kind: Literal["milvus", "pinecone"]
     endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
+    grpc_endpoints: tuple[Endpoint, ...] = ()
+    tls: StoreTls | None = None
     isolation: Literal["database", "collection", "partition", "keyprefix", "namespace"]
     hosts: Annotated[tuple[HostName, ...], Meta(max_length=64)] = ()
     tenant_field: FieldName = "tenant_id"
@@ -333,6 +344,7 @@ def _stores(rules: Rules) -> Iterator[Problem]:
     for name, store in rules.stores.items():
         path = join("stores", name)
         yield from _bad_ports(path, store.endpoints)
+        yield from _bad_ports(path, store.grpc_endpoints, "grpcEndpoints")
         yield from _unfit(path, store)
         for host in store.hosts or ("",):
             first = served.setdefault((store.kind, host), name)
@@ -352,6 +364,9 @@ def _unfit(path: str, store: Store) -> Iterator[Problem]:
             message=f"{store.kind} has no isolation by {store.isolation}",
             hint=f"use {right}",
         )
+    if store.tls is not None:
+        yield from _unnamed_hosts(path, "endpoints", store.endpoints)
+        yield from _unnamed_hosts(path, "grpcEndpoints", store.grpc_endpoints)
     shared = store.isolation in ("partition", "keyprefix")
     if shared != bool(store.collections):
         yield Problem(
@@ -361,6 +376,8 @@ def _unfit(path: str, store: Store) -> Iterator[Problem]:
         )
     for name, collection in store.collections.items():
         where = join(f"{path}.collections", name)
+        if "__" in name:
+            yield Problem(path=where, message="a name with __ is kept for spread collections", hint="choose another")
         if (store.isolation == "keyprefix") != (collection.primary_field is not None):
             needed = collection.primary_field is None
             yield Problem(
@@ -372,13 +389,22 @@ def _unfit(path: str, store: Store) -> Iterator[Problem]:
             yield Problem(path=join(where, "primaryField"), message="it is the tenant field", hint="name another")
 
 
-def _bad_ports(path: str, endpoints: Iterable[str]) -> Iterator[Problem]:
+def _unnamed_hosts(path: str, member: str, endpoints: Iterable[str]) -> Iterator[Problem]:
+    for index, endpoint in enumerate(endpoints):
+        host = endpoint.rpartition(":")[0]
+        if host.startswith("[") or host.replace(".", "").isdigit():
+            yield Problem(
+                path=f"{path}.{member}[{index}]",
+                message="an address has no name that its certificate could prove",
+                hint="give the host's name, or remove tls",
+            )
+
+
+def _bad_ports(path: str, endpoints: Iterable[str], member: str = "endpoints") -> Iterator[Problem]:
     for index, endpoint in enumerate(endpoints):
         port = int(endpoint.rpartition(":")[2])
         if not 1 <= port <= 65535:
-            yield Problem(
-                path=f"{path}.endpoints[{index}]", message=f"no port has the number {port}", hint="1 to 65535"
-            )
+            yield Problem(path=f"{path}.{member}[{index}]", message=f"no port has the number {port}", hint="1 to 65535")
 
 
 def _dangling_tiers(rules: Rules) -> Iterator[Problem]:
@@ -497,5 +523,4 @@ def not_acted_on(rules: Rules) -> list[str]:
         ]
         if set_keys:
             found.append(f"tiers.{name}: {', '.join(set_keys)} (admission control)")
-    found.extend(f"stores.{name}: every request to a vector store is refused" for name in rules.stores)
     return found

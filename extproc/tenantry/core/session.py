@@ -14,8 +14,11 @@ its mark, and the request is refused there.
 
 `TRANSITIONS` is the table that runs. Two rows look odd and are meant: a second, empty body is
 answered, since Envoy may send one after large bodies (envoyproxy/envoy#46237) and it can add
-nothing; a second body with content is an error, since it would pass unread. Response events
-arrive only under a processing mode other than the generated one, and change nothing.
+nothing; a second body with content is an error, since it would pass unread.
+
+A request to a vector store has a second half: Envoy holds the answer until the reply to its last
+event writes `verified: yes`. On the routes of models response events arrive only under a
+processing mode other than the generated one, and change nothing.
 """
 
 from collections.abc import Callable
@@ -24,10 +27,17 @@ from enum import Enum
 from msgspec import Struct, structs
 
 from tenantry.core import chat, model_api
-from tenantry.core.errors import BadRequestError, ConversationError, NotFoundError, RequestRefusedError
+from tenantry.core.errors import (
+    BadRequestError,
+    ConversationError,
+    NotFoundError,
+    RequestRefusedError,
+    UnavailableError,
+)
 from tenantry.core.events import (
     Answer,
     Continue,
+    Deliver,
     Event,
     Forward,
     Header,
@@ -35,7 +45,9 @@ from tenantry.core.events import (
     RequestBody,
     RequestHeaders,
     RequestTrailers,
-    ResponseEvent,
+    ResponseBody,
+    ResponseHeaders,
+    ResponseTrailers,
 )
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.keyring import Keyring
@@ -43,7 +55,9 @@ from tenantry.core.routing import Decision, Live, decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Model
 from tenantry.core.split import Dice, throw, unit_of
+from tenantry.core.store_exchange import StoreExchange
 from tenantry.core.tenant import Tenant
+from tenantry.core.vector.calls import Call, StoreHead, StoreOf
 
 PER_TRY_HEADER = "x-envoy-upstream-rq-per-try-timeout-ms"
 """How long an attempt has until its first byte (Envoy, router filter); taken off by Envoy."""
@@ -62,6 +76,9 @@ class State(Enum):
     AWAIT_HEADERS = "await headers"
     AWAIT_BODY = "await body"
     PASSED = "passed on"
+    AWAIT_ANSWER = "await a store's answer"
+    AWAIT_ANSWER_BODY = "await the body of a store's answer"
+    VERIFIED = "verified"
     ANSWERED = "answered here"
     FAILED = "failed"
 
@@ -73,19 +90,39 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     keyring: Keyring
 
 
+Gate = Callable[[StoreOf], None]
+"""Asked before each request to a store; raises RequestRefusedError unless it may be used by these rules of it."""
+
+
+OpenCall = Callable[[RuleBook, str, str, StoreHead], tuple[StoreOf, Call] | None]
+"""`vector.stores.open_call`. It comes from outside: the stores' messages need protobuf, and the core alone has none."""
+
+
+def no_stores(_book: RuleBook, _tenant: str, _authority: str, _head: StoreHead) -> None:
+    """Say of every request that it is not for a store."""
+
+
+def closed(store_of: StoreOf) -> None:
+    """Refuse: nobody has shown that the store keeps tenants apart."""
+    raise UnavailableError("store_not_proven", f'The store "{store_of.name}" is not in use yet.')
+
+
 class Session:
     """One exchange.
 
     `new_request_id` returns a fresh id of 32 hexadecimal digits; ids are never the client's, since
     usage is billed by them. `live` returns what is known of rollouts; it is asked when the version
-    is chosen, so that a revert counts from the next decision on. After the last event `tenant`,
-    `decision` and `refusal` say what happened, for metrics; `events` counts the messages of the
-    conversation.
+    is chosen, so that a revert counts from the next decision on. `open_call` tells what a request
+    asks of a vector store, and `gate` is asked before that one is used. After the last event
+    `tenant`, `decision`, `store` and `refusal` say what happened, for metrics; `events` counts the
+    messages of the conversation.
     """
 
     __slots__ = (
+        "_gate",
         "_headers",
         "_live",
+        "_open_call",
         "_snapshot",
         "api",
         "decision",
@@ -94,12 +131,22 @@ class Session:
         "refusal",
         "request_id",
         "state",
+        "store",
         "tenant",
     )
 
-    def __init__(self, snapshot: Snapshot, new_request_id: Callable[[], str], live: Callable[[], Live] = Live) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        new_request_id: Callable[[], str],
+        live: Callable[[], Live] = Live,
+        gate: Gate = closed,
+        open_call: OpenCall = no_stores,
+    ) -> None:
         self._snapshot = snapshot
         self._live = live
+        self._gate = gate
+        self._open_call = open_call
         self._headers: tuple[Header, ...] = ()
         self.state = State.AWAIT_HEADERS
         self.api: chat.Api | None = None
@@ -107,6 +154,7 @@ class Session:
         self.request_id = new_request_id()
         self.tenant: Tenant | None = None
         self.decision: Decision | None = None
+        self.store: StoreExchange | None = None
         self.refusal: RequestRefusedError | None = None
         self.events = 0
 
@@ -125,8 +173,16 @@ class Session:
         except BaseException:
             self.state = State.FAILED
             raise
-        self.state = step.after(reply)
+        self.state = step.after(reply, of_store=self.store is not None)
         return reply
+
+    def refuse(self, refusal: RequestRefusedError) -> Answer:
+        """Take back the reply that passed a request on, before it was sent: what the request needs cannot be made."""
+        if self.state is not State.AWAIT_ANSWER:
+            raise ConversationError("only a store's request can be taken back, and only before it went")
+        self.refusal = refusal
+        self.state = State.ANSWERED
+        return _refusal_answer(refusal, grpc=self.grpc)
 
     def _on_headers(self, event: RequestHeaders, now: float) -> Reply:
         headers = event.headers
@@ -136,6 +192,8 @@ class Session:
         self.grpc = values.get("content-type", [b""])[0].startswith(b"application/grpc")
         self.tenant = authenticate(self._snapshot.book, _presented(event, values), now)
         method, path = _one(values, ":method"), _one(values, ":path")
+        if self._snapshot.book.has_stores and self._opens_store(StoreHead(method=method, path=path, headers=headers)):
+            return self._store_forward(None) if event.end_stream else Continue()
         self.api = model_api.match(method, path)
         if self.api is None:
             return model_api.models_answer(self._snapshot.book, self.tenant.profile)
@@ -145,11 +203,44 @@ class Session:
         self._headers = headers
         return Continue()
 
-    def _on_body(self, event: RequestBody, _now: float) -> Reply:
-        book, keyring = self._snapshot.book, self._snapshot.keyring
-        tenant, api = self.tenant, self.api
-        if tenant is None or api is None:  # the table makes this unreachable; a bug must not pass a request
+    def _opens_store(self, head: StoreHead) -> bool:
+        tenant = self._verified_tenant()
+        authority = b"".join(head.all(":authority")).decode("latin-1")
+        opened = self._open_call(self._snapshot.book, tenant.profile.name, authority, head)
+        if opened is None:
+            return False
+        store_of, call = opened
+        self.store = StoreExchange(store_of, call, head, self._snapshot.book.rules.limits.max_body_bytes)
+        self._gate(store_of)
+        return True
+
+    def _store_forward(self, body: bytes | None) -> Reply:
+        store = self._store()
+        return store.forward(body, self._verified_tenant(), self._snapshot.keyring, self.request_id)
+
+    def _store(self) -> StoreExchange:
+        if self.store is None:  # the table makes this unreachable
+            raise ConversationError("a store's answer without a store")
+        return self.store
+
+    def _verified_tenant(self) -> Tenant:
+        if self.tenant is None:  # the table makes this unreachable; a bug must not pass a request
             raise ConversationError("a body without a verified tenant")
+        return self.tenant
+
+    def _on_answer_headers(self, event: ResponseHeaders, _now: float) -> Reply:
+        return self._store().hold(event) or Continue()
+
+    def _on_answer_body(self, event: ResponseBody, _now: float) -> Reply:
+        return self._store().deliver(event)
+
+    def _on_body(self, event: RequestBody, _now: float) -> Reply:
+        if self.store is not None:
+            return self._store_forward(event.body)
+        book, keyring = self._snapshot.book, self._snapshot.keyring
+        tenant, api = self._verified_tenant(), self.api
+        if api is None:
+            raise ConversationError("a body without a route")
         # Envoy's own bound is a watermark: 130 kB that announced no length passed a limit of 64 KiB.
         model_api.check_body_size(len(event.body), book.rules.limits.max_body_bytes)
         body = chat.read(event.body)
@@ -224,28 +315,49 @@ class Session:
 
 
 class Step(Struct, frozen=True, kw_only=True):
-    """What runs for an event in a state, and the state after each kind of reply."""
+    """What runs for an event in a state, and the state after each kind of reply.
+
+    `store_next` is asked first in an exchange with a store.
+    """
 
     run: Callable[..., Reply]
     next: dict[type, State]
+    store_next: dict[type, State] = {}
 
-    def after(self, reply: Reply) -> State:
+    def after(self, reply: Reply, *, of_store: bool) -> State:
         """Return the state that follows this reply."""
-        return self.next[type(reply)]
+        kind = type(reply)
+        return self.store_next[kind] if of_store and kind in self.store_next else self.next[kind]
 
 
 TRANSITIONS: dict[tuple[State, type], Step] = {
     (State.AWAIT_HEADERS, RequestHeaders): Step(
         run=Session._on_headers,  # noqa: SLF001  # the table is part of the class's own module
         next={Continue: State.AWAIT_BODY, Answer: State.ANSWERED},
+        store_next={Forward: State.AWAIT_ANSWER},
     ),
     (State.AWAIT_BODY, RequestBody): Step(
         run=Session._on_body,  # noqa: SLF001
         next={Forward: State.PASSED, Answer: State.ANSWERED},
+        store_next={Forward: State.AWAIT_ANSWER},
     ),
     (State.PASSED, RequestBody): Step(run=Session._on_second_body, next={Continue: State.PASSED}),  # noqa: SLF001
     (State.PASSED, RequestTrailers): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
-    (State.PASSED, ResponseEvent): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
+    (State.PASSED, ResponseHeaders): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
+    (State.PASSED, ResponseBody): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
+    (State.PASSED, ResponseTrailers): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
+    (State.AWAIT_ANSWER, RequestBody): Step(
+        run=Session._on_second_body,  # noqa: SLF001
+        next={Continue: State.AWAIT_ANSWER},
+    ),
+    (State.AWAIT_ANSWER, ResponseHeaders): Step(
+        run=Session._on_answer_headers,  # noqa: SLF001
+        next={Continue: State.AWAIT_ANSWER_BODY, Deliver: State.VERIFIED, Answer: State.ANSWERED},
+    ),
+    (State.AWAIT_ANSWER_BODY, ResponseBody): Step(
+        run=Session._on_answer_body,  # noqa: SLF001
+        next={Deliver: State.VERIFIED, Answer: State.ANSWERED},
+    ),
 }
 """Every (state, event) that is allowed. Whatever is not here leads to FAILED."""
 

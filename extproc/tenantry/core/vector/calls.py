@@ -34,15 +34,24 @@ class StoreHead(Struct, frozen=True, kw_only=True):
         return [value for header, value in self.headers if header == name]
 
 
+class Need(Struct, frozen=True, kw_only=True):
+    """What must be there in a store before a request is passed on: a tenant's database, or its partition."""
+
+    database: str = ""
+    collection: str = ""
+    partition: str = ""
+
+
 class StoreRequest(Struct, frozen=True, kw_only=True):
     """What goes to the store. `path` None: as it came. `headers` are set besides those that every request has.
 
-    A request without a body stays without: `body` is None.
+    A request without a body stays without: `body` is None. `need` is made before, on a tenant's first use.
     """
 
     body: bytes | None
     path: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    need: Need | None = None
 
 
 class StoreResponse(Struct, frozen=True, kw_only=True):
@@ -54,10 +63,14 @@ class StoreResponse(Struct, frozen=True, kw_only=True):
 
 
 class Verified(Struct, frozen=True, kw_only=True):
-    """What the client gets, and how many rows were looked at. `headers` are set besides the content's length."""
+    """What the client gets, and how many rows were looked at. `headers` are set besides the content's length.
+
+    `failed`: the store did not do what was asked.
+    """
 
     body: bytes
     rows: int = 0
+    failed: bool = False
     headers: tuple[tuple[str, str], ...] = ()
 
 

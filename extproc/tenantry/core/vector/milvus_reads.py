@@ -1,0 +1,309 @@
+"""Search, HybridSearch and Query in the tenant's scope.
+
+Each gets the guarded filter, the tenant's partitions and database, and the tenant column among its output fields.
+Parameters are taken from lists of what was reviewed: Milvus reads some of them as other requests (a grouping, an
+aggregation, another collection by its id).
+"""
+
+import re
+from collections.abc import Mapping, MutableSequence
+from typing import Any
+
+import msgspec
+
+from tenantry.core.errors import BadRequestError
+from tenantry.core.vector._pb import milvus_pb2 as pb
+from tenantry.core.vector.calls import UnreadableResponseError
+from tenantry.core.vector.expr import KeyRewrite, TemplateValue, scoped
+from tenantry.core.vector.milvus_rows import COUNT, length, take_prefix, take_tenant_column
+from tenantry.core.vector.milvus_scope import Scoped
+from tenantry.core.vector.milvus_wire import MAX_PARAMETERS, MAX_VALUE_CHARACTERS, parse
+
+BOOL_EXPR_V1 = 1
+"""`DslType` of a filter in the expression language (common.proto); 0 is a JSON language that Milvus 1 had."""
+
+MAX_OUTPUT_FIELDS = 1024
+MAX_SUB_SEARCHES = 1024
+OUTPUT_FIELD = re.compile(r"\*|\$meta|[A-Za-z_][A-Za-z0-9_]{0,254}")
+
+SEARCH_PARAMETERS = frozenset(
+    {
+        "anns_field",
+        "topk",
+        "limit",
+        "offset",
+        "params",
+        "metric_type",
+        "round_decimal",
+        "ignore_growing",
+        "group_by_field",
+        "group_size",
+        "strict_group_size",
+        "iterator",
+        "search_iter_v2",
+        "search_iter_batch_size",
+        "search_iter_last_bound",
+        "search_iter_id",
+        "collection_id",
+        "radius",
+        "range_filter",
+        "analyzer_name",
+        "rank_group_scorer",
+    }
+)
+QUERY_PARAMETERS = frozenset({"limit", "offset", "iterator", "collection_id", "reduce_stop_for_best", "ignore_growing"})
+RANK_PARAMETERS = frozenset(
+    {
+        "strategy",
+        "params",
+        "limit",
+        "offset",
+        "round_decimal",
+        "group_by_field",
+        "group_size",
+        "strict_group_size",
+        "rank_group_scorer",
+    }
+)
+
+INDEX_PARAMETERS = frozenset(
+    {
+        "nprobe",
+        "ef",
+        "search_k",
+        "search_list",
+        "reorder_k",
+        "refine_k",
+        "level",
+        "radius",
+        "range_filter",
+        "drop_ratio_search",
+        "dim_max_score_ratio",
+        "max_empty_result_buckets",
+        "itopk_size",
+        "search_width",
+        "min_iterations",
+        "max_iterations",
+        "team_size",
+        "with_raw_data",
+        "page_retain_order",
+        "hints",
+        "metric_type",
+        "k",
+        "weights",
+        "norm_score",
+        "mh_search_with_jaccard",
+        "mh_lsh_band",
+    }
+)
+"""Members of the JSON in `params`: how an index searches and how a ranker weighs. None of them selects rows."""
+
+_JSON = msgspec.json.Decoder(dict[str, bool | int | float | str | list[float] | None])
+
+
+def scope_search(work: Scoped, request: pb.SearchRequest) -> None:
+    """Put a search into the tenant's scope."""
+    work.enter(request)
+    _output_fields(work, request.output_fields, counts=False)
+    _search(work, request)
+
+
+def _search(work: Scoped, request: pb.SearchRequest) -> None:
+    if request.dsl_type != BOOL_EXPR_V1:
+        raise BadRequestError("field_not_allowed", "SearchRequest.dsl_type is not BoolExprV1, which alone is allowed.")
+    parse(pb.PlaceholderGroup, request.placeholder_group)
+    request.dsl = _guarded(work, request.dsl, request.expr_template_values)
+    request.partition_names[:] = work.layout.partitions(list(request.partition_names))
+    request.ClearField("expr_template_values")
+    _parameters(work, request.search_params, SEARCH_PARAMETERS, "search_params")
+
+
+def scope_hybrid_search(work: Scoped, request: pb.HybridSearchRequest) -> None:
+    """Put a hybrid search into the tenant's scope: the whole and every search in it."""
+    work.enter(request)
+    _output_fields(work, request.output_fields, counts=False)
+    if len(request.requests) > MAX_SUB_SEARCHES:
+        raise BadRequestError("too_many_searches", f"More than {MAX_SUB_SEARCHES} searches in one request.")
+    name = work.place.name
+    for part in request.requests:
+        if part.collection_name not in ("", name):
+            raise BadRequestError("field_not_allowed", "A search inside a hybrid search names another collection.")
+        part.collection_name = name
+        work.enter(part)
+        _search(work, part)
+    request.partition_names[:] = work.layout.partitions(list(request.partition_names))
+    _parameters(work, request.rank_params, RANK_PARAMETERS, "rank_params")
+
+
+def scope_query(work: Scoped, request: pb.QueryRequest) -> None:
+    """Put a query into the tenant's scope."""
+    work.enter(request)
+    _output_fields(work, request.output_fields, counts=True)
+    request.expr = _guarded(work, request.expr, request.expr_template_values)
+    request.partition_names[:] = work.layout.partitions(list(request.partition_names))
+    request.ClearField("expr_template_values")
+    _parameters(work, request.query_params, QUERY_PARAMETERS, "query_params")
+
+
+def scope_delete(work: Scoped, request: pb.DeleteRequest) -> None:
+    """Put a delete into the tenant's scope. `hash_keys` are the store's own: it computes them when they are absent."""
+    work.enter(request)
+    request.expr = _guarded(work, request.expr, request.expr_template_values)
+    request.partition_name = work.layout.partition_to_write(request.partition_name)
+    request.ClearField("expr_template_values")
+    request.ClearField("hash_keys")
+
+
+def check_search(work: Scoped, answer: pb.SearchResults) -> int:
+    """Verify a search's rows, take out what the client did not ask for; return how many rows there were."""
+    results, place = answer.results, work.place
+    keys = results.ids.WhichOneof("id_field")
+    rows = len(getattr(results.ids, keys).data) if keys else 0
+    kept = take_tenant_column(results.fields_data, place.tenant_field, work.layout.tenant, rows)
+    group = results.group_by_field_value
+    if results.HasField("group_by_field_value") and group.field_name == place.tenant_field:
+        results.ClearField("group_by_field_value")
+    _replace(results.fields_data, kept, work)
+    if place.primary_field is not None and keys:
+        results.ids.str_id.data[:] = take_prefix(results.ids.str_id.data, work.layout.key_prefix)
+    _forget(results.output_fields, place.tenant_field)
+    answer.collection_name = work.place.name
+    return rows
+
+
+def check_query(work: Scoped, answer: pb.QueryResults) -> int:
+    """Verify a query's rows, take out what the client did not ask for; return how many rows there were."""
+    place = work.place
+    answer.collection_name = work.place.name
+    if work.counts:
+        _check_count(answer)
+        return 0
+    rows = max(
+        (
+            len(column.scalars.string_data.data)
+            for column in answer.fields_data
+            if column.field_name == place.tenant_field
+        ),
+        default=0,
+    )
+    kept = take_tenant_column(answer.fields_data, place.tenant_field, work.layout.tenant, rows)
+    _replace(answer.fields_data, kept, work)
+    _forget(answer.output_fields, place.tenant_field)
+    return rows
+
+
+def _check_count(answer: pb.QueryResults) -> None:
+    columns = answer.fields_data
+    if len(columns) > 1 or any(column.field_name != COUNT or length(column) != 1 for column in columns):
+        raise UnreadableResponseError("a count that is not one number")
+
+
+def _replace(columns: Any, kept: list[pb.FieldData], work: Scoped) -> None:
+    """Make `columns` those that were kept, with primary keys as the client wrote them."""
+    primary = work.place.primary_field
+    if primary is not None:
+        for column in kept:
+            if column.field_name == primary:
+                keys = column.scalars.string_data.data
+                keys[:] = take_prefix(keys, work.layout.key_prefix)
+    if len(kept) != len(columns):
+        for index in reversed(range(len(columns))):
+            if columns[index].field_name == work.place.tenant_field:
+                del columns[index]
+
+
+def _forget(names: MutableSequence[str], field: str) -> None:
+    while field in names:
+        names.remove(field)
+
+
+def _output_fields(work: Scoped, names: MutableSequence[str], *, counts: bool) -> None:
+    """Ask for the tenant column besides what the client asked for."""
+    if len(names) > MAX_OUTPUT_FIELDS:
+        raise BadRequestError("too_many_fields", f"More than {MAX_OUTPUT_FIELDS} output fields.", param="output_fields")
+    if counts and list(names) == [COUNT]:
+        work.counts = True
+        return
+    for name in names:
+        if OUTPUT_FIELD.fullmatch(name) is None:
+            raise BadRequestError(
+                "invalid_output_field",
+                f"An output field is the name of a field, or *; {COUNT} stands alone in a query, other aggregates "
+                "are not allowed.",
+                param="output_fields",
+            )
+        work.refuse_tenant_field(name, "output_fields")
+    names.append(work.place.tenant_field)
+
+
+def _guarded(work: Scoped, text: str, templates: Mapping[str, pb.TemplateValue]) -> str:
+    place = work.place
+    return scoped(
+        text,
+        field=place.tenant_field,
+        tenant=work.layout.tenant,
+        templates={name: _value(value) for name, value in templates.items()} if templates else {},
+        keys=KeyRewrite(field=place.primary_field, prefix=work.layout.key_prefix)
+        if place.primary_field is not None
+        else None,
+    )
+
+
+def _value(value: pb.TemplateValue) -> TemplateValue:
+    kind = value.WhichOneof("val")
+    if kind == "array_val":
+        inner = value.array_val.WhichOneof("data")
+        return tuple(getattr(value.array_val, inner).data) if inner else ()
+    if kind is None:
+        raise BadRequestError("invalid_template", "A value for a name in the filter is empty.", param="filter")
+    found: bool | int | float | str = getattr(value, kind)
+    return found
+
+
+def _parameters(work: Scoped, pairs: MutableSequence[pb.KeyValuePair], allowed: frozenset[str], param: str) -> None:
+    """Check parameters against those that were reviewed, each of them once."""
+    if len(pairs) > MAX_PARAMETERS:
+        raise BadRequestError("too_many_parameters", f"More than {MAX_PARAMETERS} of {param}.", param=param)
+    seen: set[str] = set()
+    collection_at = None
+    for index, pair in enumerate(pairs):
+        key, value = pair.key, pair.value
+        if key not in allowed:
+            raise BadRequestError(
+                "parameter_not_allowed", f"{param}[{index}] is not one of those allowed.", param=param
+            )
+        if key in seen or len(value) > MAX_VALUE_CHARACTERS:
+            raise BadRequestError(
+                "invalid_parameter", f'"{key}" is there twice, or its value is too long.', param=param
+            )
+        seen.add(key)
+        if key == "params" and value:
+            _index_parameters(value, param)
+        elif key in ("group_by_field", "anns_field"):
+            work.refuse_tenant_field(value, param)
+        elif key == "collection_id":
+            collection_at = index
+    if collection_at is not None:
+        _iterated_collection(work, pairs[collection_at].value, param)
+        # Without it the store takes the collection by its name, which is ours. Its own id for it is not known here.
+        del pairs[collection_at]
+
+
+def _iterated_collection(work: Scoped, value: str, param: str) -> None:
+    if value not in ("", "0", str(work.layout.public_id(work.place.name))):
+        raise BadRequestError(
+            "invalid_parameter", '"collection_id" is not what describing the collection says.', param=param
+        )
+
+
+def _index_parameters(value: str, param: str) -> None:
+    try:
+        members = _JSON.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        raise BadRequestError(
+            "invalid_parameter", '"params" is not a JSON object of numbers, texts and flags.', param=param
+        ) from None
+    if unknown := [name for name in members if name not in INDEX_PARAMETERS]:
+        raise BadRequestError(
+            "parameter_not_allowed", f'{len(unknown)} of the members of "params" are not allowed.', param=param
+        )
