@@ -1,4 +1,4 @@
-"""Real Milvus engines, one of each kind for a module; where an environment is missing, its tests are listed as not run."""
+"""Real Milvus engines, one of each kind for a module; where an environment is missing, tests are listed as not run."""
 
 import subprocess
 from collections.abc import Iterator
