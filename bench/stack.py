@@ -38,7 +38,7 @@ def tenantry(folder: Path, store: Mapping[str, Any]) -> Iterator[str]:
     rules = folder / "rules.json"
     rules.write_text(json.dumps(document))
     address = f"127.0.0.1:{ports[0]}"
-    command = [sys.executable, "-m", "tenantry.cli", "up", str(rules), "--listen", address,
+    command = [sys.executable, "-c", "from tenantry.cli import main; main()", "up", str(rules), "--listen", address,
                "--admin", f"127.0.0.1:{ports[1]}", "--envoy-admin", f"127.0.0.1:{ports[2]}",
                "--state", str(folder / "state")]  # fmt: skip
     with (folder / "up.log").open("wb") as log:
