@@ -26,6 +26,7 @@ from typing import Any
 import grpc
 from google.protobuf import __version__ as protobuf_version
 from tenantry.adapters import envoy_process
+from tenantry.adapters.memory import keep_freed_memory
 from tenantry.core.rules import Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import StoreHead, StoreOf, StoreResponse
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=milvus_engines.KINDS, default="lite25")
     parser.add_argument("--searches", type=int, default=1500)
     options = parser.parse_args()
+    keep_freed_memory()  # as the sidecar does
     messages = Messages(options.seed)
     figures: dict[str, Any] = {"cpu_us": costs(messages)}
     figures |= asyncio.run(end_to_end(messages, options.engine, options.searches))
