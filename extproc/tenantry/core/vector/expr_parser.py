@@ -243,6 +243,8 @@ class Parser(Reader):
         self._sign("(", "`(` after a function's name")
         at = self._index
         ref = self._ref()
+        if name in TEXT_FUNCTIONS and (ref.path or ref.name == META):
+            self._refuse("this function takes the name of a field, without a path.", at)
         node: Node
         if name in TEXT_FUNCTIONS and (ref.path or ref.name == META):
             self._refuse("this function takes the name of a field, without a path.", at)
