@@ -2,9 +2,9 @@
 
 | kind   | engine                      | answers after | what it lacks                      |
 |--------|-----------------------------|---------------|------------------------------------|
-| lite3  | Milvus Lite 3.2.2 (Python)  | 1.0 s         | databases                          |
-| lite25 | Milvus Lite 2.5.1 (C++)     | 0.1 s         | databases, partitions              |
-| m23    | Milvus 2.3.5 (Go)           | 1.8 s         | hybrid search, nullable fields     |
+| lite3  | Milvus Lite 3.2.2 (Python)  | 1.0 s         | partition_name on Delete is ignored |
+| lite25 | Milvus Lite 2.5.1 (C++)     | 0.1 s         | databases, partitions (ignored!), aliases |
+| m23    | Milvus 2.3.5 (Go)           | 2 s           | hybrid search, nullable fields     |
 
 All ports are free ones of the moment, so any number of engines run side by side. The two of Milvus Lite listen on
 loopback only. Milvus 2.3.5 knows no such setting: its gRPC ports are open on every interface.

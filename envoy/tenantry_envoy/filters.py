@@ -162,17 +162,19 @@ def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
 
 
 def _mutation_rules(rules: Rules) -> HeaderMutationRules:
+    # Pinecone has namespaces in its paths. :scheme, :authority and :method stay out of reach: they are `routing`.
+    rewrites_paths = any(store.kind == "pinecone" for store in rules.stores.values())
     # Everything but pseudo-headers and `host`: the sidecar removes by default-deny, which
     # takes in the x-envoy- headers that Envoy itself has added by then.
     allowed = HeaderMutationRules(
-        allow_all_routing=False, allow_envoy=True, disallow_system=True, disallow_is_error=True
+        allow_all_routing=False,
+        allow_envoy=True,
+        disallow_system=None if rewrites_paths else True,
+        disallow_is_error=True,
     )
     if rules.stores:
         # Without the mark a store's answer would pass for the sidecar's own.
         allowed.disallow_expression = RegexMatcher(regex=FROM_UPSTREAM_HEADER)
-    if any(store.kind == "pinecone" for store in rules.stores.values()):
-        # Pinecone has namespaces in its paths. :scheme, :authority and :method stay out of reach: they are `routing`.
-        allowed.disallow_system = False
     return allowed
 
 

@@ -21,6 +21,7 @@ from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
 from tenantry.rollout_cli import app as rollout_app
+from tenantry.stores_cli import app as stores_app
 
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -41,6 +42,7 @@ secrets_app = App(name="secrets", help="The files of key material that a sidecar
 app.command(key_app)
 app.command(secrets_app)
 app.command(rollout_app)
+app.command(stores_app)
 
 
 @app.command

@@ -25,21 +25,53 @@ def core_modules() -> list[str]:
     return ["tenantry.core", *sorted(module.name for module in found)]
 
 
-def test_the_core_loads_the_standard_library_and_msgspec_and_nothing_else() -> None:
-    """No gRPC, protobuf, asyncio server or log: decisions are functions of what they are given."""
+VECTOR = "tenantry.core.vector"
+
+
+def loaded_by(modules: list[str]) -> set[str]:
+    """What a fresh interpreter has loaded once it imported these."""
     code = f"""
 import json, sys
 before = set(sys.modules)
 import importlib
-for name in {core_modules()!r}:
+for name in {modules!r}:
     importlib.import_module(name)
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded: list[str] = json.loads(done.stdout)
-    assert set(core_modules()) <= set(loaded)
+    assert set(modules) <= set(loaded)
+    return set(loaded)
+
+
+def strangers(loaded: set[str]) -> set[str]:
     known = sys.stdlib_module_names | ALLOWED
-    assert {name for name in loaded if name.partition(".")[0] not in known} == set()
+    return {name for name in loaded if name.partition(".")[0] not in known}
+
+
+def test_the_core_loads_the_standard_library_and_msgspec_and_nothing_else() -> None:
+    """No gRPC, protobuf, asyncio server or log: decisions are functions of what they are given."""
+    outside = [name for name in core_modules() if name != VECTOR and not name.startswith(f"{VECTOR}.")]
+    assert "tenantry.core.session" in outside
+    loaded = loaded_by(outside)
+    assert strangers(loaded) == set()
+    assert {name for name in loaded if name.startswith("tenantry.") and not name.startswith("tenantry.core")} == set()
+
+
+def test_the_session_gets_what_reads_stores_messages_from_outside() -> None:
+    """It knows a call to a store by its protocol (`vector.calls`), and none of those that there are."""
+    loaded = loaded_by(["tenantry.core.session"])
+    assert "tenantry.core.vector.calls" in loaded
+    assert not {name for name in loaded if name.startswith(f"{VECTOR}.") and "milvus" in name}
+    assert "google.protobuf" not in loaded
+
+
+def test_vector_may_load_protobuf_besides() -> None:
+    loaded = loaded_by([name for name in core_modules() if name.startswith(VECTOR)])
+    assert {name for name in strangers(loaded) if name.partition(".")[0] != "google"} == set()
+    assert {name for name in loaded if name.startswith("google.")} <= {
+        name for name in loaded if name == "google.protobuf" or name.startswith(("google.protobuf.", "google._upb"))
+    }
     assert {name for name in loaded if name.startswith("tenantry.") and not name.startswith("tenantry.core")} == set()
 
 

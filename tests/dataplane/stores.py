@@ -227,14 +227,14 @@ def rest(
     return request(target, method=method, headers=[json_type, *headers], body=body)
 
 
-def store_document(upstream: Upstream, grpc_store: GrpcStore, **limits: Any) -> Json:
+def store_document(upstream: Upstream, grpc_store: GrpcStore) -> Json:
     """Rules with a Milvus and a Pinecone store, both served by the two upstreams."""
     where: Json = {"endpoints": [upstream.endpoint], "grpcEndpoints": [f"127.0.0.1:{grpc_store.port}"]}
     stores = {
         "vectors": where | {"kind": "milvus", "isolation": "database"},
         "index": where | {"kind": "pinecone", "isolation": "namespace"},
     }
-    return rules(upstream, stores=stores, limits={"maxBodyBytes": 64 * 1024 * 1024, **limits})
+    return rules(upstream, stores=stores, limits={"maxBodyBytes": 64 * 1024 * 1024})
 
 
 def without_guard(config: Json) -> None:
@@ -262,8 +262,10 @@ class StoreStack:
 
 
 @contextlib.asynccontextmanager
-async def store_stack(folder: Path, edits: Mapping[str, Edit], **limits: Any) -> AsyncIterator[StoreStack]:
-    """Run it all; one Envoy for each edit of the generated bootstrap."""
+async def store_stack(
+    folder: Path, edits: Mapping[str, Edit], *, patience_seconds: float = 1.0
+) -> AsyncIterator[StoreStack]:
+    """Run it all; one Envoy for each edit of the generated bootstrap, which waits so long for the sidecar."""
     files = Files(folder=folder)
     sidecar = FakeSidecar()
     async with (
@@ -271,12 +273,12 @@ async def store_stack(folder: Path, edits: Mapping[str, Edit], **limits: Any) ->
         GrpcStore().running() as grpc_store,
         contextlib.AsyncExitStack() as exits,
     ):
-        files.save(store_document(upstream, grpc_store, **limits))
+        files.save(store_document(upstream, grpc_store))
         socket = str(exits.enter_context(sockets()) / "s")
         await exits.enter_async_context(sidecar.running(socket))
         envoys = {}
         for name, edit in edits.items():
             envoys[name], _ = await exits.enter_async_context(
-                envoy(files, (socket,), edit=edit, state=name, message_timeout_seconds=1.0)
+                envoy(files, (socket,), edit=edit, state=name, message_timeout_seconds=patience_seconds)
             )
         yield StoreStack(sidecar=sidecar, rest_store=upstream, grpc_store=grpc_store, envoys=envoys)

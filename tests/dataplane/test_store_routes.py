@@ -35,7 +35,9 @@ OWN = b"row-of-its-own-tenant"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[StoreStack]:
-    async with store_stack(tmp_path_factory.mktemp("routes"), {"generated": lambda _config: None}) as running:
+    # 60 MiB on a busy machine keep a sidecar in Python for longer than a second.
+    folder = tmp_path_factory.mktemp("routes")
+    async with store_stack(folder, {"generated": lambda _config: None}, patience_seconds=20.0) as running:
         running.rest_store.scripts["big"] = lambda seen: [fixed(SECRET + b"." * seen.json["size"])]
         yield running
 
@@ -53,14 +55,14 @@ def stores(stack: StoreStack) -> Iterator[StoreStack]:
 @pytest.mark.parametrize("mib", [1, 16, 60])
 async def test_large_bodies_pass_both_ways(stores: StoreStack, mib: int) -> None:
     size = mib * MIB
-    answer = await stores.rest(rest("big", size=size))
+    answer = await stores.rest(rest("big", size=size), timeout=60)
     assert (answer.status, answer.complete, len(answer.body)) == (200, True, size + len(OWN))
-    called = await stores.call(b"big %d" % size)
+    called = await stores.call(b"big %d" % size, timeout=60)
     assert (called.code, len(called.body)) == (grpc.StatusCode.OK, size + len(OWN))
-    answer = await stores.rest(rest("", pad="." * size))
+    answer = await stores.rest(rest("", pad="." * size), timeout=60)
     assert answer.status == 200
     assert len(stores.rest_store.seen[-1].body) > size
-    called = await stores.call(b"pad " + b"." * size)
+    called = await stores.call(b"pad " + b"." * size, timeout=60)
     assert called.code is grpc.StatusCode.OK
     assert len(stores.grpc_store.seen[-1][0]) == size + 4
     stores.rest_store.seen.clear()
@@ -233,7 +235,7 @@ async def test_without_a_sidecar_a_store_is_unavailable(tmp_path: Path) -> None:
 @contextlib.asynccontextmanager
 async def _tls_server(context: ssl.SSLContext, names: list[str | None]) -> AsyncIterator[int]:
     """An HTTP server that notes each client's SNI."""
-    context.sni_callback = lambda _socket, name, _context: names.append(name)  # type: ignore[assignment]
+    context.sni_callback = lambda _socket, name, _context: names.append(name)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError):

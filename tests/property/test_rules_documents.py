@@ -24,8 +24,13 @@ GOLD = {"priority": 0, "weight": 8.0, "maxInFlight": 64, "maxQueueSeconds": 30.0
 STORE = {
     "kind": "milvus",
     "endpoints": ["h:1"],
-    "isolation": "partition",
-    "collections": {"notes": {"tenantField": "t"}},
+    "grpcEndpoints": ["h:2"],
+    "tls": {"caFile": "ca.pem"},
+    "isolation": "keyprefix",
+    "hosts": ["milvus.example"],
+    "tenantField": "t",
+    "collections": {"notes": {"tenantField": "t", "primaryField": "pk", "spread": 2}},
+    "loadAndFlush": True,
 }
 
 MARGINS = {
@@ -134,7 +139,7 @@ WRONG: tuple[Any, ...] = (
 )  # fmt: skip
 OPTIONAL = {
     "tier", "models", "rollout", "servedName", "quota", "maxInFlight", "maxQueueSeconds", "jwt", "mtls", "tierClaim",
-    "notAfter", "defaultTier", "steps", "betaSelfService",
+    "notAfter", "defaultTier", "steps", "betaSelfService", "tls",
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from msgspec import Struct
 from tenantry.core.events import Answer, Event, Header, Reply, RequestBody, RequestHeaders
 from tenantry.core.routing import Live
-from tenantry.core.session import Session, Snapshot, State
+from tenantry.core.session import Gate, OpenCall, Session, Snapshot, State, closed, no_stores
 
 from tenantry_testing import documents
 from tenantry_testing.documents import NOW, snapshot
@@ -72,9 +72,17 @@ Expected = Reply | type | State | Refused
 class Transcript:
     """One session. `>> event` sends an event; `<< expected` checks the reply, the type of it, or the state after it."""
 
-    def __init__(self, snapshot: Snapshot = SNAPSHOT, *, now: float = NOW, live: Live | None = None) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot = SNAPSHOT,
+        *,
+        now: float = NOW,
+        live: Live | None = None,
+        gate: Gate = closed,
+        open_call: OpenCall = no_stores,
+    ) -> None:
         known = live or documents.live(snapshot.book.rules)
-        self.session = Session(snapshot, lambda: REQUEST_ID, lambda: known)
+        self.session = Session(snapshot, lambda: REQUEST_ID, lambda: known, gate, open_call)
         self.now = now
         self.heard: Reply | Exception | None = None
 

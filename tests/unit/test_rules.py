@@ -198,6 +198,12 @@ V = "models/chat-8b/versions/1.4.0"
         ({f"{V}/endpoints": ["[::1]:65536"]},
          'models.chat-8b.versions["1.4.0"].endpoints[0]: no port has the number 65536'),
         ({"stores": {"s": STORE | {"endpoints": ["h:99999"]}}}, "stores.s.endpoints[0]: no port has the number 99999"),
+        ({"stores": {"s": STORE | {"grpcEndpoints": ["h:1", "h:0"]}}},
+         "stores.s.grpcEndpoints[1]: no port has the number 0"),
+        ({"stores": {"s": STORE | {"endpoints": ["h:1", "10.0.0.1:1"], "tls": {}}}},
+         "stores.s.endpoints[1]: an address has no name that its certificate could prove; give the host's name"),
+        ({"stores": {"s": PINE | {"endpoints": ["h:1"], "grpcEndpoints": ["[::1]:1"], "tls": {}}}},
+         "stores.s.grpcEndpoints[0]: an address has no name that its certificate could prove"),
         ({"models.embed.versions": {}}, "models.embed.versions: expected `object` of length >= 1"),
         ({"tiers": {}}, "tiers: expected `object` of length >= 1"),
         # what YAML makes of an unquoted version
@@ -293,8 +299,6 @@ def test_what_this_release_does_not_act_on_is_listed() -> None:
     assert not_acted_on(parse(EVERYTHING)) == [
         "tiers.gold: weight, maxInFlight, maxQueueSeconds (admission control)",
         "tiers.bronze: quota (admission control)",
-        "stores.docs: every request to a vector store is refused",
-        "stores.pine: every request to a vector store is refused",
     ]
 
 

@@ -18,7 +18,8 @@ FIELDS = frozenset(
         "event", "level", "timestamp",
         "address", "admin", "clusters", "code", "count", "digest", "document", "duration_ms", "error", "file",
         "generation", "grace_seconds", "kind", "model", "models", "notes", "open_exchanges", "operation", "pid",
-        "problems", "reason", "rules", "seconds", "state", "status", "store", "tenant", "tenants", "transport", "version", "where",
+        "problems", "reason", "rules", "seconds", "state", "status", "store", "tenant",
+        "tenants", "transport", "version", "where",
     }
 )  # fmt: skip
 """What a log line may hold."""

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 from prometheus_client.exposition import generate_latest
 
 from tenantry.adapters.rollout_metrics import RolloutMetrics
+from tenantry.adapters.store_metrics import StoreMetrics
 from tenantry.adapters.store_requests import StoreRequests
 from tenantry.core.outcome import Outcome
 from tenantry.core.rulebook import RuleBook
@@ -75,6 +76,7 @@ class Metrics:
         self._generation = Gauge("tenantry_rules_generation", "Documents made live so far", registry=self.registry)
         self._models = BoundedLabels(MAX_VERSIONS)
         self.stores = StoreRequests(self.registry)
+        self.store_gate = StoreMetrics(self.registry)
         self.rollouts = RolloutMetrics(self.registry, self._tenants, self._models)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

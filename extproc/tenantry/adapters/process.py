@@ -24,6 +24,7 @@ from tenantry.adapters.rollouts import Rollouts
 from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import OutcomeSink, Sidecar
 from tenantry.adapters.state import open_state
+from tenantry.adapters.stores import Stores
 from tenantry.adapters.webhook import Webhook
 from tenantry.core.errors import TenantryError
 from tenantry.core.outcome import Outcome
@@ -82,7 +83,9 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
             sinks.append(_json_lines(stack.enter_context(_opened(options.outcomes))))
         metrics = Metrics()
         rollouts, webhook = await _rollouts(options, metrics, stack, lambda: sidecar.snapshot.keyring.webhook)
-        sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts)
+        stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
+        stack.push_async_callback(stores.stop)
+        sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts, stores=stores)
         await rollouts.start()
         # Ended in the opposite order: outcomes and records come until transport and admin listener are gone, then the
         # stores get what is known, and the webhook what that entered.

@@ -7,7 +7,7 @@ from tenantry.core.outcome import Outcome
 from tenantry.core.session import Session, State
 from tenantry.core.vector.stores import OPERATIONS
 
-FOREIGN_ROW = "foreign_row"
+FOREIGN_ROW, UNREADABLE = "foreign_row", "unreadable_answer"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -58,8 +58,9 @@ class StoreRequests:
             result = "refused"
             self._refused.labels(tenant, store, refusal.code).inc()
             name = session.tenant.profile.name
-            if refusal.code == FOREIGN_ROW:
+            if refusal.code in (FOREIGN_ROW, UNREADABLE):
                 result = "withheld"
+            if refusal.code == FOREIGN_ROW:
                 self._foreign.labels(tenant, store).inc()
                 logs.get().critical("a store answered with a row of another tenant",
                                     tenant=name, store=store, operation=operation)  # fmt: skip

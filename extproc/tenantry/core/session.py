@@ -95,7 +95,7 @@ Gate = Callable[[str], None]
 
 
 OpenCall = Callable[[RuleBook, str, str, StoreHead], tuple[StoreOf, Call] | None]
-"""`vector.stores.open_call`. It comes from outside since the stores' messages need protobuf, and the core alone has none."""
+"""`vector.stores.open_call`. It comes from outside: the stores' messages need protobuf, and the core alone has none."""
 
 
 def no_stores(_book: RuleBook, _tenant: str, _authority: str, _head: StoreHead) -> None:
@@ -113,8 +113,9 @@ class Session:
     `new_request_id` returns a fresh id of 32 hexadecimal digits; ids are never the client's, since
     usage is billed by them. `live` returns what is known of rollouts; it is asked when the version
     is chosen, so that a revert counts from the next decision on. `open_call` tells what a request
-    asks of a vector store, and `gate` is asked before that one is used. After the last event `tenant`, `decision`, `store` and `refusal` say what happened, for
-    metrics; `events` counts the messages of the conversation.
+    asks of a vector store, and `gate` is asked before that one is used. After the last event
+    `tenant`, `decision`, `store` and `refusal` say what happened, for metrics; `events` counts the
+    messages of the conversation.
     """
 
     __slots__ = (

@@ -61,6 +61,11 @@ def spread_of(tenant: str, name: str, spread: int) -> str:
     return name if place == 0 else f"{name}{SPREAD_SEPARATOR}{place}"
 
 
+def spread_names(name: str, spread: int) -> list[str]:
+    """Return the names of all `spread` collections behind the one that clients name."""
+    return [name, *(f"{name}{SPREAD_SEPARATOR}{place}" for place in range(1, spread))]
+
+
 def key_prefix_of(tenant: str) -> str:
     """Return what stands before each of the tenant's primary keys under `keyprefix`."""
     return f"{token_of(tenant)}:"

@@ -3,15 +3,27 @@
 from collections.abc import Callable
 
 from tenantry.core.rulebook import RuleBook
+from tenantry.core.vector import milvus, milvus_rest, pinecone, pinecone_grpc, pinecone_records, pinecone_rest
 from tenantry.core.vector.calls import Call, StoreHead, StoreOf
-from tenantry.core.vector.milvus import METHODS, milvus_call
 
 Opener = Callable[[StoreOf, StoreHead, int], Call | None]
 
-PROTOCOLS: tuple[tuple[str, Opener], ...] = (("milvus", milvus_call),)
+PROTOCOLS: tuple[tuple[str, Opener], ...] = (
+    ("milvus", milvus.milvus_call),
+    ("milvus", milvus_rest.milvus_rest_call),
+    ("pinecone", pinecone.pinecone_call),
+)
 """The kind of store of each protocol, and what tells a request of it from others by its path."""
 
-OPERATIONS = frozenset(METHODS)
+OPERATIONS = frozenset(
+    {
+        *milvus.METHODS,
+        *milvus_rest.OPERATIONS,
+        *pinecone_grpc.METHODS,
+        *(route.operation for routes in (pinecone_rest.ROUTES, pinecone_records.RECORDS, pinecone_records.DOCUMENTS)
+          for route in routes.values()),
+    }
+)  # fmt: skip
 """Every operation that a call can have: labels of metrics are bounded by it."""
 
 

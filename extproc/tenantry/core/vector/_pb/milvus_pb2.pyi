@@ -1113,3 +1113,19 @@ class FlushStateResponse(_message.Message):
     status: Status
     flushed: bool
     def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., flushed: _Optional[bool] = ...) -> None: ...
+
+class DatabaseRequest(_message.Message):
+    __slots__ = ("base", "db_name")
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    DB_NAME_FIELD_NUMBER: _ClassVar[int]
+    base: Base
+    db_name: str
+    def __init__(self, base: _Optional[_Union[Base, _Mapping]] = ..., db_name: _Optional[str] = ...) -> None: ...
+
+class ListDatabasesResponse(_message.Message):
+    __slots__ = ("status", "db_names")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    DB_NAMES_FIELD_NUMBER: _ClassVar[int]
+    status: Status
+    db_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, status: _Optional[_Union[Status, _Mapping]] = ..., db_names: _Optional[_Iterable[str]] = ...) -> None: ...
