@@ -185,12 +185,12 @@ _OR = "id >= 0) or (id >= 0"
 ATTACKS: dict[str, Callable[[Attacker], Any]] = {
     # Filters.
     f"filter {_OR}": lambda it: it.query(_OR),
-    'filter id >= 0) || (tenant_id == "acme"': lambda it: it.query(f'id >= 0) || (tenant_id == "{TENANT}"'),
+    f'filter id >= 0) || (tenant_id == "{TENANT}"': lambda it: it.query(f'id >= 0) || (tenant_id == "{TENANT}"'),
     "filter id >= 0)) or ((id >= 0 #": lambda it: it.query("id >= 0)) or ((id >= 0 #"),
     "filter id >= 0 ` ) or (id >= 0": lambda it: it.query("id >= 0 ` ) or (id >= 0"),
-    'filter tenant_id == "acme"': lambda it: it.query(f'tenant_id == "{TENANT}"'),
+    f'filter tenant_id == "{TENANT}"': lambda it: it.query(f'tenant_id == "{TENANT}"'),
     'filter TENANT_ID like "%"': lambda it: it.query('TENANT_ID like "%"'),
-    'filter $meta["tenant_id"] == "acme"': lambda it: it.query(f'$meta["tenant_id"] == "{TENANT}" or id >= 0'),
+    f'filter $meta["tenant_id"] == "{TENANT}"': lambda it: it.query(f'$meta["tenant_id"] == "{TENANT}" or id >= 0'),
     "filter in 10,000 parentheses": lambda it: it.query("(" * 10_000 + "id >= 0" + ")" * 10_000),
     "filter that is always true": lambda it: it.query("id >= 0 or id < 0"),
     "no filter at all": lambda it: it.query(""),
@@ -203,9 +203,9 @@ ATTACKS: dict[str, Callable[[Attacker], Any]] = {
     "iterator over another collection's id": _iterate_another,
     "a field that no version of Milvus has": _unknown_field,
     # Names.
-    "database acme": _other_database,
-    "metadata dbname: acme": lambda it: it.call("Query", it.raw_query(), metadata=(("dbname", TENANT),)),
-    "metadata x-tenantry-tenant: acme": lambda it: it.call(
+    f"database {TENANT}": _other_database,
+    f"metadata dbname: {TENANT}": lambda it: it.call("Query", it.raw_query(), metadata=(("dbname", TENANT),)),
+    f"metadata x-tenantry-tenant: {TENANT}": lambda it: it.call(
         "Query", it.raw_query(), metadata=(("x-tenantry-tenant", TENANT),)
     ),
     "db_name in the request": lambda it: it.call("Query", it.raw_query(db_name=TENANT)),
@@ -220,8 +220,8 @@ ATTACKS: dict[str, Callable[[Attacker], Any]] = {
     "list databases": lambda it: it.milvus.list_databases(),
     "list collections": lambda it: it.milvus.list_collections(),
     # Rows.
-    "insert with the column tenant_id: acme": _forged_column,
-    "insert with the dynamic field tenant_id: acme": _dynamic_column,
+    f"insert with the column tenant_id: {TENANT}": _forged_column,
+    f"insert with the dynamic field tenant_id: {TENANT}": _dynamic_column,
     "upsert all of the other's primary keys": _overwrite_same_keys,
     "delete all of the other's primary keys": _delete_same_keys,
     "delete everything": _delete_all,

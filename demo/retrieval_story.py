@@ -15,9 +15,11 @@ STORE = "docs"
 COLLECTION = "handbook"
 """As both tenants' clients name it."""
 
-TENANT, ATTACKER = "acme", "hooli"
+TENANT, ATTACKER = "stark", "oscorp"
 TENANTS = (TENANT, ATTACKER)
-"""The second also tries to break out. It is the tenant that forges headers on the models' side."""
+"""The second also tries to break out. Neither asks the models, so that the counts of messages there stay plain."""
+
+TIERS: Mapping[str, str] = {TENANT: "gold", ATTACKER: "bronze"}
 
 TOP = 3
 """How many documents a question asks for."""
