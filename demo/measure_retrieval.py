@@ -13,6 +13,7 @@ from demo.retrieval_story import ATTACKER, DOCUMENTS, QUESTIONS, TENANTS, docume
 from demo.retrieval_wire import Failed, Hit, Stored
 
 EMBEDDINGS = "all-MiniLM-L6-v2, a small real model, 384 dimensions"
+MAX_SHOWN = 120
 
 
 def vector_report(run: RetrievalRun) -> VectorReport:
@@ -32,7 +33,7 @@ def vector_report(run: RetrievalRun) -> VectorReport:
         sdk=run.sdk,
         embeddings=EMBEDDINGS,
         standing=run.verdict.standing if run.verdict else "unproven",
-        proven_after_s=run.verdict.waited_s if run.verdict else None,
+        proven=run.verdict.version if run.verdict else "",
         rows_verified=run.verified.rows if run.verified else 0,
         answers_withheld=run.verified.foreign if run.verified else 0,
         tenants=tenants,
@@ -99,4 +100,5 @@ def _attack(call: AttackCall) -> VectorAttackReport:
 
 
 def _summary(said: str, own: int) -> str:
-    return f"{own} rows, all its own" if own else f"no rows: {said[:120]}"
+    said = " ".join(said.split())
+    return f"{own} rows, all its own" if own else f"answer: {said[:MAX_SHOWN] or 'empty'}"

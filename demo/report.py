@@ -202,7 +202,8 @@ class VectorReport(Struct, frozen=True, kw_only=True):
     """Retrieval. `not_run` says why it did not run; all figures are empty then.
 
     `queries` are tenants' questions, `foreign_rows` those that came back to a question or to an attack.
-    `rows_verified` and `answers_withheld` are the sidecar's own counts.
+    `standing` is what the sidecar's proof said, of the engine that `proven` names. `rows_verified` and
+    `answers_withheld` are the sidecar's own counts.
     """
 
     queries: int = 0
@@ -215,7 +216,7 @@ class VectorReport(Struct, frozen=True, kw_only=True):
     sdk: str = ""
     embeddings: str = ""
     standing: str = ""
-    proven_after_s: float | None = None
+    proven: str = ""
     rows_verified: int = 0
     answers_withheld: int = 0
     tenants: dict[str, VectorTenantReport] = {}

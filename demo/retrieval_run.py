@@ -21,12 +21,11 @@ class AttackCall(Struct, frozen=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
-    """What the sidecar's proof said of the store, and how long it was waited for."""
+    """What the sidecar's proof said of the store, and which engine that is."""
 
     standing: str
     version: str
     reasons: tuple[str, ...]
-    waited_s: float
 
 
 class Verified(Struct, frozen=True, kw_only=True):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from tools.milvus_engines import Engine, start
+from tools.milvus_engines import Engine, Kind, start
 
 ROOT = Path(__file__).resolve().parent.parent
-KIND = "lite3"
+KIND: Kind = "lite3"
 ENVIRONMENTS = ("milvus30", "minilm")
 
 

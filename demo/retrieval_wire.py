@@ -113,5 +113,15 @@ class Failed(Struct, frozen=True, kw_only=True, tag=True):
 Reply = Ready | Asked | Attacked | Looked | Failed
 
 encode = msgspec.json.Encoder().encode
-read_request = msgspec.json.Decoder(Request).decode
-read_reply = msgspec.json.Decoder(Reply).decode
+
+
+def read_request(line: bytes) -> Request:
+    """Return what a client is told."""
+    request: Request = msgspec.json.decode(line, type=Request)
+    return request
+
+
+def read_reply(line: bytes) -> Reply:
+    """Return what a client says."""
+    reply: Reply = msgspec.json.decode(line, type=Reply)
+    return reply

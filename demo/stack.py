@@ -50,19 +50,18 @@ class Engine(Struct, frozen=True, kw_only=True):
 
 
 class StoreStack(Struct, frozen=True, kw_only=True):
-    """What retrieval runs on; without an `engine` it does not run, and `not_run` says why. `folder` is for logs."""
+    """What retrieval runs on. `folder` is for logs."""
 
-    environments: retrieval_stack.Environments | None = None
-    engine: Milvus | None = None
-    not_run: str = ""
-    folder: Path = Path()
+    environments: retrieval_stack.Environments
+    engine: Milvus
+    folder: Path
 
 
 class Stack(Struct, frozen=True, kw_only=True):
     """What runs. `keys` are the API keys of all tenants, those yet to join included.
 
     `engines` are those of MODEL, `rollout_engines` those of the rollouts' models. `record_source` says who recorded
-    what the engines saw.
+    what the engines saw. `store` is what retrieval runs on, or says why it does not run.
     """
 
     up: Up
@@ -75,7 +74,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     rollout_engines: tuple[Engine, ...]
     record_source: str
     versions: Mapping[str, str]
-    store: StoreStack
+    store: StoreStack | str
 
     @property
     def base_url(self) -> str:
@@ -160,19 +159,19 @@ class _Starting(Struct, frozen=True, kw_only=True):
 
 async def _store(
     stack: AsyncExitStack, retrieval: retrieval_stack.Environments | str, state: Path, say: Say
-) -> StoreStack:
+) -> StoreStack | str:
     if isinstance(retrieval, str):
-        return StoreStack(not_run=retrieval)
+        return retrieval
     say("starting Milvus Lite")
     try:
         engine = await stack.enter_async_context(retrieval_stack.milvus(state / "milvus"))
     except EngineError as error:
-        return StoreStack(not_run=str(error))
+        return str(error)
     return StoreStack(environments=retrieval, engine=engine, folder=state)
 
 
 def _fill(
-    rules: Path, scenario: Scenario, engines: tuple[Engine, ...], keys: Mapping[str, str], store: StoreStack
+    rules: Path, scenario: Scenario, engines: tuple[Engine, ...], keys: Mapping[str, str], store: StoreStack | str
 ) -> None:
     """Write the first rules document: without what joins by the edit."""
     digests = {name: digest_text(key) for name, key in keys.items()}
@@ -188,7 +187,7 @@ def _fill(
         )
         for plan in scenario.rollouts
     ]
-    if store.engine is None:
+    if isinstance(store, str):
         changes.append(rules_document.without_stores())
     else:
         tenants = {name: (TIERS[name], digests[name]) for name in TENANTS}
