@@ -28,7 +28,7 @@ from tenantry.core.rules import Collection, Rules, Store, Tier
 from tenantry.core.session import Snapshot
 from tenantry.core.vector import canaries, operator, provision
 from tenantry.core.vector._pb import milvus_pb2 as pb
-from tenantry.core.vector.calls import Need
+from tenantry.core.vector.calls import Need, StoreOf
 
 from tools.milvus_engines import Engine, Kind, free_ports, start
 
@@ -170,9 +170,9 @@ def live(stores: Stores, store: Store) -> None:
     stores.rules_live(Snapshot(book=RuleBook(rules), keyring=keyring(SECRETS)))
 
 
-def is_open(stores: Stores) -> bool:
+def is_open(stores: Stores, store: Store) -> bool:
     try:
-        stores.check("docs")
+        stores.check(StoreOf(tenant="acme", name="docs", store=store))
     except RequestRefusedError:
         return False
     return True
@@ -191,11 +191,12 @@ async def test_a_second_start_is_open_within_a_second(engines: Callable[[Kind], 
         try:
             begin = time.monotonic()
             live(stores, store)
-            await until(lambda stores=stores: is_open(stores), limit)  # type: ignore[misc]
+            await until(lambda stores=stores: is_open(stores, store), limit)  # type: ignore[misc]
             print(f"open after {time.monotonic() - begin:.3f} s")
-            await stores.provide("docs", Need(database="tacme"))
-            await stores.provide("docs", Need(database="tacme"))
-            assert stores.provided("docs", Need(database="tacme"))
+            about = StoreOf(tenant="acme", name="docs", store=store)
+            await stores.provide(about, Need(database="tacme"))
+            await stores.provide(about, Need(database="tacme"))
+            assert stores.provided(about, Need(database="tacme"))
         finally:
             await stores.stop()
 
@@ -210,12 +211,13 @@ async def test_another_engine_at_the_same_address_is_proven_before_anybody_passe
     stores = gate(tmp_path)
     try:
         with start(first, tmp_path / "first", port) as engine:
-            live(stores, store_of(engine, "collection"))
-            await until(lambda: is_open(stores))
+            store = store_of(engine, "collection")
+            live(stores, store)
+            await until(lambda: is_open(stores, store))
             version = stores.status()[0].version
-        await until(lambda: not is_open(stores), 5)
+        await until(lambda: not is_open(stores, store), 5)
         with start(second, tmp_path / "second", port):
-            await until(lambda: is_open(stores))
+            await until(lambda: is_open(stores, store))
             assert (stores.status()[0].version == version) == (first == second)
     finally:
         await stores.stop()

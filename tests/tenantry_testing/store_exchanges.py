@@ -1,9 +1,10 @@
-"""Exchanges with a Milvus, for transcripts: `store_transcript() >> call("Query", key=KEY) >> message(query()) << Forward`."""
+"""Exchanges with a Milvus: `store_transcript() >> call("Query", key=KEY) >> message(query()) << Forward`."""
 
 from google.protobuf.message import Message
 from tenantry.core.events import Header, RequestBody, RequestHeaders, ResponseBody, ResponseHeaders
 from tenantry.core.session import Gate, Snapshot
 from tenantry.core.vector._pb import milvus_pb2 as pb
+from tenantry.core.vector.calls import StoreOf
 from tenantry.core.vector.grpc_frame import write_message
 from tenantry.core.vector.milvus import SERVICE
 from tenantry.core.vector.stores import open_call
@@ -30,7 +31,7 @@ def with_stores(**sections: object) -> Snapshot:
 WITH_STORES = with_stores()
 
 
-def opened(_store: str) -> None:
+def opened(_store: StoreOf) -> None:
     """Let every store be used."""
 
 

@@ -1,6 +1,6 @@
 """A Milvus of two hundred lines, whole or with one of the flaws that real engines have or might have."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -48,6 +48,11 @@ class ToyMilvus:
             "there are no partitions",
             "keys are cut to 27 characters",
             "a drop takes all collections",
+            "an upsert keeps the row that is there",
+            "writes go to the default partition too",
+            "searches find nothing",
+            "a query misses a row",
+            "collections are not listed",
         }
     )
 
@@ -125,7 +130,8 @@ class ToyMilvus:
 
     def _ShowCollections(self, message: bytes) -> Any:
         request = pb.ShowCollectionsRequest.FromString(message)
-        return pb.ShowCollectionsResponse(collection_names=list(self._collections(request.db_name)))
+        names = [] if "collections are not listed" in self.flaws else list(self._collections(request.db_name))
+        return pb.ShowCollectionsResponse(collection_names=names)
 
     def _CreateCollection(self, message: bytes) -> Any:
         request = pb.CreateCollectionRequest.FromString(message)
@@ -196,6 +202,12 @@ class ToyMilvus:
             return pb.MutationResult(status=pb.Status(code=1, reason="no upsert of rows whose key is made here"))
         if "an upsert does nothing" in self.flaws:
             return pb.MutationResult()
+        if "an upsert keeps the row that is there" in self.flaws:
+            there = {
+                _value(row[collection.primary.name])
+                for row in collection.partitions[request.partition_name or "_default"]
+            }
+            return self._add(request, leave_out=there)
         everywhere = "an upsert replaces the key in every partition" in self.flaws
         self._remove(collection, self._keys(request), "" if everywhere else request.partition_name or "_default")
         return self._add(request)
@@ -209,7 +221,7 @@ class ToyMilvus:
             for place in range(request.num_rows)
         }
 
-    def _add(self, request: Any) -> Any:
+    def _add(self, request: Any, leave_out: Container[object] = ()) -> Any:
         collection = self._collection(request)
         primary = collection.primary
         partition = "" if "writes ignore partitions" in self.flaws else request.partition_name
@@ -227,7 +239,11 @@ class ToyMilvus:
             if "keys are cut to 27 characters" in self.flaws and primary.data_type == VARCHAR:
                 data = row[primary.name].scalars.string_data.data
                 data[0] = data[0][:27]
+            if _value(row[primary.name]) in leave_out:
+                continue
             collection.partitions[partition or "_default"].append(row)
+            if "writes go to the default partition too" in self.flaws:
+                collection.partitions["_default"].append(row)
         return answer
 
     def _remove(self, collection: Collection, keys: set[object], partition: str) -> None:
@@ -259,6 +275,8 @@ class ToyMilvus:
             column.scalars.long_data.data.append(len(self._found(request, request.expr, "counts ignore filters")))
             return answer
         found = self._found(request, request.expr, "reads ignore filters")
+        if "a query misses a row" in self.flaws and request.expr:
+            found = found[1:]
         primary = self._collection(request).primary.name
         seen: dict[object, Row] = {_value(row[primary]): row for row in found}  # engines show a key once
         answer.fields_data.extend(_columns(seen.values()))
@@ -268,6 +286,8 @@ class ToyMilvus:
     def _Search(self, message: bytes) -> Any:
         request = pb.SearchRequest.FromString(message)
         found = self._found(request, request.dsl, "searches ignore filters")
+        if "searches find nothing" in self.flaws:
+            found = []
         answer = pb.SearchResults()
         answer.results.topks.append(len(found))
         answer.results.fields_data.extend(

@@ -77,13 +77,16 @@ def test_the_halves_of_a_response() -> None:
 
 def test_a_verified_answer_says_so_and_nothing_of_routes() -> None:
     event = ResponseBody(body=b"theirs", end_stream=True)
-    reply = Deliver(set_headers=(("content-length", "4"),), body=b"ours", metadata={"verified": "yes"})
+    reply = Deliver(
+        set_headers=(("content-length", "4"),), remove_headers=("server",), body=b"ours", metadata={"verified": "yes"}
+    )
     response = encoded(event, reply)
     assert response.response_body.response.body_mutation.body == b"ours"
     (header,) = response.response_body.response.header_mutation.set_headers
     assert (header.header.key, header.header.raw_value) == ("content-length", b"4")
     assert not response.response_body.response.clear_route_cache
-    assert response.dynamic_metadata["tenantry"]["verified"] == "yes"
+    assert response.response_body.response.header_mutation.remove_headers == ["server"]
+    assert MessageToDict(response.dynamic_metadata) == {"tenantry": {"verified": "yes"}}
 
 
 @pytest.mark.parametrize("message", [b"\xff", b"\x12\xff", b"\x12\x02\x0a\x05", b"<html>"])

@@ -19,7 +19,7 @@ from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Collection, Rules, Store, Tier
 from tenantry.core.session import Snapshot
 from tenantry.core.vector import provision
-from tenantry.core.vector.calls import Need
+from tenantry.core.vector.calls import Need, StoreOf
 from tenantry.core.vector.operator import Steps, StoreCallError
 from tenantry_testing.toy_milvus import ToyMilvus
 
@@ -68,6 +68,7 @@ class Gate:
 
     def __init__(self, path: Path, engine: ToyMilvus | None = None) -> None:
         self.registry = CollectorRegistry()
+        self.rules: dict[str, Store] = {}
         self.admin = FakeAdmin(engine or ToyMilvus())
         self.stores = Stores(
             StoreMetrics(self.registry), path / "stores.json", connect=lambda _store, _secret: self.admin,
@@ -75,14 +76,19 @@ class Gate:
         )  # fmt: skip
 
     def live(self, *, secret: bytes = b"user:password", **stores: Store) -> None:
+        self.rules = stores
         rules = Rules(version=1, models={}, tiers={"gold": Tier()}, stores=stores)
         secrets = SECRETS | {f"store.{name}": secret for name in stores}
         self.stores.rules_live(Snapshot(book=RuleBook(rules), keyring=keyring(secrets, stores=tuple(stores))))
 
+    def of(self, name: str = "docs", store: Store | None = None) -> StoreOf:
+        """What a request of acme asks about, by the rules that are live unless others are given."""
+        return StoreOf(tenant="acme", name=name, store=store or self.rules.get(name, collection_store()))
+
     @property
     def open(self) -> bool:
         try:
-            self.stores.check("docs")
+            self.stores.check(self.of())
         except (UnavailableError, ForbiddenError):
             return False
         return True
@@ -124,7 +130,7 @@ async def test_a_store_opens_once_it_is_proven(gates: Callable[..., Gate]) -> No
     gate = gates()
     gate.live(docs=collection_store())
     with pytest.raises(UnavailableError, match="not in use yet") as refused:
-        gate.stores.check("docs")
+        gate.stores.check(gate.of())
     assert refused.value.code == "store_not_proven"
     assert gate.metric("tenantry_store_safe") == 0
     await until(lambda: gate.open)
@@ -132,7 +138,7 @@ async def test_a_store_opens_once_it_is_proven(gates: Callable[..., Gate]) -> No
     assert gate.metric("tenantry_store_proofs_total", result="safe") == 1
     assert gate.admin.engine.names() == []  # nothing is left of the proof
     with pytest.raises(UnavailableError):
-        gate.stores.check("another")
+        gate.stores.check(gate.of("another"))
 
 
 async def test_an_unsafe_store_is_refused_and_told_to_the_operator(
@@ -145,7 +151,7 @@ async def test_an_unsafe_store_is_refused_and_told_to_the_operator(
     )
     await until(lambda: gate.stores.status()[0].standing == "unsafe")
     with pytest.raises(ForbiddenError) as refused:
-        gate.stores.check("docs")
+        gate.stores.check(gate.of())
     assert refused.value.code == "store_unsafe"
     assert "tenant" not in refused.value.message
     (status,) = gate.stores.status()
@@ -154,6 +160,32 @@ async def test_an_unsafe_store_is_refused_and_told_to_the_operator(
     proofs = gate.admin.proofs
     await asyncio.sleep(0.1)
     assert gate.admin.proofs == proofs  # not again and again
+
+
+async def test_an_unsafe_store_that_was_out_of_reach_is_still_unsafe(gates: Callable[..., Gate]) -> None:
+    gate = gates(ToyMilvus("a delete does nothing"))
+    gate.live(docs=collection_store())
+
+    def standing() -> str:
+        return gate.stores.status()[0].standing
+
+    await until(lambda: standing() == "unsafe")
+    gate.admin.reachable = False
+    await until(lambda: standing() == "unproven")
+    assert not gate.open
+    gate.admin.reachable = True
+    await until(lambda: standing() == "unsafe")
+    assert not gate.open
+
+
+async def test_an_engine_without_a_version_is_proven_anew_after_it_was_out_of_reach(gates: Callable[..., Gate]) -> None:
+    gate = gates(ToyMilvus(version=""))
+    gate.live(docs=collection_store())
+    await until(lambda: gate.open)
+    gate.admin.reachable = False
+    await until(lambda: not gate.open)
+    gate.admin.reachable = True
+    await until(lambda: gate.metric("tenantry_store_proofs_total", result="safe") == 2)
 
 
 async def test_a_missing_collection_closes_a_store_until_it_is_made(gates: Callable[..., Gate]) -> None:
@@ -372,23 +404,40 @@ async def test_a_pinecone_is_open_at_once(gates: Callable[..., Gate]) -> None:
     assert not gate.open
 
 
+async def test_an_exchange_that_began_by_other_rules_is_not_let_in_by_the_new_ones(
+    gates: Callable[..., Gate],
+) -> None:
+    """It keeps the rules that it began with, and what was proven is not what they say."""
+    gate = gates()
+    gate.live(docs=collection_store())
+    await until(lambda: gate.open)
+    gate.stores.check(gate.of(store=collection_store()))  # equal rules, parsed anew
+    gate.stores.check(gate.of(store=collection_store(hosts=("vectors.example",))))  # not about rows
+    for other in (
+        collection_store(tenant_field="owner"),
+        Store(kind="milvus", endpoints=("toy:1",), isolation="database"),
+    ):
+        with pytest.raises(UnavailableError, match="not in use yet"):
+            gate.stores.check(gate.of(store=other))
+
+
 async def test_what_a_tenant_needs_is_made_once_and_remembered(gates: Callable[..., Gate]) -> None:
     gate = gates()
     need = Need(database="tacme")
     with pytest.raises(UnavailableError):
-        await gate.stores.provide("docs", need)  # never before the proof
+        await gate.stores.provide(gate.of(), need)  # never before the proof
     gate.live(docs=Store(kind="milvus", endpoints=("toy:1",), isolation="database"))
     await until(lambda: gate.open)
-    assert not gate.stores.provided("docs", need)
+    assert not gate.stores.provided(gate.of(), need)
     before = gate.admin.engine.calls.count("CreateDatabase")
-    await asyncio.gather(*(gate.stores.provide("docs", need) for _ in range(20)))
+    await asyncio.gather(*(gate.stores.provide(gate.of(), need) for _ in range(20)))
     assert gate.admin.engine.calls.count("CreateDatabase") == before + 1
-    assert gate.stores.provided("docs", need)
+    assert gate.stores.provided(gate.of(), need)
     assert gate.metric("tenantry_store_provisioned_total", kind="database") == 1
-    gate.stores.forget("docs", need)
-    assert not gate.stores.provided("docs", need)
-    await gate.stores.provide("docs", need)  # there already: fine, and not counted
-    assert gate.stores.provided("docs", need)
+    gate.stores.forget(gate.of(), need)
+    assert not gate.stores.provided(gate.of(), need)
+    await gate.stores.provide(gate.of(), need)  # there already: fine, and not counted
+    assert gate.stores.provided(gate.of(), need)
     assert gate.metric("tenantry_store_provisioned_total", kind="database") == 1
 
 
@@ -397,10 +446,10 @@ async def test_another_engine_has_nothing_of_what_was_made(gates: Callable[..., 
     gate.live(docs=Store(kind="milvus", endpoints=("toy:1",), isolation="database"))
     await until(lambda: gate.open)
     need = Need(database="tacme")
-    await gate.stores.provide("docs", need)
+    await gate.stores.provide(gate.of(), need)
     gate.admin.engine.version = "toy-2"
     await until(lambda: gate.stores.status()[0].version == "toy-2" and gate.open)
-    assert not gate.stores.provided("docs", need)
+    assert not gate.stores.provided(gate.of(), need)
 
 
 def provisions(admin: FakeAdmin | None, **options: float) -> Provisions:

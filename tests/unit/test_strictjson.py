@@ -132,6 +132,7 @@ def test_vectors_may_stay_the_text_that_they_were() -> None:
     read = loads(body, raw=("vector", "filter"))
     assert type(read["vector"]) is Raw
     assert read["filter"] == {"a": 1}, "what holds names is always decoded"
+    assert loads(b'{"vector":[1,{}]}', raw=("vector",)) == {"vector": [1, {}]}, "and so is an object without any"
     assert dumps(read) == b'{"vector":[0.10000000000000000001, 1e2],"filter":{"a":1},"topK":3}'
 
 

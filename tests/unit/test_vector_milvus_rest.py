@@ -15,7 +15,7 @@ from tenantry.core.errors import (
     UnsupportedMediaError,
 )
 from tenantry.core.vector import scope
-from tenantry.core.vector.calls import StoreRequest
+from tenantry.core.vector.calls import Need, StoreRequest
 from tenantry.core.vector.expr import scoped
 from tenantry.core.vector.milvus_rest import OPERATIONS, PREFIX, milvus_rest_call
 from tenantry_testing.milvus_rest import EXAMPLES, JSON_HEADERS, call, head, sent, store_of
@@ -463,6 +463,23 @@ def test_a_collection_that_is_not_there() -> None:
     for path in ("collections/has", "collections/describe"):
         asked = members(path, "partition", collectionName="theirs")
         assert asked["collectionName"] == f"{TOKEN}_theirs"  # nobody's: the store itself says no
+
+
+@pytest.mark.parametrize(
+    ("layout", "path", "wanted"),
+    [
+        ("database", "entities/query", Need(database=TOKEN)),
+        ("database", "collections/create", Need(database=TOKEN)),
+        ("database", "collections/list", Need(database=TOKEN)),
+        ("collection", "entities/query", None),
+        ("keyprefix", "entities/query", None),
+        ("partition", "entities/query", Need(collection="notes", partition=TOKEN)),
+        ("partition", "entities/insert", Need(collection="notes", partition=TOKEN)),
+        ("partition", "collections/has", None),
+    ],
+)
+def test_what_a_first_use_needs(layout: str, path: str, wanted: Need | None) -> None:
+    assert sent(path, layout, EXAMPLES[path]).need == wanted
 
 
 def test_the_load_state_is_that_of_the_tenants_partition() -> None:

@@ -8,6 +8,7 @@ from tenantry.core.vector import canaries, fit, milvus_writes, probe, provision
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import Need
 from tenantry.core.vector.canary_rows import columns, rows_of
+from tenantry.core.vector.layout import Layout
 from tenantry.core.vector.milvus_rows import tenant_column
 from tenantry.core.vector.operator import Pause, Send, Steps
 from tenantry.core.vector.probe import Verdict
@@ -81,6 +82,11 @@ def test_keys_that_the_engine_makes_are_safe_in_partitions() -> None:
         ("there are no databases", "database", "the engine has no databases"),
         ("there are no partitions", "partition", "the engine has no partitions"),
         ("keys are cut to 27 characters", "keyprefix", "rows that a tenant inserted are not where they belong"),
+        ("an upsert keeps the row that is there", "keyprefix", "its own row has not changed"),
+        ("writes go to the default partition too", "partition", "rows were where no tenant's belong"),
+        ("searches find nothing", "database", "a tenant's search does not find its own rows"),
+        ("a query misses a row", "database", "a tenant's query does not find its own rows"),
+        ("collections are not listed", "collection", "a tenant's new collection is not where it belongs"),
         ("a drop takes all collections", "collection", "dropped its collection of the same name"),
     ],
 )  # fmt: skip
@@ -109,6 +115,11 @@ def test_rewriting_that_stamps_the_wrong_tenant_is_found(monkeypatch: pytest.Mon
         assert not proven(ToyMilvus(), isolation).safe
 
 
+def test_rewriting_that_lists_the_collections_of_all_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Layout, "name_of", lambda _layout, physical: physical)
+    assert "not shown its own collection alone" in proven(ToyMilvus(), "collection").reason
+
+
 def test_what_is_wrong_with_a_shared_collection_is_told() -> None:
     engine = ToyMilvus()
     made = {
@@ -116,17 +127,20 @@ def test_what_is_wrong_with_a_shared_collection_is_told() -> None:
         "no_field": provision.SharedCollection(name="no_field", dim=4, tenant_field="owner"),
         "number": provision.SharedCollection(name="number", dim=4),
         "short_key": provision.SharedCollection(name="short_key", dim=4, max_length=28),
+        "made_key": provision.SharedCollection(name="made_key", dim=4, max_length=64),
         "fine": provision.SharedCollection(name="fine", dim=4, max_length=64),
     }
     for wanted in made.values():
         if wanted is not None:
             engine.run(provision.make_shared(wanted))
+    engine.databases["default"]["made_key"].primary.autoID = True
     rules = store("keyprefix", **dict.fromkeys(made, Collection(primary_field="id")))
     problems = {each.name: each.problems for each in engine.run(fit.survey(rules))}
     assert problems["fine"] == ()
     assert "does not exist" in problems["none"][0]
     assert 'it has no field "tenant_id"' in problems["no_field"][0]
     assert "is not VARCHAR" in problems["number"][0]
+    assert "(auto_id)" in problems["made_key"][0]
     assert "too short: the prefix alone takes 28" in problems["short_key"][0]
 
 

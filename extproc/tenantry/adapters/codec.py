@@ -76,7 +76,6 @@ def encode(event: Event, reply: Reply) -> bytes:
     if isinstance(reply, Forward):
         # The route was chosen before the sidecar named a cluster.
         part.response.clear_route_cache = True
-        part.response.header_mutation.remove_headers.extend(reply.remove_headers)
     _fill_change(part.response, reply)
     response.dynamic_metadata.update({METADATA_NAMESPACE: dict(reply.metadata)})
     return response.SerializeToString()
@@ -99,6 +98,7 @@ def _fill_change(common: wire.CommonResponse, reply: Forward | Deliver) -> None:
         option.header.key = name
         option.header.raw_value = value.encode()
         option.append_action = _OVERWRITE
+    mutation.remove_headers.extend(reply.remove_headers)
     if reply.body is not None:
         common.body_mutation.body = reply.body
 

@@ -21,7 +21,7 @@ from tenantry.core.events import Event
 from tenantry.core.outcome import Outcome
 from tenantry.core.routing import Live
 from tenantry.core.session import Session, Snapshot, State, closed
-from tenantry.core.vector.calls import Need
+from tenantry.core.vector.calls import Need, StoreOf
 from tenantry.core.vector.stores import open_call
 
 OutcomeSink = Callable[[Outcome], None]
@@ -30,14 +30,17 @@ OutcomeSink = Callable[[Outcome], None]
 class StoreGate(Protocol):
     """What the sidecar asks about vector stores; `adapters.stores` has the answers."""
 
-    def check(self, store: str) -> None:
-        """Raise RequestRefusedError unless the store was shown to keep tenants apart."""
+    def check(self, store_of: StoreOf) -> None:
+        """Raise RequestRefusedError unless the store, by these rules, was shown to keep tenants apart."""
 
-    def provided(self, store: str, need: Need) -> bool:
+    def provided(self, store_of: StoreOf, need: Need) -> bool:
         """Return whether what a request needs is known to be there."""
 
-    async def provide(self, store: str, need: Need) -> None:
+    async def provide(self, store_of: StoreOf, need: Need) -> None:
         """Make what a request needs; raise RequestRefusedError when that is not possible."""
+
+    def forget(self, store_of: StoreOf, need: Need) -> None:
+        """Forget that something is there: the store did not do what was asked of it."""
 
     def rules_live(self, snapshot: Snapshot) -> None:
         """Begin to look after the stores of a document that goes live."""
@@ -66,6 +69,7 @@ class Exchange:
         begin = time.perf_counter()
         event = self._event = codec.decode(message)
         reply = codec.encode(event, self._session.on_event(event, time.time()))
+        self._look_again()
         self._own_seconds += time.perf_counter() - begin
         return reply
 
@@ -75,7 +79,13 @@ class Exchange:
         store = self._session.store
         if self._session.state is not State.AWAIT_ANSWER or store is None or store.need is None:
             return False
-        return not self._sidecar.stores.provided(store.store_of.name, store.need)
+        return not self._sidecar.stores.provided(store.store_of, store.need)
+
+    def _look_again(self) -> None:
+        store = self._session.store
+        if self._session.state is State.VERIFIED and store is not None and store.failed and store.need is not None:
+            # Perhaps since an operator dropped what was there; a wrong guess costs the next request a question.
+            self._sidecar.stores.forget(store.store_of, store.need)
 
     async def provide(self, reply: bytes) -> bytes:
         """Make what the request needs, and return `reply`; or a refusal instead."""
@@ -83,7 +93,7 @@ class Exchange:
         if store is None or store.need is None or self._event is None:
             return reply
         try:
-            await self._sidecar.stores.provide(store.store_of.name, store.need)
+            await self._sidecar.stores.provide(store.store_of, store.need)
         except RequestRefusedError as refusal:
             return codec.encode(self._event, self._session.refuse(refusal))
         return reply
@@ -188,17 +198,20 @@ class Sidecar:
 class ClosedStores:
     """No store is used."""
 
-    def check(self, store: str) -> None:
+    def check(self, store_of: StoreOf) -> None:
         """Refuse."""
-        closed(store)
+        closed(store_of)
 
-    def provided(self, _store: str, _need: Need) -> bool:
+    def provided(self, _store_of: StoreOf, _need: Need) -> bool:
         """Return that nothing is."""
         return False
 
-    async def provide(self, store: str, _need: Need) -> None:
+    async def provide(self, store_of: StoreOf, _need: Need) -> None:
         """Refuse."""
-        closed(store)
+        closed(store_of)
+
+    def forget(self, store_of: StoreOf, need: Need) -> None:
+        """Know nothing to forget."""
 
     def rules_live(self, snapshot: Snapshot) -> None:
         """Take note of nothing."""

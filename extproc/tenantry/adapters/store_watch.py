@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from enum import Enum
 
+from msgspec import Struct
+
 from tenantry.adapters import logs
 from tenantry.adapters.store_metrics import StoreMetrics
 from tenantry.adapters.store_proofs import Admin, Found, find, prove
@@ -26,6 +28,12 @@ class Standing(Enum):
     UNPROVEN = "unproven"
     SAFE = "safe"
     UNSAFE = "unsafe"
+
+
+class _Judged(Struct, frozen=True, kw_only=True):
+    key: str
+    standing: Standing
+    reasons: tuple[str, ...]
 
 
 class StoreWatch:
@@ -50,7 +58,7 @@ class StoreWatch:
         self.admin: Admin | None = None
         self._connect, self._verdicts, self._metrics, self._changed = connect, verdicts, metrics, changed
         self._recheck_seconds = recheck_seconds
-        self._key = ""
+        self._judged: _Judged | None = None
         self._misses = 0
         metrics.safe(name, safe=False)
 
@@ -95,24 +103,24 @@ class StoreWatch:
         # If the next look fails the store closes at once; if it finds the same engine, nobody notices.
         self._misses = MAX_MISSES
         if not self.version:
-            self._key = ""
+            self._judged = None
 
     async def _judge(self, admin: Admin, found: Found) -> None:
-        if found.key == self._key:
+        judged = self._judged
+        if judged is not None and judged.key == found.key:
             # As it was when it was judged; it may have been out of reach in between.
-            if self.standing is Standing.UNPROVEN:
+            if self.standing is not judged.standing:
                 self._changed()
-                self._stand(Standing.SAFE, ())
+                self._stand(judged.standing, judged.reasons)
             return
         self._changed()
         self._stand(Standing.UNPROVEN, (f"{found.engine} is being looked at",))
         self.version = found.version
         kept = self._verdicts if found.version else None  # without a version tomorrow's engine may be another one
+        self._judged = None
         if kept is not None and kept.holds(found.key):
-            self._key = found.key
-            self._stand(Standing.SAFE, ())
+            self._judge_as(found, ())
             return
-        self._key = ""
         begin = time.monotonic()
         verdicts = await prove(admin, self.name, self.store, found)
         reasons = tuple(dict.fromkeys(verdict.reason for verdict in verdicts if not verdict.safe))
@@ -121,13 +129,11 @@ class StoreWatch:
         if reasons:
             logs.get().error("a store does not keep tenants apart: nobody gets it",
                              store=self.name, version=found.version, problems=reasons, seconds=seconds)  # fmt: skip
-            self._stand(Standing.UNSAFE, reasons)
         else:
             logs.get().info("a store keeps tenants apart", store=self.name, version=found.version, seconds=seconds)
             if kept is not None:
                 kept.keep(found.key, time.time())
-            self._stand(Standing.SAFE, ())
-        self._key = found.key
+        self._judge_as(found, reasons)
 
     def _missed(self, reason: str) -> None:
         self._misses += 1
@@ -136,9 +142,14 @@ class StoreWatch:
             return
         if self.standing is not Standing.UNPROVEN or self._misses == 1:
             logs.get().warning("a store is closed: it cannot be looked at", store=self.name, reason=reason)
-        if not self.version or self.standing is Standing.UNSAFE:
-            self._key = ""
+        if not self.version:
+            self._judged = None
         self._stand(Standing.UNPROVEN, (reason,))
+
+    def _judge_as(self, found: Found, reasons: tuple[str, ...]) -> None:
+        standing = Standing.UNSAFE if reasons else Standing.SAFE
+        self._judged = _Judged(key=found.key, standing=standing, reasons=reasons)
+        self._stand(standing, reasons)
 
     def _stand(self, standing: Standing, reasons: tuple[str, ...]) -> None:
         self.standing, self.reasons = standing, reasons

@@ -19,7 +19,7 @@ from tenantry.adapters.store_watch import RECHECK_SECONDS, Connect, Standing, St
 from tenantry.core.errors import ForbiddenError, UnavailableError
 from tenantry.core.rules import Store
 from tenantry.core.session import Snapshot, closed
-from tenantry.core.vector.calls import Need
+from tenantry.core.vector.calls import Need, StoreOf
 
 _Fingerprint: TypeAlias = tuple[object, ...]
 
@@ -36,10 +36,14 @@ class StoreStatus(Struct, frozen=True, kw_only=True):
 
 
 class _Kept(Struct, kw_only=True):
+    rules: Store
     fingerprint: _Fingerprint
     watch: StoreWatch
     provisions: Provisions
     task: asyncio.Task[None]
+
+    def is_about(self, store: Store) -> bool:
+        return store is self.rules or _layout(store) == _layout(self.rules)
 
 
 class Stores:
@@ -75,6 +79,8 @@ class Stores:
             if kept is None or kept.fingerprint != fingerprint:
                 self._drop(name)
                 self._watch(name, store, secret, fingerprint)
+            else:
+                kept.rules = store
         open_now = {name: store for name, store in rules.stores.items() if store.kind == "pinecone"}
         for name in self._open.keys() - open_now.keys() - wanted.keys():
             self._metrics.gone(name)
@@ -82,33 +88,35 @@ class Stores:
         for name in open_now:
             self._metrics.safe(name, safe=True)
 
-    def check(self, store: str) -> None:
-        """Raise RequestRefusedError unless the store was shown to keep tenants apart."""
+    def check(self, store_of: StoreOf) -> None:
+        """Raise RequestRefusedError unless the store, by these rules, was shown to keep tenants apart."""
+        store = store_of.name
         if store in self._open:
             return
         kept = self._kept.get(store)
-        if kept is None:
-            closed(store)
+        # An exchange keeps the rules that it began with; what they say of the store may not be what was proven.
+        if kept is None or not kept.is_about(store_of.store):
+            closed(store_of)
         elif kept.watch.standing is Standing.UNSAFE:
             raise ForbiddenError("store_unsafe", f'The store "{store}" is closed: its operator has to set it up anew.')
         elif kept.watch.standing is not Standing.SAFE:
             raise UnavailableError("store_not_proven", f'The store "{store}" is not in use yet.')
 
-    def provided(self, store: str, need: Need) -> bool:
+    def provided(self, store_of: StoreOf, need: Need) -> bool:
         """Return whether what a request needs is known to be there."""
-        kept = self._kept.get(store)
+        kept = self._kept.get(store_of.name)
         return kept is not None and kept.provisions.met(need)
 
-    async def provide(self, store: str, need: Need) -> None:
+    async def provide(self, store_of: StoreOf, need: Need) -> None:
         """Make what a request needs; raise RequestRefusedError when that is not possible."""
-        self.check(store)
-        kept = self._kept.get(store)
+        self.check(store_of)
+        kept = self._kept.get(store_of.name)
         if kept is not None:
             await kept.provisions.meet(need)
 
-    def forget(self, store: str, need: Need) -> None:
-        """Forget that a need is met: the engine said that it is not."""
-        kept = self._kept.get(store)
+    def forget(self, store_of: StoreOf, need: Need) -> None:
+        """Forget that a need is met: perhaps the engine said that it is not."""
+        kept = self._kept.get(store_of.name)
         if kept is not None:
             kept.provisions.forget(need)
 
@@ -140,7 +148,7 @@ class Stores:
             changed=provisions.forget, recheck_seconds=self._recheck_seconds,
         )  # fmt: skip
         task = asyncio.get_running_loop().create_task(watch.run(), name=f"store {name}")
-        self._kept[name] = _Kept(fingerprint=fingerprint, watch=watch, provisions=provisions, task=task)
+        self._kept[name] = _Kept(rules=store, fingerprint=fingerprint, watch=watch, provisions=provisions, task=task)
 
     def _drop(self, name: str) -> None:
         kept = self._kept.pop(name, None)
@@ -159,7 +167,11 @@ async def _ended(kept: _Kept) -> None:
 
 def _fingerprint(store: Store, secret: str | None) -> _Fingerprint:
     """Return what a watch depends on; by which hosts clients come, and whether they may flush, is not of it."""
+    return (*_layout(store), secret)
+
+
+def _layout(store: Store) -> _Fingerprint:
     return (
         store.kind, store.endpoints, store.grpc_endpoints, store.tls, store.isolation, store.tenant_field,
-        tuple(store.collections.items()), secret,
+        tuple(store.collections.items()),
     )  # fmt: skip

@@ -78,10 +78,12 @@ class Forward(Struct, frozen=True, kw_only=True):
 class Deliver(Struct, frozen=True, kw_only=True):
     """The last response-phase reply for a store: what the client gets was verified.
 
-    `body` None leaves it as it is. `verified: yes` in the metadata is what the store guard in Envoy waits for.
+    `remove_headers` take away every copy; `body` None leaves the body as it is. `verified: yes` in the metadata is what
+    the store guard in Envoy waits for.
     """
 
     set_headers: tuple[tuple[str, str], ...]
+    remove_headers: tuple[str, ...]
     body: bytes | None
     metadata: Mapping[str, str]
 

@@ -264,7 +264,8 @@ class Store(_Document, frozen=True, kw_only=True):
     Under `partition` and `keyprefix` tenants share the `collections` named here, which the operator makes. Under
     `database` and `collection` tenants make their own, of any name, and `tenant_field` is added to each. `hosts` are
     the names under which clients reach this store; a store without any serves every other host, one for each kind.
-    `load_and_flush` lets tenants load and flush collections that they share (it costs others time, never rows).
+    `load_and_flush` lets tenants flush collections that they share, and load them with parameters (it costs others
+    time, never rows).
     """
 
     kind: Literal["milvus", "pinecone"]

@@ -90,8 +90,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     keyring: Keyring
 
 
-Gate = Callable[[str], None]
-"""Asked before each request to the store of this name; raises RequestRefusedError unless it may be used."""
+Gate = Callable[[StoreOf], None]
+"""Asked before each request to a store; raises RequestRefusedError unless it may be used by these rules of it."""
 
 
 OpenCall = Callable[[RuleBook, str, str, StoreHead], tuple[StoreOf, Call] | None]
@@ -102,9 +102,9 @@ def no_stores(_book: RuleBook, _tenant: str, _authority: str, _head: StoreHead) 
     """Say of every request that it is not for a store."""
 
 
-def closed(store: str) -> None:
+def closed(store_of: StoreOf) -> None:
     """Refuse: nobody has shown that the store keeps tenants apart."""
-    raise UnavailableError("store_not_proven", f'The store "{store}" is not in use yet.')
+    raise UnavailableError("store_not_proven", f'The store "{store_of.name}" is not in use yet.')
 
 
 class Session:
@@ -211,7 +211,7 @@ class Session:
             return False
         store_of, call = opened
         self.store = StoreExchange(store_of, call, head, self._snapshot.book.rules.limits.max_body_bytes)
-        self._gate(store_of.name)
+        self._gate(store_of)
         return True
 
     def _store_forward(self, body: bytes | None) -> Reply:

@@ -30,16 +30,35 @@ _KEPT = (FORWARDED_HEADERS | {"grpc-timeout"}) - {"accept-encoding", "content-le
 """What a store sees of a client's headers. Compressed answers could not be read; lengths are of the body before."""
 
 
-class StoreExchange:
-    """One request to a store, from its headers to its verified answer. `rows` were verified."""
+_SHOWN = frozenset({"content-type", "content-length", "grpc-status"})
+"""What a client sees of a store's headers. Others say things that nobody looked at, `grpc-message` among them."""
 
-    __slots__ = ("_answer_headers", "_call", "_grpc", "_head", "_max_bytes", "need", "operation", "rows", "store_of")
+
+class StoreExchange:
+    """One request to a store, from its headers to its verified answer.
+
+    After it `rows` were verified, and `failed` says that the store did not do what was asked.
+    """
+
+    __slots__ = (
+        "_answer_headers",
+        "_call",
+        "_grpc",
+        "_head",
+        "_max_bytes",
+        "failed",
+        "need",
+        "operation",
+        "rows",
+        "store_of",
+    )
 
     def __init__(self, store_of: StoreOf, call: Call, head: StoreHead, max_bytes: int) -> None:
         self.store_of = store_of
         self.operation = call.operation
         self.need: Need | None = None
         self.rows = 0
+        self.failed = False
         self._call = call
         self._head = head
         self._grpc = any(value.startswith(GRPC) for value in head.all("content-type"))
@@ -109,12 +128,18 @@ class StoreExchange:
             raise WithheldError("foreign_row", "The store's answer was withheld.") from error
         except (UnreadableResponseError, ValueError) as error:
             raise WithheldError("unreadable_answer", "The store's answer was withheld.") from error
-        self.rows = verified.rows
+        self.rows, self.failed = verified.rows, verified.failed
         changed = verified.body != event.body
         set_headers = list(verified.headers)
         if "content-length" in values and not head.end_stream:
             set_headers.append(("content-length", str(len(verified.body))))
-        return Deliver(set_headers=tuple(set_headers), body=verified.body if changed else None, metadata=VERIFIED)
+        names = {name for name, _ in set_headers}
+        return Deliver(
+            set_headers=tuple(set_headers),
+            remove_headers=tuple({name: None for name, _ in head.headers if not _passes(name) and name not in names}),
+            body=verified.body if changed else None,
+            metadata=VERIFIED,
+        )
 
     def _credential(self, secret: str) -> tuple[str, str]:
         if self.store_of.store.kind == "pinecone":
@@ -126,6 +151,10 @@ class StoreExchange:
     def _check_size(self, body_bytes: int) -> None:
         if body_bytes > self._max_bytes:
             raise TooLargeError("body_too_large", f"The body is larger than {self._max_bytes} bytes.")
+
+
+def _passes(header: str) -> bool:
+    return header in _SHOWN or header.startswith(":")
 
 
 def _check_plain(values: Mapping[str, bytes]) -> None:

@@ -63,10 +63,14 @@ class StoreResponse(Struct, frozen=True, kw_only=True):
 
 
 class Verified(Struct, frozen=True, kw_only=True):
-    """What the client gets, and how many rows were looked at. `headers` are set besides the content's length."""
+    """What the client gets, and how many rows were looked at. `headers` are set besides the content's length.
+
+    `failed`: the store did not do what was asked.
+    """
 
     body: bytes
     rows: int = 0
+    failed: bool = False
     headers: tuple[tuple[str, str], ...] = ()
 
 

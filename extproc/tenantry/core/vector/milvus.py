@@ -165,7 +165,8 @@ class MilvusCall:
         status = answer if isinstance(answer, pb.Status) else answer.status  # type: ignore[attr-defined]
         if status.reason or status.detail:
             status.reason, status.detail = (self._work.layout.shown(text) for text in (status.reason, status.detail))
-        return Verified(body=write_message(answer.SerializeToString()), rows=rows)
+        failed = bool(status.code or status.error_code)  # Milvus Lite 2.5 sets the first alone
+        return Verified(body=write_message(answer.SerializeToString()), rows=rows, failed=failed)
 
 
 def milvus_call(store_of: StoreOf, head: StoreHead, max_bytes: int) -> MilvusCall | None:

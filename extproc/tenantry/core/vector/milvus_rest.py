@@ -145,10 +145,9 @@ class RestCall:
         read = loads(body, raw=self._operation.raw)
         members = require(read, "", self._operation.members, drop_null=True)
         rebuilt = self._operation.scope(self._work, members)
-        path = None
-        if self.operation == "entities/get" and "filter" in rebuilt:
-            path = f"{PREFIX}entities/query"
-        return StoreRequest(body=dumps(rebuilt), path=path, headers=self._headers)
+        # A `get` that has a filter became a query.
+        path = f"{PREFIX}entities/query" if self.operation == "entities/get" and "filter" in rebuilt else None
+        return StoreRequest(body=dumps(rebuilt), path=path, headers=self._headers, need=self._work.need)
 
     def response(self, response: StoreResponse) -> Verified:
         """Return the answer with each row verified; raise ForeignRowError or UnreadableResponseError."""
@@ -162,7 +161,7 @@ class RestCall:
         if message:
             shown["message"] = self._work.layout.shown(message)
         if code not in _SUCCESS:
-            return Verified(body=dumps(shown))
+            return Verified(body=dumps(shown), failed=True)
         if response.status != 200:
             raise UnreadableResponseError("a success with the status of a failure")
         shown["data"], rows = self._operation.check(self._work, read.get("data", {}))

@@ -45,7 +45,6 @@ MAX_ROWS = 16_384
 
 MAX_SUB_SEARCHES = 1024
 MAX_KEY_CHARACTERS = 65_535
-QUERY_PATH = "/v2/vectordb/entities/query"
 
 _SAFE_KEY = re.compile(r'[^"\\\x00-\x1f\x7f]+')
 _DIMENSION = re.compile(r"[0-9]{1,10}")
@@ -182,7 +181,7 @@ def scope_get(work: RestScope, members: Members) -> Members:
         | _as_they_are(members, "consistencyLevel")
     )
     ids = required(members, "id")
-    if converts_get(work):
+    if work.place.primary_field is not None:
         if not all(isinstance(each, str) for each in ids):
             raise BadRequestError("invalid_body", "id must be strings, as the primary key is.", param="id")
         found: dict[str, TemplateValue] = {"ids": tuple(ids)}
@@ -192,11 +191,6 @@ def scope_get(work: RestScope, members: Members) -> Members:
             "invalid_body", "id must not hold quotes, backslashes or control characters: send a query.", param="id"
         )
     return rows | {"id": ids}
-
-
-def converts_get(work: RestScope) -> bool:
-    """Return whether a `get` goes to the store as a query."""
-    return work.place.primary_field is not None
 
 
 def scope_delete(work: RestScope, members: Members) -> Members:

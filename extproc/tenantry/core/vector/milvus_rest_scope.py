@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from tenantry.core.errors import BadRequestError
+from tenantry.core.vector.calls import Need
 from tenantry.core.vector.expr import KeyRewrite, TemplateValue, scoped
 from tenantry.core.vector.layout import DEFAULT_DATABASE, PARTITION_NAME, Layout, Place
 from tenantry.core.vector.strictjson import expect, require
@@ -25,11 +26,12 @@ MAX_TEMPLATE_ITEMS = 16_384
 class RestScope:
     """One request in the tenant's scope, from its members to its answer."""
 
-    __slots__ = ("_place", "counts", "layout")
+    __slots__ = ("_absent", "_place", "counts", "layout")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._place: Place | None = None
+        self._absent = False
         self.counts = False
         """Whether `count(*)` alone was asked for."""
 
@@ -39,6 +41,11 @@ class RestScope:
         if self._place is None:  # no path of the table answers about a collection that it did not enter
             raise AssertionError("no collection was entered")
         return self._place
+
+    @property
+    def need(self) -> Need | None:
+        """What has to be made before the request is passed on."""
+        return self.layout.need(None if self._absent else self._place)
 
     @property
     def keys(self) -> KeyRewrite | None:
@@ -62,6 +69,7 @@ class RestScope:
         entered = self.enter_database(members)
         name = required(members, "collectionName")
         self._place = self.layout.place_or_nothing(name) if perhaps else self.layout.place(name)
+        self._absent = perhaps
         return entered | {"collectionName": self._place.physical}
 
     def refuse_tenant_field(self, name: str, path: str) -> None:

@@ -78,8 +78,7 @@ def check_describe(work: Scoped, answer: pb.DescribeCollectionResponse) -> int:
 
 
 def scope_show_collections(work: Scoped, request: pb.ShowCollectionsRequest) -> None:
-    """List the tenant's own collections."""
-    work.layout.require_own("Listing collections")
+    """List the collections that the tenant may use."""
     work.enter_database(request)
     request.collection_names[:] = [work.layout.place(name).physical for name in request.collection_names]
 
@@ -123,11 +122,18 @@ def scope_own(work: Scoped, request: Any) -> None:
     work.enter(request)
 
 
-def scope_load(work: Scoped, request: Any) -> None:
-    """As `scope_own`; also on shared collections, where the operator allows it."""
-    if not work.layout.store.load_and_flush:
-        work.layout.require_own("Loading and flushing")
+def scope_load(work: Scoped, request: pb.LoadCollectionRequest) -> None:
+    """Load a collection. One that is shared is loaded plainly, which does nothing to one that is loaded already.
+
+    langchain-milvus asks for it whenever it opens a collection; how often a shared one is held in memory, and which
+    fields of it, is for the operator.
+    """
     work.enter(request)
+    if not work.layout.own and not work.layout.store.load_and_flush:
+        request.ClearField("replica_number")
+        request.ClearField("refresh")
+        request.ClearField("load_fields")
+        request.ClearField("skip_load_dynamic_field")
 
 
 def scope_load_state(work: Scoped, request: pb.LoadStateRequest) -> None:
@@ -139,7 +145,7 @@ def scope_load_state(work: Scoped, request: pb.LoadStateRequest) -> None:
 def scope_flush(work: Scoped, request: pb.FlushRequest) -> None:
     """Flush collections that the tenant names, each of them; none would be all of the database."""
     if not work.layout.store.load_and_flush:
-        work.layout.require_own("Loading and flushing")
+        work.layout.require_own("Flushing")
     work.enter_database(request)
     if not request.collection_names:
         raise BadRequestError("invalid_request", "Name the collections to flush.", param="collection_names")
@@ -167,7 +173,7 @@ def check_flush(work: Scoped, answer: pb.FlushResponse) -> int:
 def scope_flush_state(work: Scoped, request: pb.GetFlushStateRequest) -> None:
     """Ask whether segments are on disk: a yes or no about numbers."""
     if not work.layout.store.load_and_flush:
-        work.layout.require_own("Loading and flushing")
+        work.layout.require_own("Flushing")
     work.layout.check_database(request.db_name)
     request.db_name = work.layout.database
     if request.collection_name:
