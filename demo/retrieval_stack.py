@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import shutil
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -27,16 +26,27 @@ class NoEnvironmentError(Exception):
     """An environment is missing and could not be set up; what was printed says why."""
 
 
-def environments() -> Environments:
+async def environments() -> Environments:
     """Return the environments, setting up those that are missing (45 s, once; it prints its progress)."""
-    command = ["python3", str(ROOT / "tools" / "env.py"), *ENVIRONMENTS]
+    script = str(ROOT / "tools" / "env.py")
+    process = await asyncio.create_subprocess_exec("python3", script, *ENVIRONMENTS, stdout=asyncio.subprocess.PIPE)
     try:
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    except subprocess.CalledProcessError as error:
+        output, _ = await process.communicate()
+    finally:
+        await end(process)
+    if process.returncode != 0:
         names = " and ".join(ENVIRONMENTS)
-        raise NoEnvironmentError(f"no environments {names}: tools/env.py ended with {error.returncode}") from None
-    clients, embedder = done.stdout.split()
+        raise NoEnvironmentError(f"no environments {names}: tools/env.py ended with {process.returncode}")
+    clients, embedder = output.decode().split()
     return Environments(clients=clients, embedder=embedder)
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End a process that still runs."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()
 
 
 @contextlib.asynccontextmanager
