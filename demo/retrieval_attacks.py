@@ -50,7 +50,7 @@ class Attacker:
         status = getattr(answer, "status", answer if hasattr(answer, "error_code") else None)
         if status is not None and (status.code or status.error_code):
             return Attacked(refused=f"Milvus code {status.code or status.error_code}", message=status.reason)
-        said = str(answer)
+        said = str(list(answer) if isinstance(answer, list) else answer)  # the SDK's own lists show their first rows
         if len(said) > MAX_SAID:  # what was cut off could not be searched
             raise RuntimeError(f"{name}: an answer of {len(said)} characters")
         return Attacked(said=said, count=count)
@@ -58,13 +58,13 @@ class Attacker:
     def query(self, filter_: str, **options: Any) -> Any:
         """Query with a filter."""
         options = {"output_fields": ALL, "limit": 100, **options}
-        return list(self.milvus.query(self.name, filter=filter_, timeout=TIMEOUT_SECONDS, **options))
+        return self.milvus.query(self.name, filter=filter_, timeout=TIMEOUT_SECONDS, **options)
 
     def search(self, **options: Any) -> Any:
         """Search for what is near the attacker's first document, in the whole collection."""
         options = {"output_fields": ALL, "limit": 100, **options}
         found = self.milvus.search(self.name, data=[self.vector], timeout=TIMEOUT_SECONDS, **options)
-        return [dict(hit) for hits in found for hit in hits]  # as text the SDK's own lists are cut short
+        return [dict(hit) for hits in found for hit in hits]
 
     def call(self, method: str, request: Any, *, metadata: tuple[tuple[str, str], ...] = (), gzip: bool = False) -> Any:
         """Call a method of Milvus below the SDK, and show its answer."""
