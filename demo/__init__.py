@@ -1,7 +1,8 @@
 """The demo: four tenants of three tiers and one that joins, the real `openai` client, a real Envoy, a minute.
 
 Beside them, with stand-in engines, two rollouts under the load of light clients: a healthy candidate that keeps its
-share, and a slow one that the guard takes back.
+share, and a slow one that the guard takes back. And two tenants with look-alike documents in one Milvus, with plain
+pymilvus, one of which tries to break out.
 
 Plain data and pure functions: `scenario` (who asks what, and what must come of it), `upstream`
 (what an engine may see of a request), `run` (what was recorded), `measure` and `measure_rollouts`
@@ -10,4 +11,7 @@ Plain data and pure functions: `scenario` (who asks what, and what must come of 
 (everything that is started and stopped), `recorder` (what stands before an engine that keeps no
 record of its own), `observe` (reads the records), `traffic` and `crowd` (the clients), `live` (the
 table while it runs), `play` (the order of events), `__main__` (the command).
+
+Retrieval has modules of its own, beginning with `retrieval_`. Of them `retrieval_client`, `retrieval_attacks` and
+`embedder` run in other environments, as programs of their own.
 """

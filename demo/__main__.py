@@ -22,6 +22,7 @@ from demo.play import Play
 from demo.report import Report
 from demo.report_html import page
 from demo.report_text import print_report
+from demo.retrieval_stack import Environments, NoEnvironmentError, environments
 from demo.scenario import Scenario
 from demo.stack import StackError, running
 from demo.stay import tell
@@ -80,8 +81,10 @@ async def _stoppable(work: Coroutine[None, None, int]) -> int:
 
 async def _demo(scenario: Scenario, options: argparse.Namespace, console: Console) -> int:
     begin_s = psutil.Process().create_time()  # imports count, too
+    retrieval, set_up_s = await _retrieval(console)
+    begin_s += set_up_s
     progress = Progress(console)
-    async with running(scenario, options.out, progress.say) as stack, aiohttp.ClientSession() as http:
+    async with running(scenario, options.out, progress.say, retrieval) as stack, aiohttp.ClientSession() as http:
         started_s = time.time()
         # Real engines take a minute to start: their play is counted from there.
         end_s = (begin_s if scenario.engine == "stand-in" else started_s) + options.seconds - CLOSING_SECONDS
@@ -99,16 +102,28 @@ async def _demo(scenario: Scenario, options: argparse.Namespace, console: Consol
         del summary["timeline"]
         for rollout in summary["rollouts"].values():
             del rollout["timeline"], rollout["evidence"]
+        del summary["vector"]["tried"], summary["vector"]["questions"]
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     return 0 if report.ok else 1
 
 
 async def _stay(scenario: Scenario, out: Path, console: Console) -> int:
+    retrieval, _ = await _retrieval(console)
     progress = Progress(console)
-    async with running(scenario, out, progress.say) as stack:
+    async with running(scenario, out, progress.say, retrieval) as stack:
         progress.done()
         tell(scenario, stack, console)
         raise await stack.up.envoy.ended()
+
+
+async def _retrieval(console: Console) -> tuple[Environments | str, float]:
+    """Return what retrieval runs on, or why it does not; and how long that took to set up, which happens once."""
+    begin_s = time.time()
+    try:
+        return await environments(), time.time() - begin_s
+    except NoEnvironmentError as error:
+        console.print(f"retrieval does not run: {error}", markup=False)
+        return str(error), time.time() - begin_s
 
 
 def _write(out: Path, report: Report) -> None:

@@ -7,6 +7,7 @@ from statistics import median
 
 from demo.expectations import expectations
 from demo.joined import Joined
+from demo.measure_retrieval import vector_report
 from demo.measure_rollouts import rollout_report
 from demo.quantiles import quantiles
 from demo.report import (
@@ -21,6 +22,7 @@ from demo.report import (
     Timeline,
     VersionReport,
 )
+from demo.retrieval_expectations import retrieval_expectations
 from demo.run import Call, CrowdCall, Run
 from demo.scenario import FORGED_HEADERS, FORGED_MEMBERS, MODEL, TenantPlan
 from demo.upstream import forged_headers, forged_members, leaked_keys
@@ -47,7 +49,8 @@ def build(run: Run) -> Report:
     joined = Joined(run)
     tenants = {plan.name: tenant_report(joined, plan) for plan in run.scenario.tenants}
     rollouts = {MODEL: _rollout(joined), **{plan.model: rollout_report(run, plan) for plan in run.scenario.rollouts}}
-    held = expectations(run, joined, tenants, rollouts)
+    vector = vector_report(run.retrieval)
+    held = [*expectations(run, joined, tenants, rollouts), *retrieval_expectations(run.retrieval, vector)]
     return Report(
         engine=run.scenario.engine,
         engine_note=ENGINE_NOTES[run.scenario.engine],
@@ -60,6 +63,7 @@ def build(run: Run) -> Report:
         failed_requests=_failed(run.calls) + _failed(run.crowd_calls),
         tenants=tenants,
         rollouts=rollouts,
+        vector=vector,
         model_versions={engine.version: _version(joined, engine.version) for engine in run.scenario.engines},
         expectations=held,
         refusals=[
@@ -242,6 +246,11 @@ def _sources(run: Run) -> dict[str, str]:
             "own count",
             "what the split drew": "Envoy's access log, with what the sidecar wrote at its decision",
             "states, evidence, verdicts": "the sidecar's admin listener (/rollouts), as `tenantry rollout` asks it",
+        }
+    if not run.retrieval.not_run:
+        sources |= {
+            "what retrieval answered": "the tenants' clients (pymilvus); a text says whose it is by its figure",
+            "rows by tenant": "the engine, read by its operator past Envoy and the sidecar",
         }
     return sources
 

@@ -15,6 +15,7 @@ from tenantry.adapters.rollout_status import Status
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 
+from demo.retrieval_run import Verified
 from demo.run import Arrival, Conversation, EngineCount, Look
 from demo.stack import Engine
 
@@ -133,6 +134,17 @@ class SidecarMetrics:
             tenant: Conversation(messages=messages[tenant], exchanges=exchanges[tenant])
             for tenant in messages.keys() | exchanges.keys()
         }
+
+    async def verified(self, store: str) -> Verified:
+        """Return what was counted of a store's rows so far."""
+        samples = await self._settled()
+
+        def count(wanted: str) -> int:
+            return int(sum(value for name, labels, value in samples if name == wanted and labels["store"] == store))
+
+        return Verified(
+            rows=count("tenantry_store_rows_verified_total"), foreign=count("tenantry_store_foreign_rows_total")
+        )
 
     async def generation(self) -> int:
         """Return how many rules documents went live so far."""

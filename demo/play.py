@@ -23,6 +23,8 @@ from demo.observe import (
     SidecarMetrics,
     engine_count,
 )
+from demo.retrieval import Retrieval
+from demo.retrieval_run import RetrievalRun
 from demo.run import Arrival, Call, Conversation, CrowdCall, EngineCount, Look, Probe, Refused, Reload, Run
 from demo.scenario import MODEL, REFUSALS, SEED, Scenario, TenantPlan
 from demo.stack import Stack
@@ -77,6 +79,8 @@ class Play:
         self._outcome_file = OutcomeFile(stack.outcomes)
         self._metrics = SidecarMetrics(http, stack.admin)
         self._admin = RolloutAdmin(stack.admin, stack.secrets)
+        self._retrieval = Retrieval(stack, self._metrics)
+        self._retrieved = RetrievalRun(not_run="it did not end")
 
     def record(self, total_s: float) -> Run:
         """Return what was recorded so far."""
@@ -102,6 +106,7 @@ class Play:
             looks=tuple(self._looks),
             history=dict(self._history),
             engine_counts=self._engine_counts,
+            retrieval=self._retrieved,
         )
 
     def rollouts_now(self) -> list[RolloutNow]:
@@ -143,6 +148,7 @@ class Play:
             await self._traffic(clients, until_s, show)
             after = await self._metrics.conversations()
             self._conversations = _since(before, after)
+            self._retrieved = await self._retrieval.record()
             if self.reload is not None:
                 for plan in self.scenario.joining:
                     self._models[plan.name] = await clients[plan.name].models()
@@ -195,6 +201,7 @@ class Play:
                           done=self._crowd_calls.append)
                 )
             )  # fmt: skip
+            workers.append(group.create_task(self._retrieval.run(until_s)))
             await asyncio.sleep((until_s - self.begin_s) / 2)
             await self._edit_rules()
             if self.reload is not None:
@@ -212,7 +219,8 @@ class Play:
         for record in self._records:
             self._arrivals += await record.new(self._http)
         for outcome in self._outcome_file.new():
-            (self._outcomes if outcome.model == MODEL else self._crowd_outcomes).append(outcome)
+            if not outcome.store:
+                (self._outcomes if outcome.model == MODEL else self._crowd_outcomes).append(outcome)
         if self.scenario.rollouts:
             self._looks += await self._admin.looks()
 

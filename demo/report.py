@@ -162,6 +162,68 @@ class RefusalReport(Struct, frozen=True, kw_only=True):
     message: str
 
 
+class VectorTenantReport(Struct, frozen=True, kw_only=True):
+    """One tenant's retrieval: its questions, the rows that answered them, and its rows by the engine's own count.
+
+    `answer_ms` is by the client's clock. `collections` are the real names of those that hold its rows.
+    """
+
+    queries: int
+    failed: int
+    rows_answered: int
+    foreign_rows: int
+    answer_ms: Quantiles
+    rows_before: int
+    rows_after: int
+    collections: list[str]
+
+
+class VectorQuestionReport(Struct, frozen=True, kw_only=True):
+    """A question that every tenant asked. By tenant: each nearest text, and each list of titles, that ever came."""
+
+    question: str
+    title: str
+    answers: dict[str, list[str]]
+    titles: dict[str, list[str]]
+
+
+class VectorAttackReport(Struct, frozen=True, kw_only=True):
+    """An attack: `refused` with a `status`, `harmless` (own rows, or nothing), `leaked`, or `failed` to be tried."""
+
+    what: str
+    outcome: str
+    status: str
+    message: str
+    own_rows: int = 0
+    foreign_rows: int = 0
+
+
+class VectorReport(Struct, frozen=True, kw_only=True):
+    """Retrieval. `not_run` says why it did not run; all figures are empty then.
+
+    `queries` are tenants' questions, `foreign_rows` those that came back to a question or to an attack.
+    `standing` is what the sidecar's proof said, of the engine that `proven` names. `rows_verified` and
+    `answers_withheld` are the sidecar's own counts.
+    """
+
+    queries: int = 0
+    attacks: int = 0
+    foreign_rows: int = 0
+    rows_lost: int = 0
+    not_run: str = ""
+    error: str = ""
+    engine: str = ""
+    sdk: str = ""
+    embeddings: str = ""
+    standing: str = ""
+    proven: str = ""
+    rows_verified: int = 0
+    answers_withheld: int = 0
+    tenants: dict[str, VectorTenantReport] = {}
+    questions: list[VectorQuestionReport] = []
+    tried: list[VectorAttackReport] = []
+
+
 class Expectation(Struct, frozen=True, kw_only=True):
     """Something that had to hold, whether it did, and the figures behind it."""
 
@@ -192,6 +254,7 @@ class Report(Struct, frozen=True, kw_only=True):
     failed_requests: int
     tenants: dict[str, TenantReport]
     rollouts: dict[str, RolloutReport]
+    vector: VectorReport
     model_versions: dict[str, VersionReport]
     expectations: list[Expectation]
     refusals: list[RefusalReport]

@@ -13,6 +13,7 @@ import msgspec
 from demo.charts import NARROW, WIDE, Bar, Column, Lane, Slice, bars, both, lanes
 from demo.report import Report
 from demo.report_parts import Document, figure_path, legend, percent, plain, rounded, section, table
+from demo.report_retrieval import retrieval, retrieval_tiles
 from demo.report_rollouts import candidate_tiles, candidates, split
 
 CSS = Path(__file__).with_name("report.css")
@@ -26,8 +27,8 @@ def page(report: Report) -> str:
     document = Document(msgspec.to_builtins(report))
     body = "".join(
         part(document)
-        for part in (_head, _tiles, _timeline, candidates, _waiting, _speed_and_messages, _forgery, _tenants, _refusals,
-                     _expectations, _method)
+        for part in (_head, _tiles, _timeline, candidates, retrieval, _waiting, _speed_and_messages, _forgery, _tenants,
+                     _refusals, _expectations, _method)
     )  # fmt: skip
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -46,6 +47,8 @@ def _head(document: Document) -> str:
     else:
         verdict = f'<p class="verdict held">✓ All {len(expectations)} expectations held</p>'
     crowd = "Light clients of more tenants load two rollouts. " if split(document) else ""
+    if not document["vector"]["not_run"]:
+        crowd += "Two more search a vector store, and one of them attacks it. "
     tiers = {tenant["tier"] for tenant in document["tenants"].values()}
     return (
         "<h1>tenantry demo</h1>"
@@ -72,7 +75,7 @@ def _tiles(document: Document) -> str:
         live = document.figure("reload", "live_after_ms", show=rounded, unit=" ms")
         failed = document.figure("reload", "failed_requests")
         tiles.append(("Edited rules live after", live, f"{failed} failed requests"))
-    tiles += candidate_tiles(document)
+    tiles += candidate_tiles(document) + retrieval_tiles(document)
     six = " six" if len(tiles) == 6 else ""
     inner = "".join(
         f'<section><h2>{escape(what)}</h2><span class="big">{big}</span><p>{note}</p></section>'

