@@ -262,6 +262,12 @@ def test_letters_that_fold_to_ascii_are_the_same_name() -> None:
     assert scope("risks == 1", reserved=reserved) == '(tenant_id == "acme") and (risks == 1)'
 
 
+def test_the_tenants_field_may_have_capitals_itself() -> None:
+    with pytest.raises(FilterError, match="reserved field"):
+        scoped("tenantid == 'x'", field="TenantId", tenant="acme")
+    assert scoped("price > 1", field="TenantId", tenant="acme") == '(TenantId == "acme") and (price > 1)'
+
+
 def test_a_key_of_the_clients_own_json_may_have_any_name() -> None:
     assert scope("meta['tenant_id'] == 1") == '(tenant_id == "acme") and (meta["tenant_id"] == 1)'
 
