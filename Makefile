@@ -57,6 +57,16 @@ test-engines: env ## tests through a real Envoy against real vLLM on CPU (instal
 bench-guard: env ## how often the rollout guard takes a healthy candidate back, and how fast a bad one (JSON)
 	@$(PY) -m bench.guard
 
+.PHONY: bench-vector
+bench-vector: env ## what isolation costs a vector store's request: CPU, and time end to end (JSON; a real Milvus Lite)
+	@python3 tools/env.py milvus26 >/dev/null
+	@$(PY) -m bench.vector
+
+.PHONY: attack
+attack: env ## break-outs against three real Milvus engines and a stand-in Pinecone through Envoy (JSON; exit 1 on a leak)
+	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null
+	@$(PY) -m bench.attack
+
 .PHONY: format
 format: env ## format and mend what ruff can
 	.venv/bin/ruff format .

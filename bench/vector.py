@@ -15,12 +15,10 @@ import contextlib
 import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -28,23 +26,21 @@ from typing import Any
 import grpc
 from google.protobuf import __version__ as protobuf_version
 from tenantry.adapters import envoy_process
-from tenantry.core.apikeys import digest_text, new_key
+from tenantry.adapters.memory import keep_freed_memory
 from tenantry.core.rules import Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import StoreHead, StoreOf, StoreResponse
-from tenantry.core.vector.grpc_frame import PREFIX_BYTES, write_message
+from tenantry.core.vector.grpc_frame import write_message
 from tenantry.core.vector.milvus import SERVICE, MilvusCall, milvus_call
 from tenantry.core.vector.milvus_rows import VARCHAR
 from tenantry_envoy.binary import find_envoy
 
+from bench.stack import KEYS, MAX_BYTES, ROOT, Client, checked, tenantry, when_ready
 from bench.vector_messages import COLLECTION, Messages
 from tools import milvus_engines
 
-ROOT = Path(__file__).resolve().parent.parent
 SEED = 20_261_125
 TENANT = "acme"
-KEY = new_key(b"bench" * 7)
-MAX_BYTES = 64 * 1024 * 1024
 ROUNDS = 7
 BLOCK = 50
 """Searches in a row through one of the two ways, before the other has its turn."""
@@ -152,69 +148,6 @@ def plain_envoy(engine: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@contextlib.contextmanager
-def tenantry(folder: Path, engine: str) -> Iterator[str]:
-    """Run `tenantry up` in processes of its own; yield the address for clients."""
-    port = milvus_engines.free_ports(3)
-    document = {
-        "version": 1,
-        "models": {},
-        "tiers": {"gold": {}},
-        "tenants": {TENANT: {"tier": "gold", "keys": [digest_text(KEY)]}},
-        "stores": {"docs": {"kind": "milvus", "endpoints": [engine], "isolation": "collection"}},
-        "limits": {"maxBodyBytes": MAX_BYTES},
-    }
-    rules = folder / "rules.json"
-    rules.write_text(json.dumps(document))
-    address = f"127.0.0.1:{port[0]}"
-    command = [sys.executable, "-m", "tenantry.cli", "up", str(rules), "--listen", address,
-               "--admin", f"127.0.0.1:{port[1]}", "--envoy-admin", f"127.0.0.1:{port[2]}",
-               "--state", str(folder / "state")]  # fmt: skip
-    with (folder / "up.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
-        try:
-            yield address
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-class Client:
-    """One gRPC connection that sends bytes as they are."""
-
-    def __init__(self, address: str, *, key: str | None = None) -> None:
-        options = [("grpc.max_receive_message_length", MAX_BYTES), ("grpc.max_send_message_length", MAX_BYTES)]
-        self._channel = grpc.insecure_channel(address, options=options)
-        self._metadata = [("authorization", f"Bearer {key}")] if key else []
-
-    def call(self, method: str, body: bytes, *, patient: bool = False) -> bytes:
-        """Send a framed message, return the answer's message."""
-        send = self._channel.unary_unary(SERVICE + method)
-        answer: bytes = send(body[PREFIX_BYTES:], metadata=self._metadata, timeout=60, wait_for_ready=patient)
-        return answer
-
-
-def when_ready(client: Client, seconds: float = 60) -> None:
-    """Wait until the store was shown to keep tenants apart."""
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            client.call("GetVersion", write_message(b""), patient=True)
-        except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
-
-
-def checked(answer: bytes) -> None:
-    """Fail unless the store did what it was asked."""
-    status = pb.Status.FromString(answer)
-    if status.error_code or status.code:
-        raise RuntimeError(f"the engine refused: {status.reason}")
-
-
 def searches(ways: dict[str, Callable[[], bytes]], count: int) -> dict[str, list[float]]:
     """Return milliseconds of each search by each way, taken in turns."""
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -235,9 +168,12 @@ async def end_to_end(messages: Messages, kind: milvus_engines.Kind, count: int) 
     """Return the times of a Search with and without tenantry, before the same engine."""
     folder = Path(tempfile.mkdtemp(prefix="tenantry-bench-"))
     (folder / "plain").mkdir()
-    with milvus_engines.start(kind, folder / "engine") as engine, tenantry(folder, engine.address) as address:
+    with contextlib.ExitStack() as exits:
+        engine = exits.enter_context(milvus_engines.start(kind, folder / "engine"))
+        store = {"kind": "milvus", "endpoints": [engine.address], "isolation": "collection"}
+        address = exits.enter_context(tenantry(folder / "tenantry", store))
         async with envoy_process.running(find_envoy(None), plain_envoy(engine.address), folder / "plain", 1) as envoy:
-            plain, ours = Client(await envoy.listener()), Client(address, key=KEY)
+            plain, ours = Client(await envoy.listener()), Client(address, key=KEYS[TENANT])
 
             def measure() -> dict[str, list[float]]:
                 when_ready(ours)
@@ -274,6 +210,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=milvus_engines.KINDS, default="lite25")
     parser.add_argument("--searches", type=int, default=1500)
     options = parser.parse_args()
+    keep_freed_memory()  # as the sidecar does
     messages = Messages(options.seed)
     figures: dict[str, Any] = {"cpu_us": costs(messages)}
     figures |= asyncio.run(end_to_end(messages, options.engine, options.searches))

@@ -10,6 +10,7 @@ import sys
 import time
 
 DIMENSION = 8
+"""Of every embedding."""
 
 
 class Steps:

@@ -18,6 +18,7 @@ from tenantry.adapters.admin import Admin
 from tenantry.adapters.bind import Address, Tls, require_safe
 from tenantry.adapters.envoy_clusters import EnvoyClusters
 from tenantry.adapters.grpcio_transport import GrpcioTransport
+from tenantry.adapters.memory import keep_freed_memory
 from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollouts import Rollouts
@@ -70,6 +71,7 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
 
     Raises RulesError, SecretsError or BindError before anything listens.
     """
+    keep_freed_memory()
     require_safe(options.listen, options.tls, "ext_proc")
     require_safe(options.admin, options.tls, "the admin listener")
     source = Source(options.rules, options.secrets)

@@ -52,15 +52,15 @@ keyword that we wrote or an ASCII name. So every engine reads a conjunction at t
 from collections.abc import Mapping
 
 from tenantry.core.vector.expr_keys import KeyRewrite
-from tenantry.core.vector.expr_nodes import And, Comparison, Literal, Node, Ref, render
+from tenantry.core.vector.expr_nodes import And, Comparison, Condition, Literal, Node, Ref, render
 from tenantry.core.vector.expr_parser import Parser
 from tenantry.core.vector.expr_templates import Templates, TemplateValue
 from tenantry.core.vector.expr_tokens import NAME, FilterError, quoted
 
-__all__ = ["FilterError", "KeyRewrite", "Node", "TemplateValue", "parse", "render", "scoped"]
+__all__ = ["Condition", "FilterError", "KeyRewrite", "Node", "TemplateValue", "parse", "render", "scoped"]
 
 
-def parse(text: str) -> Node:
+def parse(text: str) -> Condition:
     """Return the condition that a filter is; raise FilterError for anything else, text without a condition included."""
     return Parser(text, frozenset(), Templates({})).condition()
 

@@ -241,8 +241,13 @@ class Parser(Reader):
             )
         self._index += 1
         self._sign("(", "`(` after a function's name")
+        at = self._index
         ref = self._ref()
+        if name in TEXT_FUNCTIONS and (ref.path or ref.name == META):
+            self._refuse("this function takes the name of a field, without a path.", at)
         node: Node
+        if name in TEXT_FUNCTIONS and (ref.path or ref.name == META):
+            self._refuse("this function takes the name of a field, without a path.", at)
         if name == "array_length":
             node = Length(ref)
         else:
@@ -260,8 +265,6 @@ class Parser(Reader):
         return Contains(name, ref, argument)
 
     def _text_function(self, name: str, ref: Ref) -> TextMatch | PhraseMatch:
-        if ref.path or ref.name == META:
-            self._refuse("this function takes the name of a field, without a path.", self._index)
         words = self._words()
         option: int | None = None
         if self._tokens[self._index] == ",":
