@@ -139,6 +139,9 @@ class Play:
             for plan in self.scenario.tenants:
                 clients[plan.name] = client = Client(plan, self.stack.base_url, self.stack.keys[plan.name])
                 stack.push_async_callback(client.close)
+            # From now on, since its clients take seconds to start, on a busy machine many.
+            retrieving = asyncio.create_task(self._retrieval.run(until_s))
+            stack.push_async_callback(_ended, retrieving)
             await self._probe(clients)
             for refusal in REFUSALS:
                 key = self.stack.keys[refusal.tenant] if refusal.tenant else _nobodys_key()
@@ -146,6 +149,7 @@ class Play:
             before = await self._metrics.conversations()
             self.begin_s, self.end_s = time.time(), until_s
             await self._traffic(clients, until_s, show)
+            await retrieving
             after = await self._metrics.conversations()
             self._conversations = _since(before, after)
             self._retrieved = await self._retrieval.record()
@@ -201,7 +205,6 @@ class Play:
                           done=self._crowd_calls.append)
                 )
             )  # fmt: skip
-            workers.append(group.create_task(self._retrieval.run(until_s)))
             await asyncio.sleep((until_s - self.begin_s) / 2)
             await self._edit_rules()
             if self.reload is not None:
@@ -269,6 +272,13 @@ class Play:
     def _done(self, call: Call) -> Call:
         self._calls.append(call)
         return call
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task that still runs."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
 
 
 def _since(before: Mapping[str, Conversation], after: Mapping[str, Conversation]) -> dict[str, Conversation]:

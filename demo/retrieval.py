@@ -119,12 +119,12 @@ class Retrieval:
     async def _work(self, name: str, client: "_Client", questions: Sequence[list[float]], until_s: float) -> None:
         """Ask the questions in turn, as long as there is time; the attacker tries something after each.
 
-        On a slow machine it hurries: each attack is tried.
+        On a slow machine it hurries: each attack is tried, and each question asked.
         """
         rng = random.Random(f"{SEED} retrieval {name}")
         attacks = list(self._known) if name == ATTACKER else []
         turn = 0
-        while (left_s := until_s - time.time()) > 0 or turn < len(attacks):
+        while (left_s := until_s - time.time()) > 0 or turn < max(len(attacks), len(questions)):
             index = turn % len(questions)
             answer = await client.ask(Ask(vector=questions[index], limit=TOP), Asked)
             self._asked.append(AskedCall(tenant=name, question=index, answer=answer))
