@@ -127,7 +127,7 @@ def test_a_collection_with_another_tenant_field() -> None:
 
 
 def test_an_iterator_may_name_the_id_that_describing_showed() -> None:
-    public = Exchange("Query", PARTITION).call._work.layout.public_id("notes")  # noqa: SLF001
+    public = Exchange("Query", PARTITION).call._work.layout.public_id("notes")
     for value in ("", 0, public):
         sent = rewritten("Query", query(query_params=pairs(limit=1, iterator=True, collection_id=value)), PARTITION)
         assert [pair.key for pair in sent.query_params] == ["limit", "iterator"]
@@ -174,7 +174,7 @@ REFUSED: list[tuple[str, Any, str]] = [
         pb.HybridSearchRequest(collection_name="notes", rank_params=pairs(topk=1)),
         "parameter_not_allowed",
     ),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("method", "message", "code"), REFUSED)
@@ -255,6 +255,8 @@ def test_nothing_found() -> None:
         assert Exchange("Search", PARTITION).sends(search()).hears(answer).results.topks == [0]
 
 
+MINE = pb.IDs(str_id=pb.StringArray(data=[f"{TOKEN}:a"]))
+SHAPELESS = pb.FieldData(field_name="v", vectors=pb.VectorField(binary_vector=b"x"))
 FOREIGN: list[tuple[str, Any]] = [
     ("Query", rows(texts("tenant_id", TENANT, OTHER), numbers("id", 1, 2))),
     ("Query", rows(texts("tenant_id", "ACME"))),
@@ -270,12 +272,12 @@ FOREIGN: list[tuple[str, Any]] = [
         "Search",
         found(
             1,
-            ids=pb.IDs(str_id=pb.StringArray(data=[f"{TOKEN}:a"])),
+            ids=MINE,
             group_by_field_value=texts("pk", f"{OTHER_TOKEN}:a"),
         ),
     ),
     ("Delete", pb.MutationResult(ids=pb.IDs(str_id=pb.StringArray(data=[f"{OTHER_TOKEN}:a"])))),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("method", "answer"), FOREIGN)
@@ -289,7 +291,10 @@ UNREADABLE: list[tuple[str, Any]] = [
     ("Query", rows(numbers("id", 1))),
     ("Query", rows(texts("tenant_id", TENANT), numbers("id", 1, 2))),
     ("Query", rows(texts("tenant_id", TENANT), texts("tenant_id", TENANT, TENANT))),
-    ("Query", rows(texts("tenant_id", TENANT), pb.FieldData(field_name="v", vectors=pb.VectorField(binary_vector=b"x")))),
+    (
+        "Query",
+        rows(texts("tenant_id", TENANT), pb.FieldData(field_name="v", vectors=pb.VectorField(binary_vector=b"x"))),
+    ),
     ("Query", rows(texts("tenant_id", TENANT), pb.FieldData(field_name="v", valid_data=[True, True]))),
     ("Query", rows(texts("tenant_id", TENANT), numbers("pk", 1))),
     ("Search", found(1, fields_data=[])),
@@ -301,10 +306,13 @@ UNREADABLE: list[tuple[str, Any]] = [
     ("Search", found(1, distances=[0.5, 0.5])),
     ("Search", found(1)),  # keys that are numbers, where they have a prefix
     ("Search", found(1, ids=pb.IDs(), topks=[1])),
-    ("Search", found(1, ids=pb.IDs(str_id=pb.StringArray(data=[f"{TOKEN}:a"])), group_by_field_value=numbers("n", 1, 2))),
-    ("Search", found(1, ids=pb.IDs(str_id=pb.StringArray(data=[f"{TOKEN}:a"])), group_by_field_value=numbers("pk", 1))),
+    (
+        "Search",
+        found(1, ids=MINE, group_by_field_value=numbers("n", 1, 2)),
+    ),
+    ("Search", found(1, ids=MINE, group_by_field_value=numbers("pk", 1))),
     ("Delete", pb.MutationResult(ids=pb.IDs(int_id=pb.LongArray(data=[1])))),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("method", "answer"), UNREADABLE)
@@ -336,9 +344,14 @@ def test_an_error_is_shown_in_the_clients_names() -> None:
 
 @pytest.mark.parametrize(
     ("status", "failed"),
-    [(pb.Status(), False), (pb.Status(reason="empty"), False), (pb.Status(code=1), True), (pb.Status(error_code=1), True)],
-)  # fmt: skip
-def test_what_a_store_did_not_do(status: pb.Status, failed: bool) -> None:  # noqa: FBT001
+    [
+        (pb.Status(), False),
+        (pb.Status(reason="empty"), False),
+        (pb.Status(code=1), True),
+        (pb.Status(error_code=1), True),
+    ],
+)
+def test_what_a_store_did_not_do(status: pb.Status, failed: bool) -> None:
     call = Exchange("Query", PARTITION).sends(query()).call
     body = write_message(pb.QueryResults(status=status).SerializeToString())
     assert call.response(StoreResponse(status=200, headers=(), body=body)).failed is failed
