@@ -183,7 +183,8 @@ def schema(*fields: pb.FieldSchema, **more: Any) -> pb.CollectionSchema:
 
 def create(made: pb.CollectionSchema | None = None, **more: Any) -> pb.CreateCollectionRequest:
     packed = (schema() if made is None else made).SerializeToString()
-    return pb.CreateCollectionRequest(**{"collection_name": "notes", "schema": packed, "shards_num": 1} | more)
+    fields: dict[str, Any] = {"collection_name": "notes", "schema": packed, "shards_num": 1}
+    return pb.CreateCollectionRequest(**fields | more)
 
 
 def found(*rows: int, tenants: tuple[str, ...] | None = None, **more: Any) -> pb.SearchResults:

@@ -59,8 +59,9 @@ class Duel:
         else:
             yield from self._fight_for_keys()
         yield from self._reads(self._b, written)
-        yield from self._delete("")
-        yield from self._settled("deleted without a filter", ())
+        nothing = '"-"' if self._primary.data_type == VARCHAR else "-1"
+        yield from self._delete(f"{self._primary.name} != {nothing}")
+        yield from self._settled("deleted whatever its filter finds", ())
         yield from self._reads(self._a, ())
 
     def _fight_for_keys(self) -> Steps[None]:

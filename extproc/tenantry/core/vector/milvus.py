@@ -34,6 +34,9 @@ from tenantry.core.vector.milvus_scope import Scoped
 from tenantry.core.vector.milvus_wire import parse, parse_answer
 
 _NAME = re.compile(r"[A-Za-z]{1,64}")
+REPORTED_COST = "report_value"
+"""What pymilvus reads of a status's `extra_info`. The rest tells of the store's insides."""
+
 SERVICE = "/milvus.proto.milvus.MilvusService/"
 
 
@@ -98,7 +101,12 @@ METHODS: dict[str, Method] = {
         scope=schemas.scope_index,
         check=schemas.check_indexes,
     ),
-    "GetIndexState": Method(request=pb.IndexRequest, answer=pb.IndexStateResponse, scope=schemas.scope_index),
+    "GetIndexState": Method(
+        request=pb.IndexRequest,
+        answer=pb.IndexStateResponse,
+        scope=schemas.scope_index,
+        check=schemas.check_index_state,
+    ),
     "GetIndexBuildProgress": Method(
         request=pb.IndexRequest,
         answer=pb.IndexProgressResponse,
@@ -157,7 +165,7 @@ class MilvusCall:
         """Return the answer with each row verified; raise ForeignRowError or UnreadableResponseError."""
         body = response.body
         if not body:  # an error, in the headers or trailers
-            return Verified(body=b"")
+            return Verified(body=b"", failed=True)
         if response.status != 200 or body[0] != 0 or int.from_bytes(body[1:PREFIX_BYTES]) != len(body) - PREFIX_BYTES:
             raise UnreadableResponseError("not one plain gRPC message")
         answer = parse_answer(self._method.answer, body[PREFIX_BYTES:])
@@ -165,6 +173,8 @@ class MilvusCall:
         status = answer if isinstance(answer, pb.Status) else answer.status  # type: ignore[attr-defined]
         if status.reason or status.detail:
             status.reason, status.detail = (self._work.layout.shown(text) for text in (status.reason, status.detail))
+        for name in [name for name in status.extra_info if name != REPORTED_COST]:
+            del status.extra_info[name]
         failed = bool(status.code or status.error_code)  # Milvus Lite 2.5 sets the first alone
         return Verified(body=write_message(answer.SerializeToString()), rows=rows, failed=failed)
 

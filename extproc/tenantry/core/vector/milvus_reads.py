@@ -15,7 +15,13 @@ from tenantry.core.errors import BadRequestError
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import UnreadableResponseError
 from tenantry.core.vector.expr import KeyRewrite, TemplateValue, scoped
-from tenantry.core.vector.milvus_rows import COUNT, length, take_prefix, take_tenant_column
+from tenantry.core.vector.milvus_rows import (
+    COUNT,
+    length,
+    take_prefix_of_column,
+    take_prefix_of_ids,
+    take_tenant_column,
+)
 from tenantry.core.vector.milvus_scope import Scoped
 from tenantry.core.vector.milvus_wire import MAX_PARAMETERS, MAX_VALUE_CHARACTERS, parse
 
@@ -24,6 +30,7 @@ BOOL_EXPR_V1 = 1
 
 MAX_OUTPUT_FIELDS = 1024
 MAX_SUB_SEARCHES = 1024
+FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 OUTPUT_FIELD = re.compile(r"\*|\$meta|[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 SEARCH_PARAMETERS = frozenset(
@@ -111,7 +118,7 @@ def scope_search(work: Scoped, request: pb.SearchRequest) -> None:
 def _search(work: Scoped, request: pb.SearchRequest) -> None:
     if request.dsl_type != BOOL_EXPR_V1:
         raise BadRequestError("field_not_allowed", "SearchRequest.dsl_type is not BoolExprV1, which alone is allowed.")
-    parse(pb.PlaceholderGroup, request.placeholder_group)
+    request.placeholder_group = parse(pb.PlaceholderGroup, request.placeholder_group).SerializeToString()
     request.dsl = _guarded(work, request.dsl, request.expr_template_values)
     request.partition_names[:] = work.layout.partitions(list(request.partition_names))
     request.ClearField("expr_template_values")
@@ -129,6 +136,7 @@ def scope_hybrid_search(work: Scoped, request: pb.HybridSearchRequest) -> None:
         if part.collection_name not in ("", name):
             raise BadRequestError("field_not_allowed", "A search inside a hybrid search names another collection.")
         part.collection_name = name
+        part.ClearField("output_fields")  # those of the whole count
         work.enter(part)
         _search(work, part)
     request.partition_names[:] = work.layout.partitions(list(request.partition_names))
@@ -146,8 +154,13 @@ def scope_query(work: Scoped, request: pb.QueryRequest) -> None:
 
 
 def scope_delete(work: Scoped, request: pb.DeleteRequest) -> None:
-    """Put a delete into the tenant's scope. `hash_keys` are the store's own: it computes them when they are absent."""
+    """Put a delete into the tenant's scope. `hash_keys` are the store's own: it computes them when they are absent.
+
+    Milvus refuses a delete without a filter; with the guard alone it would delete all that the tenant has.
+    """
     work.enter(request)
+    if not request.expr.strip():
+        raise BadRequestError("invalid_filter", "A delete needs a filter.", param="filter")
     request.expr = _guarded(work, request.expr, request.expr_template_values)
     request.partition_name = work.layout.partition_to_write(request.partition_name)
     request.ClearField("expr_template_values")
@@ -159,16 +172,32 @@ def check_search(work: Scoped, answer: pb.SearchResults) -> int:
     results, place = answer.results, work.place
     keys = results.ids.WhichOneof("id_field")
     rows = len(getattr(results.ids, keys).data) if keys else 0
+    if sum(results.topks) != rows or max(len(results.scores), len(results.distances), len(results.recalls)) > rows:
+        raise UnreadableResponseError("as many hits as there are primary keys were not found")
     kept = take_tenant_column(results.fields_data, place.tenant_field, work.layout.tenant, rows)
-    group = results.group_by_field_value
-    if results.HasField("group_by_field_value") and group.field_name == place.tenant_field:
-        results.ClearField("group_by_field_value")
     _replace(results.fields_data, kept, work)
-    if place.primary_field is not None and keys:
-        results.ids.str_id.data[:] = take_prefix(results.ids.str_id.data, work.layout.key_prefix)
+    if results.HasField("group_by_field_value"):
+        _check_group(work, results, rows)
+    if place.primary_field is not None:
+        take_prefix_of_ids(results.ids, work.layout.key_prefix)
+    if not work.layout.own:
+        results.ClearField("all_search_count")  # how many rows were searched, of all tenants
     _forget(results.output_fields, place.tenant_field)
     answer.collection_name = work.place.name
     return rows
+
+
+def _check_group(work: Scoped, results: pb.SearchResultData, rows: int) -> None:
+    """Check the values that rows were grouped by: they are a column as any other."""
+    group, place = results.group_by_field_value, work.place
+    if group.field_name == place.tenant_field:
+        results.ClearField("group_by_field_value")
+        return
+    values = length(group)
+    if values is None or values > rows:
+        raise UnreadableResponseError("more groups than rows")
+    if place.primary_field is not None and group.field_name == place.primary_field:
+        take_prefix_of_column(group, work.layout.key_prefix)
 
 
 def check_query(work: Scoped, answer: pb.QueryResults) -> int:
@@ -204,8 +233,7 @@ def _replace(columns: Any, kept: list[pb.FieldData], work: Scoped) -> None:
     if primary is not None:
         for column in kept:
             if column.field_name == primary:
-                keys = column.scalars.string_data.data
-                keys[:] = take_prefix(keys, work.layout.key_prefix)
+                take_prefix_of_column(column, work.layout.key_prefix)
     if len(kept) != len(columns):
         for index in reversed(range(len(columns))):
             if columns[index].field_name == work.place.tenant_field:
@@ -279,7 +307,9 @@ def _parameters(work: Scoped, pairs: MutableSequence[pb.KeyValuePair], allowed: 
         seen.add(key)
         if key == "params" and value:
             _index_parameters(value, param)
-        elif key in ("group_by_field", "anns_field"):
+        elif key in ("group_by_field", "anns_field") and value:
+            if FIELD.fullmatch(value) is None:
+                raise BadRequestError("invalid_parameter", f'"{key}" is not the name of a field.', param=param)
             work.refuse_tenant_field(value, param)
         elif key == "collection_id":
             collection_at = index

@@ -35,6 +35,7 @@ from tenantry.core.vector.milvus_schemas import (
     MAX_SHARDS,
     TENANT_CHARACTERS,
 )
+from tenantry.core.vector.milvus_types import INDEX_BUILD_PARAMETERS
 from tenantry.core.vector.strictjson import expect, require
 
 MAX_DIMENSION = 32_768
@@ -63,36 +64,6 @@ DATA_TYPES = frozenset(
     }
 )
 ELEMENT_TYPES = frozenset({"Bool", "Int8", "Int16", "Int32", "Int64", "Float", "Double", "VarChar"})
-INDEX_BUILD_PARAMETERS = frozenset(
-    {
-        "index_type",
-        "metric_type",
-        "M",
-        "efConstruction",
-        "nlist",
-        "m",
-        "nbits",
-        "refine",
-        "refine_type",
-        "sq_type",
-        "with_raw_data",
-        "intermediate_graph_degree",
-        "graph_degree",
-        "build_algo",
-        "cache_dataset_on_device",
-        "adapt_for_cpu",
-        "drop_ratio_build",
-        "inverted_index_algo",
-        "bm25_k1",
-        "bm25_b",
-        "bm25_avgdl",
-        "bitmap_cardinality_limit",
-        "min_gram",
-        "max_gram",
-        "mmap.enabled",
-    }
-)
-"""How an index is built. None of them names a file, a service or another collection."""
 
 _ANALYZER_WORD = re.compile(r"[A-Za-z0-9_]{1,64}")
 

@@ -20,14 +20,25 @@ _BYTES_PER_DIMENSION = {"float16_vector": 2, "bfloat16_vector": 2, "int8_vector"
 
 def length(column: pb.FieldData) -> int | None:
     """Return for how many rows a column has values or says that it has none; None when that cannot be told."""
+    values = _values(column)
+    return None if values is None else max(values, len(column.valid_data))
+
+
+def has_rows(column: pb.FieldData, rows: int) -> bool:
+    """Return whether a column that a client sends has `rows` rows, and a value for each row that it says has one.
+
+    A store may read beyond the end of one that is shorter: milvus-lite 2.5.1 ends then, for all tenants.
+    """
+    values, valid = _values(column), column.valid_data
+    return (values == rows and not valid) or (len(valid) == rows and values in (rows, sum(valid)))
+
+
+def _values(column: pb.FieldData) -> int | None:
     kind = column.WhichOneof("field")
-    values: int | None = 0
     if kind == "scalars":
         scalar = column.scalars.WhichOneof("data")
-        values = len(getattr(column.scalars, scalar).data) if scalar else 0
-    elif kind == "vectors":
-        values = _vectors(column.vectors)
-    return None if values is None else max(values, len(column.valid_data))
+        return len(getattr(column.scalars, scalar).data) if scalar else 0
+    return _vectors(column.vectors) if kind == "vectors" else 0
 
 
 def _vectors(vectors: pb.VectorField) -> int | None:
@@ -84,3 +95,19 @@ def take_prefix(keys: Sequence[str], prefix: str) -> list[str]:
     if not all(key.startswith(prefix) for key in keys):
         raise ForeignRowError("a primary key of another tenant")
     return [key[len(prefix) :] for key in keys]
+
+
+def take_prefix_of_column(column: pb.FieldData, prefix: str) -> None:
+    """Take the prefix from a column of primary keys."""
+    if column.scalars.WhichOneof("data") not in (None, "string_data") or column.WhichOneof("field") == "vectors":
+        raise UnreadableResponseError("primary keys that are not text")
+    keys = column.scalars.string_data.data
+    keys[:] = take_prefix(keys, prefix)
+
+
+def take_prefix_of_ids(ids: pb.IDs, prefix: str) -> None:
+    """Take the prefix from the primary keys of an answer."""
+    if ids.int_id.data:
+        raise UnreadableResponseError("primary keys that are not text")
+    if ids.WhichOneof("id_field") == "str_id":
+        ids.str_id.data[:] = take_prefix(ids.str_id.data, prefix)

@@ -14,6 +14,7 @@ from tenantry.core.vector.calls import UnreadableResponseError
 from tenantry.core.vector.layout import PARTITION_NAME
 from tenantry.core.vector.milvus_rows import VARCHAR
 from tenantry.core.vector.milvus_scope import Scoped, strip_base
+from tenantry.core.vector.milvus_types import check_index_parameters, check_type_parameters
 from tenantry.core.vector.milvus_wire import parse
 from tenantry.core.vector.scope import TOKEN_CHARACTERS
 
@@ -40,8 +41,16 @@ def scope_create(work: Scoped, request: pb.CreateCollectionRequest) -> None:
         raise BadRequestError("invalid_schema", f"More than {MAX_FIELDS} fields or {MAX_FUNCTIONS} functions.")
     for field in schema.fields:
         work.refuse_tenant_field(field.name, "schema")
-    if any(function.type != BM25 for function in schema.functions):
-        raise BadRequestError("invalid_schema", "A function other than BM25 is not allowed here.", param="schema")
+        field.ClearField("fieldID")
+        field.ClearField("index_params")
+        check_type_parameters(field)
+    for function in schema.functions:
+        if function.type != BM25:
+            raise BadRequestError("invalid_schema", "A function other than BM25 is not allowed here.", param="schema")
+        for name in (*function.input_field_names, *function.output_field_names):
+            work.refuse_tenant_field(name, "schema")
+        function.ClearField("input_field_ids")  # the store sets ids, by the names
+        function.ClearField("output_field_ids")
     _properties(request.properties)
     _properties(schema.properties)
     if request.shards_num > MAX_SHARDS or request.num_partitions > MAX_PARTITIONS:
@@ -56,7 +65,9 @@ def check_describe(work: Scoped, answer: pb.DescribeCollectionResponse) -> int:
     """Show the collection as if it were the tenant's own and had no tenant column."""
     place, schema = work.place, answer.schema
     if not schema.fields:  # there is no such collection; 2.3.5 sends an empty schema then
-        answer.ClearField("schema")
+        status = pb.Status.FromString(answer.status.SerializeToString())
+        answer.Clear()
+        answer.status.CopyFrom(status)
         return 0
     if all(field.name != place.tenant_field for field in schema.fields):
         raise UnreadableResponseError("the collection has no tenant column")
@@ -129,11 +140,20 @@ def scope_load(work: Scoped, request: pb.LoadCollectionRequest) -> None:
     fields of it, is for the operator.
     """
     work.enter(request)
+    _load_tenant_field(work, request)
     if not work.layout.own and not work.layout.store.load_and_flush:
         request.ClearField("replica_number")
         request.ClearField("refresh")
         request.ClearField("load_fields")
         request.ClearField("skip_load_dynamic_field")
+
+
+def _load_tenant_field(work: Scoped, request: pb.LoadCollectionRequest | pb.LoadPartitionsRequest) -> None:
+    """Load the tenant column besides the fields that are named; none of them is all."""
+    for name in request.load_fields:
+        work.refuse_tenant_field(name, "load_fields")
+    if request.load_fields:
+        request.load_fields.append(work.place.tenant_field)
 
 
 def scope_load_state(work: Scoped, request: pb.LoadStateRequest) -> None:
@@ -193,6 +213,8 @@ def scope_partitions(work: Scoped, request: Any) -> None:
     request.partition_names[:] = work.layout.partitions(list(request.partition_names))
     if isinstance(request, pb.ShowPartitionsRequest):
         request.ClearField("collectionID")
+    if isinstance(request, pb.LoadPartitionsRequest):
+        _load_tenant_field(work, request)
 
 
 def scope_index(work: Scoped, request: Any) -> None:
@@ -205,6 +227,8 @@ def scope_own_index(work: Scoped, request: Any) -> None:
     """Put a change of an index into the tenant's scope."""
     scope_own(work, request)
     work.refuse_tenant_field(request.field_name, "field_name")
+    if isinstance(request, pb.CreateIndexRequest):
+        check_index_parameters(request.extra_params)
 
 
 def check_indexes(work: Scoped, answer: pb.DescribeIndexResponse) -> int:
@@ -215,6 +239,13 @@ def check_indexes(work: Scoped, answer: pb.DescribeIndexResponse) -> int:
             del answer.index_descriptions[index]
         elif not work.layout.own:
             found.indexed_rows = found.total_rows = found.pending_index_rows = 0
+        found.index_state_fail_reason = work.layout.shown(found.index_state_fail_reason)
+    return 0
+
+
+def check_index_state(work: Scoped, answer: pb.IndexStateResponse) -> int:
+    """Show the state, and why building failed in the client's names."""
+    answer.fail_reason = work.layout.shown(answer.fail_reason)
     return 0
 
 

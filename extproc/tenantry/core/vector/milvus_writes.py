@@ -10,7 +10,7 @@ import msgspec
 
 from tenantry.core.errors import BadRequestError
 from tenantry.core.vector._pb import milvus_pb2 as pb
-from tenantry.core.vector.milvus_rows import length, take_prefix, tenant_column
+from tenantry.core.vector.milvus_rows import has_rows, take_prefix_of_ids, tenant_column
 from tenantry.core.vector.milvus_scope import Scoped
 
 DYNAMIC = "$meta"
@@ -25,13 +25,14 @@ def scope_write(work: Scoped, request: pb.InsertRequest | pb.UpsertRequest) -> N
     work.enter(request)
     place, rows = work.place, request.num_rows
     request.partition_name = work.layout.partition_to_write(request.partition_name)
+    request.ClearField("hash_keys")  # the store's own, as in a delete
     _check_columns(work, request.fields_data, rows)
     for index in reversed(range(len(request.fields_data))):
         if request.fields_data[index].field_name == place.tenant_field:
             del request.fields_data[index]
     for column in request.fields_data:
         column.ClearField("field_id")  # the store goes by names; an id would be a second way to say which column
-        if column.is_dynamic or column.field_name in ("", DYNAMIC):
+        if column.field_name in ("", DYNAMIC):
             _rewrite_dynamic(work, column)
     if place.primary_field is not None:
         _prefix_keys(work, request.fields_data)
@@ -40,9 +41,8 @@ def scope_write(work: Scoped, request: pb.InsertRequest | pb.UpsertRequest) -> N
 
 def check_write(work: Scoped, answer: pb.MutationResult) -> int:
     """Give primary keys back as the client wrote them; an answer to a write or delete holds no rows."""
-    if work.place.primary_field is not None and answer.ids.WhichOneof("id_field") == "str_id":
-        keys = answer.ids.str_id.data
-        keys[:] = take_prefix(keys, work.layout.key_prefix)
+    if work.place.primary_field is not None:
+        take_prefix_of_ids(answer.ids, work.layout.key_prefix)
     return 0
 
 
@@ -54,6 +54,11 @@ def _check_columns(work: Scoped, columns: Iterable[pb.FieldData], rows: int) -> 
     seen: set[str] = set()
     for index, column in enumerate(columns):
         name = column.field_name or DYNAMIC
+        if column.is_dynamic and name != DYNAMIC:
+            # Milvus would take it for the dynamic field whatever its name, and so for a second one.
+            raise BadRequestError(
+                "invalid_column", f"fields_data[{index}] is dynamic, but not {DYNAMIC}.", param="fields_data"
+            )
         if index >= MAX_COLUMNS:
             raise BadRequestError("too_many_columns", f"More than {MAX_COLUMNS} columns.", param="fields_data")
         if name in seen:
@@ -61,7 +66,7 @@ def _check_columns(work: Scoped, columns: Iterable[pb.FieldData], rows: int) -> 
         seen.add(name)
         if name != work.place.tenant_field:
             work.refuse_tenant_field(name, "fields_data")
-        if length(column) != rows:
+        if not has_rows(column, rows):
             raise BadRequestError(
                 "invalid_column", f"fields_data[{index}] does not have num_rows ({rows}) rows.", param="fields_data"
             )
