@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 from dataplane.harness import KEYS
-from tenantry.core.vector.scope import collection_of, database_of
+from tenantry.core.vector.scope import collection_of, database_of, namespace_of
 from tenantry_standin import pinecone
 from tenantry_testing import sdk
 
@@ -115,3 +115,74 @@ async def test_two_tenants_live_the_life_of_a_collection_at_once(
     await witness.is_untouched()
     if isolation == "collection":
         assert await witness.operator.collections() == [witness.place]
+
+
+@pytest.mark.parametrize("name", ["langchain", "llamaindex"])
+async def test_two_tenants_of_a_framework_at_once(lite3: Engine, sdks: None, tmp_path: Path, name: str) -> None:
+    witness = Witness(lite3, "collection", f"notes_{name}")
+    async with behind(tmp_path, {"docs": store("milvus", lite3.address, "collection")}) as stack:
+        await witness.settle(stack.address)
+        reports = await both(name, f"{name}_roundtrip", stack.address, collection=witness.collection + "_own")
+    for tenant, report in reports.items():
+        assert report.errors == {}
+        left = json.dumps(report["store.left"].saw)
+        assert f"{tenant}: cat" in left
+        assert f"{tenant}: ant" not in left
+    await witness.is_untouched()
+
+
+@pytest.fixture
+async def standin() -> AsyncIterator[pinecone.RunningPinecone]:
+    running = await pinecone.start()
+    yield running
+    await running.stop()
+
+
+PINECONE = {
+    "query": ["own-0", "own-1", "own-2"],
+    "query_filter": ["own-2"],
+    "fetch_by_metadata": ["own-1"],
+    "list": ["own-0", "own-1", "own-2"],
+    "stats": {"docs": 3},
+    "list_after_delete": ["own-0", "own-2"],
+    "list_at_the_end": [],
+}
+"""What a client with the index to itself sees."""
+
+
+@pytest.mark.parametrize("transport", ["rest", "grpc"])
+async def test_two_tenants_of_pinecone_at_once(
+    standin: pinecone.RunningPinecone, sdks: None, tmp_path: Path, transport: str
+) -> None:
+    index = {"kind": "pinecone", "isolation": "namespace", "endpoints": [f"127.0.0.1:{standin.rest_port}"],
+             "grpcEndpoints": [f"127.0.0.1:{standin.grpc_port}"]}  # fmt: skip
+    async with behind(tmp_path, {"docs": index}) as stack:
+        host = f"http://{stack.address}" if transport == "rest" else stack.address
+        job = {"host": host, "transport": transport, "namespace": "docs"}
+        await run_pinecone(WITNESS, {**job, "only": ["upsert"]})
+        space = namespace_of(WITNESS, "docs")
+        before = dict(standin.index.rows(space))
+        assert list(before) == ["own-0", "own-1", "own-2"]
+        reports = await asyncio.gather(*(run_pinecone(tenant, job) for tenant in TENANTS))
+        assert standin.index.rows(space) == before
+        # Nobody asked for the witness's rows, not even in vain.
+        assert sum(entry.namespace == space for entry in standin.index.journal) == 1
+    for tenant, report in zip(TENANTS, reports, strict=True):
+        assert {name: step for name, step in report.items() if "error" in step} == {}
+        seen = {name: report[name]["answer"] for name in PINECONE}
+        assert {name: sorted(one) if isinstance(one, list) else one for name, one in seen.items()} == PINECONE
+        assert report["fetch_updated"]["answer"] == {"genre": "noir", "year": 2000, "marker": tenant}
+        assert [row["metadata"]["marker"] for row in report["query_all"]["answer"].values()] == [tenant] * 3
+        assert "tenant_id" not in json.dumps(report)
+
+
+async def run_pinecone(tenant: str, job: dict[str, Any]) -> dict[str, Any]:
+    job = {**job, "api_key": KEYS[tenant], "prefix": "own-", "marker": tenant}
+    python = await asyncio.to_thread(sdk.interpreter, sdk.ENVIRONMENTS["pinecone"])
+    script = sdk.SCRIPTS / "pinecone_roundtrip.py"
+    process = await asyncio.create_subprocess_exec(
+        python, str(script), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await asyncio.wait_for(process.communicate(json.dumps(job).encode()), 60)
+    report: dict[str, Any] = json.loads(output)
+    return report
