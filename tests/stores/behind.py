@@ -9,6 +9,7 @@ What tenants send is as plain as gRPC allows, so that a test says what goes over
 
 import asyncio
 import contextlib
+import json
 import struct
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
@@ -31,7 +32,7 @@ from tenantry.core.vector.milvus import METHODS, SERVICE
 M = TypeVar("M", bound=Message)
 
 DIMENSION = 8
-INT64, VARCHAR, FLOAT_VECTOR = 5, 21, 101
+INT64, VARCHAR, JSON, FLOAT_VECTOR = 5, 21, 23, 101
 UNBOUNDED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 PROBE = [1.0] + [0.0] * (DIMENSION - 1)
 
@@ -90,10 +91,12 @@ class Refused(Exception):
 class Tenant:
     """One tenant's client over one connection."""
 
-    def __init__(self, address: str, name: str, *, key: str | None = None) -> None:
+    def __init__(self, address: str, name: str, *, dynamic: bool = False) -> None:
+        """`dynamic`: the collection has no column for texts, so they are dynamic fields."""
         self.name = name
+        self._dynamic = dynamic
         self._channel = grpc.aio.insecure_channel(address, options=UNBOUNDED)
-        self._metadata = (("authorization", f"Bearer {key or KEYS[name]}"),)
+        self._metadata = (("authorization", f"Bearer {KEYS[name]}"),)
 
     async def __aenter__(self) -> Self:
         return self
@@ -135,10 +138,10 @@ class Tenant:
                 await asyncio.sleep(0.05)
 
     async def insert(self, collection: str, new: list[Row]) -> None:
-        await self.call("Insert", insertion(pb.InsertRequest, collection, new))
+        await self.call("Insert", insertion(pb.InsertRequest, collection, new, dynamic=self._dynamic))
 
     async def upsert(self, collection: str, new: list[Row]) -> None:
-        await self.call("Upsert", insertion(pb.UpsertRequest, collection, new))
+        await self.call("Upsert", insertion(pb.UpsertRequest, collection, new, dynamic=self._dynamic))
 
     async def delete(self, collection: str, expr: str) -> None:
         await self.call("Delete", pb.DeleteRequest(collection_name=collection, expr=expr))
@@ -162,14 +165,18 @@ def creation(collection: str) -> pb.CreateCollectionRequest:
     return pb.CreateCollectionRequest(collection_name=collection, schema=schema.SerializeToString(), shards_num=1)
 
 
-def insertion(kind: type[M], collection: str, new: list[Row]) -> M:
+def insertion(kind: type[M], collection: str, new: list[Row], *, dynamic: bool = False) -> M:
     request: Any = kind()
     request.collection_name, request.num_rows = collection, len(new)
     column = request.fields_data.add(field_name="id", type=VARCHAR if isinstance(new[0].id, str) else INT64)
     data = column.scalars.string_data if isinstance(new[0].id, str) else column.scalars.long_data
     data.data.extend(row.id for row in new)
-    texts = request.fields_data.add(field_name="text", type=VARCHAR)
-    texts.scalars.string_data.data.extend(row.text for row in new)
+    if dynamic:
+        members = request.fields_data.add(field_name="$meta", type=JSON, is_dynamic=True)
+        members.scalars.json_data.data.extend(json.dumps({"text": row.text}).encode() for row in new)
+    else:
+        texts = request.fields_data.add(field_name="text", type=VARCHAR)
+        texts.scalars.string_data.data.extend(row.text for row in new)
     vectors = request.fields_data.add(field_name="vector", type=FLOAT_VECTOR).vectors
     vectors.dim = DIMENSION
     vectors.float_vector.data.extend(PROBE * len(new))
@@ -213,10 +220,16 @@ def _rows(columns: Iterable[pb.FieldData], keys: list[Key] | None) -> list[Row]:
         keys = [*scalars.long_data.data, *scalars.string_data.data]
     if not keys:
         return []
-    texts = by_name["text"].string_data.data
+    texts = _texts(by_name)
     return sorted(
         (Row(id=key, text=text) for key, text in zip(keys, texts, strict=True)), key=lambda row: (str(row.id), row.text)
     )
+
+
+def _texts(columns: Mapping[str, pb.ScalarField]) -> list[str]:
+    if "text" in columns:
+        return list(columns["text"].string_data.data)
+    return [json.loads(members)["text"] for members in columns["$meta"].json_data.data]
 
 
 class Operator:
@@ -229,13 +242,14 @@ class Operator:
         async with aclosing(MilvusAdmin(self._store, None)) as admin:
             return sorted(await admin.perform(operator.collections(database)))
 
-    async def rows(self, collection: str, database: str = "") -> list[tuple[str, Key, str]]:
-        """Tenant, key and text of each row."""
-        request = query(collection, "text != ''", fields=("id", "text", "tenant_id"), db_name=database)
+    async def rows(
+        self, collection: str, database: str = "", partitions: Iterable[str] = ()
+    ) -> list[tuple[str, Key, str]]:
+        """Tenant, key and text of each row. Of equal keys an engine shows one, but for those in other partitions."""
+        fields = ("id", "text", "tenant_id")
+        request = query(collection, "text != ''", fields=fields, db_name=database, partition_names=list(partitions))
         async with aclosing(MilvusAdmin(self._store, None)) as admin:
             answer = await admin.perform(operator.ask("Query", request, pb.QueryResults))
         stamps = {column.field_name: column.scalars for column in answer.fields_data}
-        if not (texts := stamps["text"].string_data.data):
-            return []
         keys = [*stamps["id"].long_data.data, *stamps["id"].string_data.data]
-        return sorted(zip(stamps["tenant_id"].string_data.data, keys, texts, strict=True))  # type: ignore[arg-type]
+        return sorted(zip(stamps["tenant_id"].string_data.data, keys, _texts(stamps) if keys else (), strict=True))
