@@ -6,7 +6,8 @@ stdin, JSON out on stdout: what each operation answered, or the error that it ra
     {"host": "http://127.0.0.1:5081", "transport": "rest", "api_key": "k", "namespace": "docs", "prefix": "a-"}
 
 `host` is a plain-text URL; with `"transport": "grpc"` it is the gRPC port's. `prefix` begins each id, so that two
-tenants can be played with equal or with different ids. `only` names the operations to run, all without it.
+tenants can be played with equal or with different ids. `marker`, when there, is in each row's metadata. `only` names
+the operations to run, all without it.
 """
 
 import json
@@ -25,13 +26,14 @@ def connect(job: dict[str, Any]) -> Any:
     return Index(host=job["host"], api_key=job["api_key"])
 
 
-def vectors(prefix: str) -> list[dict[str, Any]]:
+def vectors(prefix: str, marker: str) -> list[dict[str, Any]]:
     genres = ("drama", "comedy", "drama")
+    marked = {"marker": marker} if marker else {}
     return [
         {
             "id": f"{prefix}{index}",
             "values": [1.0, 0.1 * index, 0.0, 0.5],
-            "metadata": {"genre": genre, "year": 2000 + index},
+            "metadata": {"genre": genre, "year": 2000 + index, **marked},
         }
         for index, genre in enumerate(genres)
     ]
@@ -47,7 +49,7 @@ def operations(index: Any, job: dict[str, Any]) -> Iterator[tuple[str, Callable[
     """Yield a name and a function for each operation, in an order in which they build on each other."""
     ns, prefix = job["namespace"], job["prefix"]
     query = [1.0, 0.0, 0.0, 0.5]
-    yield "upsert", lambda: index.upsert(vectors=vectors(prefix), namespace=ns).upserted_count
+    yield "upsert", lambda: index.upsert(vectors=vectors(prefix, job.get("marker", "")), namespace=ns).upserted_count
     yield "query", lambda: [m.id for m in index.query(vector=query, top_k=10, namespace=ns).matches]
     yield (
         "query_all",
