@@ -116,7 +116,9 @@ def _one(engine: Engine, text: str, legitimate_one: bool) -> Found:  # noqa: FBT
 def _compare(engine: Engine, text: str, answer: bytes, found: Found) -> None:
     """Compare what was found with what the client's own filter finds on the tenant's rows alone."""
     ours = engine.keys(answer)
-    meant = engine.keys(engine.send("Query", engine.query(text, name=SOLO), None))
+    # Milvus Lite 2.5.1 ends itself on some filters (`3 in [1]`): raw ones are for the others.
+    alone = render(parse(text)) if engine.kind == "lite25" else text
+    meant = engine.keys(engine.send("Query", engine.query(alone, name=SOLO), None))
     if ours is None:
         found.engine_refused = 1
         if meant is not None and "cannot parse expression" in _reason(answer):
@@ -124,7 +126,7 @@ def _compare(engine: Engine, text: str, answer: bytes, found: Found) -> None:
     elif meant is not None:
         found.compared = 1
         if ours != meant:
-            # Milvus Lite 2.5.1 reads some filters wrongly (`3 == price`), and ours as we print them rightly.
+            # An engine may read the client's text wrongly, and the same filter as we print it rightly.
             printed = engine.send("Query", engine.query(render(parse(text)), name=SOLO), None)
             if engine.keys(printed) == ours:
                 found.misread = 1
