@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from tenantry.core.vector._pb import milvus_pb2 as pb
 
 from bench.attack_store import OURS, ROWS, SOLO, VARCHAR, Engine, refused
 from tools import milvus_engines

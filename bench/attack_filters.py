@@ -7,7 +7,7 @@ filter as we print it then decides (`misread`).
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -92,15 +92,20 @@ def run_deletes(engine: Engine, seed: int, count: int) -> int:
     """Delete acme's scratch rows by made-up filters; return how many of globex's are lost or changed."""
     before = engine.theirs(SCRATCH)
     texts = [*islice(legitimate(seed + 1), count // 2), *islice(hostile(seed + 1, THEIRS), count // 2)]
-    for number, text in enumerate(texts):
-        try:
-            engine.send("Delete", pb.DeleteRequest(collection_name=SCRATCH, expr=text))
-        except grpc.RpcError as error:
-            if refused(error) is None:
-                raise
-        if number % REFILL_EVERY == 0:
-            engine.insert(OURS, name=SCRATCH)
+    with ThreadPoolExecutor(THREADS) as pool:  # Milvus 2.3.5 takes a fifth of a second for one
+        for _ in pool.map(partial(_delete, engine), range(len(texts)), texts):
+            pass
     return len(set(before) ^ set(engine.theirs(SCRATCH)))
+
+
+def _delete(engine: Engine, number: int, text: str) -> None:
+    if number % REFILL_EVERY == 0:
+        engine.insert(OURS, name=SCRATCH)
+    try:
+        engine.send("Delete", pb.DeleteRequest(collection_name=SCRATCH, expr=text))
+    except grpc.RpcError as error:
+        if refused(error) is None:
+            raise
 
 
 def _all(engine: Engine, alone: Alone, texts: list[str], *, refusals: bool = False) -> Found:
@@ -115,12 +120,21 @@ def _all(engine: Engine, alone: Alone, texts: list[str], *, refusals: bool = Fal
     return found
 
 
+class _Kind(Struct, frozen=True):
+    """A Query or a Search: its request, and how to read its answer."""
+
+    method: str
+    ask: Callable[..., Any]
+    read: Callable[[bytes], list[Any] | None]
+
+
 def _one(engine: Engine, alone: Alone, number: int, text: str) -> Found:
     found = Found(filters=1)
-    searches = number % SEARCH_EVERY == 0
-    method, ask, read = ("Search", engine.search, engine.found) if searches else ("Query", engine.query, engine.keys)
+    kind = _Kind("Query", engine.query, engine.keys)
+    if number % SEARCH_EVERY == 0:
+        kind = _Kind("Search", engine.search, engine.found)
     try:
-        answer = engine.send(method, ask(text))
+        answer = engine.send(kind.method, kind.ask(text))
     except grpc.RpcError as error:
         if withheld(error):
             found.leaks.append(text)
@@ -128,29 +142,33 @@ def _one(engine: Engine, alone: Alone, number: int, text: str) -> Found:
             raise
         found.refused = 1
         return found
-    ours = read(answer)
-    if THEIRS.encode() in answer or len(ours or ()) > ROWS:
+    if THEIRS.encode() in answer or len(kind.read(answer) or ()) > ROWS:
         found.leaks.append(text)
-    if not _is_filter(text):
-        return found
-    try:
-        meant = alone.keys(method, ask(text, name=SOLO))
-    except Lost:
-        found.lost_alone = 1
-        return found
+    if _is_filter(text):
+        try:
+            _compare(kind, alone, text, answer, found)
+        except Lost:
+            found.lost_alone = 1
+    return found
+
+
+def _compare(kind: _Kind, alone: Alone, text: str, answer: bytes, found: Found) -> None:
+    """Compare what was found with what the client's own text finds on the tenant's rows alone."""
+    ours = kind.read(answer)
+    meant = alone.keys(kind.method, kind.ask(text, name=SOLO))
     if ours is None:
         found.engine_refused = 1
         if meant is not None and "cannot parse expression" in _reason(answer):
             found.grammar_rejections.append(text)
     elif meant is not None:
         found.compared = 1
-        if ours != meant:
-            # Milvus Lite 2.5.1 reads some filters wrongly (`3 == price`), and ours as we print them rightly.
-            if alone.keys(method, ask(render(parse(text)), name=SOLO)) == ours:
-                found.misread = 1
-            else:
-                found.differences.append(text)
-    return found
+        if ours == meant:
+            return
+        # An engine may read the client's text wrongly (`3 == price`), and the same filter as we print it rightly.
+        if alone.keys(kind.method, kind.ask(render(parse(text)), name=SOLO)) == ours:
+            found.misread = 1
+        else:
+            found.differences.append(text)
 
 
 def _is_filter(text: str) -> bool:

@@ -49,6 +49,11 @@ class Engine:
         return found
 
     @property
+    def own(self) -> bool:
+        """Whether collections are the tenants' own."""
+        return self.isolation not in SHARED
+
+    @property
     def text_keys(self) -> bool:
         """Whether primary keys are texts."""
         return self.isolation == "keyprefix"
@@ -211,7 +216,9 @@ def running(kind: milvus_engines.Kind, isolation: str, folder: Path) -> Iterator
 def refused(error: grpc.RpcError) -> str | None:
     """Return the status by which tenantry refused; None for anything else, a withheld answer included."""
     name: str = error.code().name
-    return name if name in ("INVALID_ARGUMENT", "PERMISSION_DENIED", "UNAUTHENTICATED") and not withheld(error) else None
+    return (
+        name if name in ("INVALID_ARGUMENT", "PERMISSION_DENIED", "UNAUTHENTICATED") and not withheld(error) else None
+    )
 
 
 def withheld(error: grpc.RpcError) -> bool:
