@@ -25,6 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from bench import attack_cases, attack_core, attack_filters, attack_pinecone, attack_rest
+from bench.attack_alone import alone
 from bench.attack_store import running
 from bench.stack import ROOT
 from tools import milvus_engines
@@ -58,9 +59,10 @@ class Result(Struct, kw_only=True):
 def attack_engine(kind: milvus_engines.Kind, isolation: str, seed: int, filters: int) -> Result:
     """Attack one engine in one layout."""
     begin = time.monotonic()
-    with running(kind, isolation, Path(tempfile.mkdtemp(prefix="tenantry-attack-"))) as engine:
-        found = attack_filters.run(engine, seed, filters)
-        corpus = attack_filters.run_corpus(engine)
+    folder = Path(tempfile.mkdtemp(prefix="tenantry-attack-"))
+    with running(kind, isolation, folder) as engine, alone(engine, folder / "alone") as solo:
+        found = attack_filters.run(engine, solo, seed, filters)
+        corpus = attack_filters.run_corpus(engine, solo)
         lost = attack_filters.run_deletes(engine, seed, DELETES)
         cases = attack_cases.run(engine)
         lost += attack_cases.shared_keys(engine)

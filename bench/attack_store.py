@@ -2,14 +2,13 @@
 
 Each tenant has the same primary keys; every text of globex's holds its name, so that a leak can be told from the bytes
 of an answer. Under `keyprefix` and `partition` the operator has made a shared collection `notes`; under `collection`
-and `database` each tenant makes its own. `solo` is the operator's: it holds acme's rows alone, as they would be without
-tenantry, for filters to be compared with.
+and `database` each tenant makes its own. `solo` (bench/attack_alone.py) holds acme's rows alone, without tenantry.
 """
 
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,12 @@ from tools import milvus_engines
 OURS, THEIRS = "acme", "globex"
 NOTES, SCRATCH, SOLO = "notes", "scratch", "solo"
 ROWS = 12
-INT64, VARCHAR, JSON, DOUBLE, FLOAT_VECTOR = 5, 21, 23, 11, 101
+INT64, VARCHAR, ARRAY, JSON, DOUBLE, FLOAT_VECTOR = 5, 21, 22, 23, 11, 101
 SHARED = ("keyprefix", "partition")
 EVENTUALLY, STRONG = 3, 0
+ALL = "price >= 0"
+NO_HITS = "search result is empty"
+"""Milvus Lite 2.5.1 says this, and that all is well."""
 
 
 class Engine:
@@ -35,16 +37,21 @@ class Engine:
     def __init__(self, engine: milvus_engines.Engine, isolation: str, address: str) -> None:
         self.kind, self.version, self.isolation = engine.kind, engine.version, isolation
         self.operator = Client(engine.address)
-        self._address = address
+        self.address = address
         self._clients = threading.local()
 
     def client(self, tenant: str = OURS) -> Client:
         """Return a client of this tenant, one for each thread."""
         name = f"of_{tenant}"
         if not hasattr(self._clients, name):
-            setattr(self._clients, name, Client(self._address, key=KEYS[tenant]))
+            setattr(self._clients, name, Client(self.address, key=KEYS[tenant]))
         found: Client = getattr(self._clients, name)
         return found
+
+    @property
+    def own(self) -> bool:
+        """Whether collections are the tenants' own."""
+        return self.isolation not in SHARED
 
     @property
     def text_keys(self) -> bool:
@@ -77,6 +84,10 @@ class Engine:
         add(type=VARCHAR, field_name="category").scalars.string_data.data.extend("abc"[n % 3] for n in numbers)
         texts = [f"{tenant} {('red shoes', 'its', 'blue shoes')[n % 3]} {n}" for n in numbers]
         add(type=VARCHAR, field_name="text").scalars.string_data.data.extend(texts)
+        tags = add(type=ARRAY, field_name="tags").scalars.array_data
+        tags.element_type = VARCHAR
+        for n in numbers:
+            tags.data.add().string_data.data.extend(["x", "y"][: n % 3])
         documents = [b'{"a": %d, "b": {"c": "x"}, "list": [1, %d]}' % (n, n) for n in numbers]
         add(type=JSON, field_name="meta").scalars.json_data.data.extend(documents)
         vectors = add(type=FLOAT_VECTOR, field_name="vec").vectors
@@ -107,6 +118,30 @@ class Engine:
                 return sorted(data)
         return []
 
+    def search(self, text: str, *, name: str = NOTES, **more: Any) -> Any:
+        """Return a Search for all rows, nearest first, as a client sends it."""
+        vector = pb.PlaceholderValue(tag="$0", type=FLOAT_VECTOR, values=[b"\x00\x00\x80?" * 4])
+        fields: dict[str, Any] = {
+            "dsl": text, "dsl_type": 1, "nq": 1, "output_fields": ["text"], "consistency_level": EVENTUALLY,
+            "placeholder_group": pb.PlaceholderGroup(placeholders=[vector]).SerializeToString(),
+            "guarantee_timestamp": 1,
+        }  # fmt: skip
+        request = pb.SearchRequest(collection_name=name, **fields | more)
+        parameters = {"anns_field": "vec", "topk": "100", "params": "{}", "metric_type": "L2", "round_decimal": "-1"}
+        for key, value in parameters.items():
+            request.search_params.add(key=key, value=value)
+        return request
+
+    def found(self, answer: bytes) -> list[Any] | None:
+        """Return the primary keys of a Search's answer, in order; None when the engine refused."""
+        made = pb.SearchResults.FromString(answer)
+        ids = made.results.ids
+        if made.status.reason.startswith(NO_HITS):
+            return []
+        if made.status.code or made.status.error_code:
+            return None
+        return sorted(ids.str_id.data if self.text_keys else ids.int_id.data)
+
     def theirs(self, name: str = NOTES) -> list[Any]:
         """Return the primary keys and texts of globex's rows, as the operator reads them from the engine."""
         database = scope.database_of(THEIRS) if self.isolation == "database" else ""
@@ -130,6 +165,9 @@ class Engine:
         texts += [schema.fields.add(name=field, data_type=VARCHAR) for field in names]
         for field in texts:
             field.type_params.add(key="max_length", value="256")
+        tags = schema.fields.add(name="tags", data_type=ARRAY, element_type=VARCHAR)
+        tags.type_params.add(key="max_capacity", value="4")
+        tags.type_params.add(key="max_length", value="16")
         schema.fields.add(name="meta", data_type=JSON)
         schema.fields.add(name="vec", data_type=FLOAT_VECTOR).type_params.add(key="dim", value="4")
         create = pb.CreateCollectionRequest(collection_name=name, schema=schema.SerializeToString(), shards_num=1)
@@ -147,27 +185,15 @@ class Engine:
                 if self.isolation not in SHARED:
                     self.make(name, tenant)
                 self.insert(tenant, name=name)
-        self.make(SOLO, None)
-        solo = self.rows(OURS, "Insert", SOLO, range(ROWS))
-        owner = solo.fields_data.add(type=VARCHAR, field_name="tenant_id")
-        owner.scalars.string_data.data.extend([OURS] * ROWS)
-        self.send("Insert", solo, None)
-        self._until_seen()
+        self.until(lambda: all(len(self.keys(self.send("Query", self.query(ALL), who)) or []) == ROWS for who in KEYS))
 
-    def _until_seen(self, seconds: float = 60) -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
+        """Wait until it holds."""
         deadline = time.monotonic() + seconds
-        every = "price >= 0"
-        while True:
-            seen = (
-                self.keys(self.send("Query", self.query(every))),
-                self.keys(self.send("Query", self.query(every), THEIRS)),
-                self.keys(self.send("Query", self.query(every, name=SOLO), None)),
-            )
-            if all(keys is not None and len(keys) == ROWS for keys in seen):
-                return
+        while not holds():
             if time.monotonic() > deadline:
-                raise RuntimeError(f"{self.kind}, {self.isolation}: not all rows are to be seen: {seen}")
-            time.sleep(0.2)
+                raise RuntimeError(f"{self.kind}, {self.isolation}: not all rows are to be seen after {seconds} s")
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -188,6 +214,13 @@ def running(kind: milvus_engines.Kind, isolation: str, folder: Path) -> Iterator
 
 
 def refused(error: grpc.RpcError) -> str | None:
-    """Return the status by which tenantry refused; None for anything else."""
+    """Return the status by which tenantry refused; None for anything else, a withheld answer included."""
     name: str = error.code().name
-    return name if name in ("INVALID_ARGUMENT", "PERMISSION_DENIED", "UNAUTHENTICATED") else None
+    return (
+        name if name in ("INVALID_ARGUMENT", "PERMISSION_DENIED", "UNAUTHENTICATED") and not withheld(error) else None
+    )
+
+
+def withheld(error: grpc.RpcError) -> bool:
+    """Return whether an answer was withheld: the third lock held, so the first two did not."""
+    return "withheld" in (error.details() or "")
