@@ -50,7 +50,8 @@ def main() -> None:
     from google.protobuf import descriptor_pool  # noqa: PLC0415
     from pymilvus.grpc_gen import milvus_pb2  # noqa: PLC0415
 
-    methods, messages = {}, {}
+    methods: dict[str, list[str]] = {}
+    messages: dict[str, dict[str, str]] = {}
     for service in milvus_pb2.DESCRIPTOR.services_by_name.values():
         for method in service.methods:
             methods[f"{service.name}/{method.name}"] = [method.input_type.full_name, method.output_type.full_name]

@@ -172,7 +172,7 @@ def check(rules: Path, /) -> None:
     versions = sum(len(model.versions) for model in document.models.values())
     out.print(
         f"{rules}: ok. {len(document.tiers)} tiers, {len(document.models)} models with {versions} versions, "
-        f"{len(document.tenants)} tenants with {keys} keys."
+        f"{len(document.tenants)} tenants with {keys} keys, {len(document.stores)} stores."
     )
     for note in not_acted_on(document):
         out.print(f"  note: accepted, not acted on by this release: {note}")

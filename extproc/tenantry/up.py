@@ -174,6 +174,9 @@ def _tell(options: UpOptions, up: Up, out: Console) -> None:
     out.print(f"  clients       {up.base_url}/v1")
     out.print(f"  models        {', '.join(rules.models) or 'none yet'}")
     out.print(f"  tenants       {', '.join(list(rules.tenants)[:8]) or 'those that a token or certificate names'}")
+    if rules.stores:
+        stores = ", ".join(f"{name} ({store.kind}, {store.isolation})" for name, store in rules.stores.items())
+        out.print(f"  stores        {stores}; each opens once it is proven to keep tenants apart")
     out.print(f"  sidecar       http://{up.sidecar.admin}/metrics  (also /readyz, /rules)")
     out.print(f"  Envoy         {up.envoy.admin}, log {up.envoy.log}\n")
     out.print("Try it (a key: tenantry key new --tenant NAME --rules FILE):\n")

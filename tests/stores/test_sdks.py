@@ -7,7 +7,6 @@ itself shows them. Where a client works without tenantry it works with it, but f
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 

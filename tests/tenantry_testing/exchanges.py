@@ -66,7 +66,19 @@ class Refused(Struct, frozen=True, kw_only=True):
         }  # fmt: skip
 
 
-Expected = Reply | type | State | Refused
+class Denied(Struct, frozen=True):
+    """Matches an Answer to a gRPC client with this status and error code."""
+
+    grpc_status: int
+    code: str
+
+    def matches(self, reply: object) -> bool:
+        return isinstance(reply, Answer) and (reply.grpc_status, reply.details) == (
+            self.grpc_status, f"tenantry_{self.code}",
+        )  # fmt: skip
+
+
+Expected = Reply | type | State | Refused | Denied
 
 
 class Transcript:
@@ -96,7 +108,7 @@ class Transcript:
     def __lshift__(self, expected: Expected) -> "Transcript":
         if isinstance(expected, State):
             assert self.session.state is expected
-        elif isinstance(expected, Refused):
+        elif isinstance(expected, Refused | Denied):
             assert expected.matches(self.heard), self.heard
         elif isinstance(expected, type):
             assert isinstance(self.heard, expected), self.heard

@@ -338,10 +338,10 @@ def _holds(node: Any, row: Row) -> bool:
     if isinstance(node, nodes.And):
         return all(_holds(term, row) for term in node.terms)
     if isinstance(node, nodes.Comparison):
-        assert node.operator == "=="
+        assert node.operator in ("==", "!=")
         assert isinstance(node.left, nodes.Ref)
         assert isinstance(node.right, nodes.Literal)
-        return _value(row[node.left.name]) == node.right.value
+        return (_value(row[node.left.name]) == node.right.value) is (node.operator == "==")
     assert isinstance(node, nodes.Membership)
     assert isinstance(node.values, nodes.Values)
     return _value(row[node.ref.name]) in node.values.values

@@ -212,6 +212,8 @@ V = "models/chat-8b/versions/1.4.0"
         ({"models.embed.versions": {1.4: {"endpoints": ["h:1"]}}},
          'models.embed.versions["1.4"]: expected `str`, got `float`'),
         ({"version": 2}, "version: invalid enum value 2"),
+        ({"stores": {"s": STORE | {"isolation": "colection"}}},
+         """stores.s.isolation: invalid enum value 'colection'; did you mean "collection"? (known: """),
         ({"version": "1"}, "version: expected `int`, got `str`"),
         ({"tenants.acme": None}, "tenants.acme: expected a mapping, got nothing"),
     ],

@@ -10,7 +10,7 @@ import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -134,6 +134,10 @@ def _walk_list(value: Sequence[object], annotation: Any, item: Any, path: str) -
         yield from _leaf(value, annotation, path)
 
 
+MAX_CHOICE_CHARACTERS = 64
+"""Longer than any word there is to choose; looking for what is near takes time."""
+
+
 def _leaf(value: object, annotation: Any, path: str) -> Iterator[Problem]:
     try:
         msgspec.convert(value, annotation)
@@ -143,6 +147,8 @@ def _leaf(value: object, annotation: Any, path: str) -> Iterator[Problem]:
         # str() refuses an integer of thousands of digits, and a person never meant one.
         if "Expected `str" in text and isinstance(value, int | float | bool) and abs(value) < 10**40:
             hint = f'YAML reads {value!r} as a {_kind(value)}: write it in quotes, "{value}"'
+        elif get_origin(annotation) is Literal and text.startswith("Invalid enum value") and isinstance(value, str):
+            hint = nearest(value[:MAX_CHOICE_CHARACTERS], get_args(annotation))
         yield Problem(path=path, message=text[:1].lower() + text[1:], hint=hint)
 
 

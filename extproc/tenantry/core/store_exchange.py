@@ -5,7 +5,6 @@ was verified: Envoy sends it whole, and passes it on only with the mark that `de
 """
 
 import base64
-from collections.abc import Mapping
 
 from tenantry.core.errors import ConversationError, TooLargeError, UnsupportedMediaError, WithheldError
 from tenantry.core.events import Deliver, Forward, Header, ResponseBody, ResponseHeaders
@@ -122,7 +121,7 @@ class StoreExchange:
         values = dict(head.headers)
         try:
             status = int(values.get(":status", b"0"))
-            _check_plain(values)
+            _check_plain(head.headers)
             verified = self._call.response(StoreResponse(status=status, headers=head.headers, body=event.body))
         except ForeignRowError as error:
             raise WithheldError("foreign_row", "The store's answer was withheld.") from error
@@ -157,8 +156,8 @@ def _passes(header: str) -> bool:
     return header in _SHOWN or header.startswith(":")
 
 
-def _check_plain(values: Mapping[str, bytes]) -> None:
-    if values.get("content-encoding", b"identity") != b"identity":
+def _check_plain(headers: tuple[Header, ...]) -> None:
+    if any(name == "content-encoding" and value != b"identity" for name, value in headers):
         raise UnreadableResponseError("a compressed answer")
 
 
