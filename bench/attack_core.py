@@ -33,12 +33,13 @@ def rows() -> tuple[Row, ...]:
 
 
 class Tally(Struct, kw_only=True):
-    """What became of some filters. `leaks` and `differences` name the filters at fault."""
+    """What became of some filters. Lists hold the filters at fault; `unreadable`: we would not read what we print."""
 
     filters: int = 0
     passed: int = 0
     leaks: list[str] = []
     differences: list[str] = []
+    unreadable: list[str] = []
 
     def add(self, other: "Tally") -> None:
         """Add another tally to this one."""
@@ -46,6 +47,7 @@ class Tally(Struct, kw_only=True):
         self.passed += other.passed
         self.leaks += other.leaks
         self.differences += other.differences
+        self.unreadable += other.unreadable
 
 
 def guarded(text: str) -> str:
@@ -63,15 +65,26 @@ def judge(texts: Iterator[str], scope: Scope = guarded) -> Tally:
         except RequestRefusedError:
             continue
         tally.passed += 1
-        read = parse(sent)
+        try:
+            read = parse(sent)
+        except RequestRefusedError:
+            tally.unreadable.append(text)
+            continue
         selected = [row for row in table if evaluate(read, row) is True]
         if any(row[FIELD] != OURS for row in selected):
             tally.leaks.append(text)
-        client = parse(text) if text.strip(" \t\r\n") else None
-        meant = [row for row in table if row[FIELD] == OURS and (client is None or evaluate(client, row) is True)]
-        if selected != meant:
+        elif selected != _meant(text, table):
             tally.differences.append(text)
     return tally
+
+
+def _meant(text: str, table: tuple[Row, ...]) -> list[Row] | None:
+    """Return the tenant's rows that its filter selects by itself, None for text that should not have been passed."""
+    try:
+        client = parse(text) if text.strip(" \t\r\n") else None
+    except RequestRefusedError:
+        return None
+    return [row for row in table if row[FIELD] == OURS and (client is None or evaluate(client, row) is True)]
 
 
 def _part(seed: int, count: int) -> Tally:

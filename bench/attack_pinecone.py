@@ -9,23 +9,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
 from tenantry.core.vector.scope import own_namespace
 
-from bench.attack_cases import load
+from bench.attack_seen import Seen, load
 from bench.attack_store import OURS, THEIRS
 from bench.stack import KEYS, ROOT, tenantry
 
 ROWS = 3
-
-
-class Seen(Struct, kw_only=True):
-    """What became of the cases; `leaks` are ids of cases in which another namespace was touched or shown."""
-
-    cases: int = 0
-    denied: int = 0
-    rows_lost: int = 0
-    leaks: list[str] = []
+SDK_VERSION = "10.2"
 
 
 def ask(address: str, method: str, path: str, body: bytes, tenant: str | None = None) -> tuple[int, bytes]:

@@ -155,6 +155,13 @@ class Engine:
         keys = columns["id"].string_data.data if self.text_keys else columns["id"].long_data.data
         return sorted(zip(keys, columns["text"].string_data.data, strict=True))
 
+    def their_collection(self) -> int:
+        """Return the engine's own id of the collection that holds globex's rows."""
+        physical = scope.collection_of(THEIRS, NOTES) if self.isolation == "collection" else NOTES
+        database = scope.database_of(THEIRS) if self.isolation == "database" else ""
+        request = pb.DescribeCollectionRequest(db_name=database, collection_name=physical)
+        return pb.DescribeCollectionResponse.FromString(self.send("DescribeCollection", request, None)).collectionID
+
     def make(self, name: str, tenant: str | None) -> None:
         """Make a collection, indexed and loaded; as the operator with the tenant field in it."""
         schema = pb.CollectionSchema(name=name, enable_dynamic_field=True)
