@@ -37,6 +37,8 @@ KILLS = 100 if DEEP else 30
 READY_SECONDS = 1.0
 FIGURES = ROOT / "out" / "test" / "stores_loss.json"
 SEED = 20_261_125
+PAUSE_SECONDS = 0.02
+"""Of each client between two questions: enough load for a kill to hit some, too little to slow what is measured."""
 
 TENANTS = ("acme", "globex")
 TEXTS = ("text != ''", "id in [1, 2, 3]", "text like 'acme%' or text like 'globex%'")
@@ -107,7 +109,7 @@ class Load:
             else:
                 self.good.append(Answer(asked=asked, came=time.monotonic()))
                 self.foreign += [row for row in found if not row.text.startswith(tenant.name)]
-            await asyncio.sleep(0.004)
+            await asyncio.sleep(PAUSE_SECONDS)
 
     async def answered(self, since: float, seconds: float = 20) -> Answer:
         """The first good answer to a question asked after a moment."""
@@ -234,8 +236,17 @@ async def test_nothing_unguarded_reaches_the_engine_however_often_the_sidecar_is
 
 
 async def test_the_judge_sees_a_sidecar_that_guards_nothing(lite25: Engine, tmp_path: Path) -> None:
-    """The control: with the filter's lock taken out, the recorder has what the judge calls unguarded."""
-    broken = "import tenantry.core.vector.milvus_reads as reads\nreads._guarded = lambda work, text, templates: text"
+    """The control: with the filter's lock taken out, the recorder has what the judge calls unguarded.
+
+    For acme alone: a sidecar that does not guard the canaries of its proof never opens the store.
+    """
+    broken = (
+        "import tenantry.core.vector.milvus_reads as reads\n"
+        "guarded = reads._guarded\n"
+        "def broken(work, text, templates):\n"
+        "    return text if work.layout.tenant == 'acme' else guarded(work, text, templates)\n"
+        "reads._guarded = broken"
+    )
     async with before(lite25, tmp_path) as (recorder, address, serve):
         async with tenantry(tmp_path, *serve, prelude=broken):
             await settle(address)
