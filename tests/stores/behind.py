@@ -79,10 +79,11 @@ def rows(marker: str, keys: Iterable[Key], note: str = "") -> list[Row]:
 
 
 class Refused(Exception):
-    """The answer was an error: gRPC's `code`, or Milvus's number in `status`."""
+    """The answer was an error: gRPC's `code`, or Milvus's number in `status`; `everything` is all that came."""
 
-    def __init__(self, code: grpc.StatusCode, details: str, status: int = 0) -> None:
+    def __init__(self, code: grpc.StatusCode, details: str, status: int = 0, metadata: object = ()) -> None:
         super().__init__(f"{code.name} {status}: {details}")
+        self.everything = f"{details} {metadata}"
         self.code = code
         self.details = details
         self.status = status
@@ -117,7 +118,8 @@ class Tenant:
         try:
             data = await self.raw(method, request.SerializeToString(), timeout=timeout)
         except grpc.aio.AioRpcError as failed:
-            raise Refused(failed.code(), failed.details() or "") from None
+            metadata = (failed.initial_metadata(), failed.trailing_metadata())
+            raise Refused(failed.code(), failed.details() or "", metadata=metadata) from None
         answer = METHODS[method].answer.FromString(data)
         status: Any = answer if isinstance(answer, pb.Status) else answer.status  # type: ignore[attr-defined]
         if status.code or status.error_code:
