@@ -1,6 +1,8 @@
 """A gRPC proxy that lets everything pass and keeps what passed: what SDKs send, and what reaches an engine.
 
-With `alter` it plays an engine that errs. Knows no message: requests and responses stay bytes, so that nothing is lost in a parse that the engine would see.
+With `alter` it plays an engine that errs.
+
+Knows no message: requests and responses stay bytes, so that nothing is lost in a parse that the engine would see.
 """
 
 import contextlib
