@@ -85,7 +85,7 @@ def _journal(stand_in: str, after: int) -> list[dict[str, Any]]:
     return entries
 
 
-def _wait(address: str, attempts: int = 200) -> None:
+def _wait(address: str, attempts: int = 600) -> None:
     for _ in range(attempts):
         try:
             if ask(address, "GET", "/describe_index_stats", b"", OURS)[0] == 200:
