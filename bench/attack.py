@@ -50,6 +50,7 @@ LAYOUTS: dict[milvus_engines.Kind, tuple[str, ...]] = {
 DELETES = 100
 SHOWN = 20
 WHY = {
+    "pc-upd": "it names the reserved field, and so is refused as a whole",
     "pc-docs": "the documents of this API are not open to tenants: refused, not rewritten",
     "iter": "Milvus Lite numbers no collections: each has the id 0, which iterators send, and which names none",
     "method-ShowCollections": "open to tenants, and shows their own collections alone: llama-index begins with it",
