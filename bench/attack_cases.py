@@ -116,7 +116,7 @@ def shared_keys(engine: Engine) -> int:
     before = set(engine.theirs())
     lost = abs(ROWS - len(before))
     for step in _steps(engine):
-        engine.client().call(step.method, step.body[5:])
+        engine.client().call(step.method, step.body)
         lost = max(lost, len(before ^ set(engine.theirs())))
     engine.insert(OURS)
     return lost

@@ -1,7 +1,8 @@
 """Attacks as bytes over one HTTP/2 connection, so that nothing on the way puts them right, and what came back.
 
 An answer leaks when it holds the other tenant's name, which every text of its rows does, or its token where the client
-did not send it (tokens are no secret); and when it was withheld: then the third lock held, and the first two did not.
+did not send it (tokens are no secret); when it counts more rows than are the tenant's; and when it was withheld: then
+the third lock held, and the first two did not.
 """
 
 import socket
@@ -15,10 +16,13 @@ import h2.connection
 import h2.events
 from msgspec import Struct
 from tenantry.core.vector import scope
+from tenantry.core.vector._pb import milvus_pb2 as pb
+from tenantry.core.vector.grpc_frame import PREFIX_BYTES
 from tenantry.core.vector.milvus import SERVICE
+from tenantry.core.vector.milvus_rows import COUNT
 
 from bench.attack_seen import Seen
-from bench.attack_store import OURS, THEIRS, Engine
+from bench.attack_store import OURS, ROWS, THEIRS, Engine
 from bench.stack import KEYS
 
 Headers = tuple[tuple[str, str], ...]
@@ -39,8 +43,16 @@ class Attack(Struct, frozen=True, kw_only=True):
     expect: Expect = "deny"
 
 
-def send(address: str, attack: Attack, tenant: str = OURS) -> tuple[str, bytes]:
-    """Send it as a tenant; return the gRPC status ("" for a stream that was cut) and all bytes that came back.
+class Answer(Struct, frozen=True):
+    """What came back: the gRPC status ("" for a stream that was cut), all headers and trailers, the body."""
+
+    status: str
+    headers: bytes
+    body: bytes
+
+
+def send(address: str, attack: Attack, tenant: str = OURS) -> Answer:
+    """Send it as a tenant; return what came back.
 
     A refusal without a gRPC status is told as NOT_GRPC.
     """
@@ -54,7 +66,7 @@ def send(address: str, attack: Attack, tenant: str = OURS) -> tuple[str, bytes]:
         ("content-type", "application/grpc"), ("te", "trailers"), ("authorization", f"Bearer {KEYS[tenant]}"),
         *attack.headers,
     ]  # fmt: skip
-    status, seen, left, ended = "", bytearray(), memoryview(attack.body), False
+    status, head, body, left, ended = "", bytearray(), bytearray(), memoryview(attack.body), False
     with socket.create_connection((host, int(port)), timeout=TIMEOUT_SECONDS) as wire:
         connection.initiate_connection()
         connection.send_headers(1, headers)
@@ -67,16 +79,16 @@ def send(address: str, attack: Attack, tenant: str = OURS) -> tuple[str, bytes]:
             ended = not data
             for event in connection.receive_data(data) if data else ():
                 if isinstance(event, h2.events.ResponseReceived | h2.events.TrailersReceived):
-                    seen += repr(event.headers).encode()
+                    head += repr(event.headers).encode()
                     pairs = {str(name): str(value) for name, value in event.headers}
                     other = NOT_GRPC if pairs.get(":status", "200") >= "400" else status
                     status = pairs.get("grpc-status", other)
                 elif isinstance(event, h2.events.DataReceived):
-                    seen += event.data
+                    body += event.data
                     connection.acknowledge_received_data(event.flow_controlled_length, 1)
                 elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset | h2.events.ConnectionTerminated):
                     ended = True
-    return status, bytes(seen)
+    return Answer(status, bytes(head), bytes(body))
 
 
 def _room(connection: h2.connection.H2Connection, left: int) -> int:
@@ -86,20 +98,34 @@ def _room(connection: h2.connection.H2Connection, left: int) -> int:
 def attempt(engine: Engine, attacks: Iterable[Attack]) -> Seen:
     """Try every attack as acme. Several may have one id, and count as one case."""
     seen, tried = Seen(), set()
-    token = scope.token_of(THEIRS).encode()
     for attack in attacks:
         tried.add(attack.id)
-        status, answer = send(engine.address, attack)
-        denied = status in REFUSED
+        answer = send(engine.address, attack)
+        denied = answer.status in REFUSED
         seen.denied += denied
-        if THEIRS.encode() in answer or b"withheld" in answer or (token in answer and token not in attack.body):
+        if leaks(attack, answer):
             seen.leaks.append(attack.id)
-        elif not denied and (attack.expect == "deny" or not status):
-            seen.deviations[attack.id] = f"answered ({status or 'cut'}), with nothing of another tenant's"
+        elif not denied and (attack.expect == "deny" or not answer.status):
+            seen.deviations[attack.id] = f"answered ({answer.status or 'cut'}), with nothing of another tenant's"
         elif denied and attack.expect == "rewrite":
-            seen.deviations[attack.id] = f"refused ({status})"
+            seen.deviations[attack.id] = f"refused ({answer.status})"
     seen.cases = len(tried)
     return seen
+
+
+def leaks(attack: Attack, answer: Answer) -> bool:
+    """Return whether an answer shows, or counts, what is the other tenant's, or would have."""
+    text = answer.headers + answer.body
+    token = scope.token_of(THEIRS).encode()
+    if THEIRS.encode() in text or b"withheld" in text or (token in text and token not in attack.body):
+        return True
+    return attack.method == "Query" and answer.status == "0" and counted(answer.body[PREFIX_BYTES:]) > ROWS
+
+
+def counted(answer: bytes) -> int:
+    """Return the number that a Query for `count(*)` answered, 0 for one about rows."""
+    columns = pb.QueryResults.FromString(answer).fields_data
+    return max((max(c.scalars.long_data.data, default=0) for c in columns if c.field_name == COUNT), default=0)
 
 
 def flagged(packed: bytes) -> bytes:
