@@ -22,7 +22,7 @@ up: env ## leave the demo's stack running (Envoy, sidecar, stand-in engines) unt
 	@$(PY) -m demo --engine $(ENGINE) --stay
 
 .PHONY: test
-test: check test-fast test-state test-dataplane test-engines ## all checks and tests; ends with what did not run and why
+test: check test-fast test-state test-dataplane test-stores test-engines ## all checks and tests; ends with what did not run and why
 	@$(PY) tools/not_run.py out/test
 
 .PHONY: check
@@ -47,6 +47,11 @@ test-state: env ## tests of shared state against SQLite and a real Redis (instal
 test-dataplane: env ## tests through a real Envoy, some with a real Redis (installed as for test-state)
 	@python3 tools/services.py redis >/dev/null || echo "no Redis here: its tests will be listed as not run"
 	$(PY) -m pytest -q tests/dataplane --not-run out/test/dataplane.json
+
+.PHONY: test-stores
+test-stores: env ## tests through a real Envoy of real Milvus engines and unmodified SDKs (installs them, 1.8 GB, once)
+	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null || echo "not every Milvus here: tests will be listed as not run"
+	$(PY) -m pytest -q tests/stores --not-run out/test/stores.json
 
 .PHONY: test-engines
 test-engines: env ## tests through a real Envoy against real vLLM on CPU (installs it, 2.5 GB, once)

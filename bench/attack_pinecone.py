@@ -66,7 +66,7 @@ class Stack:
         if status != 200:
             raise RuntimeError(f"rows of {tenant} could not be written: {status} {answer[:200]!r}")
 
-    def when_ready(self, attempts: int = 200) -> None:
+    def when_ready(self, attempts: int = 600) -> None:
         """Wait until tenantry answers."""
         for _ in range(attempts):
             try:

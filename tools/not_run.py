@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-TIERS = ("fast", "state", "dataplane", "engines")
+TIERS = ("fast", "state", "dataplane", "stores", "engines")
 
 
 def main(folder: Path) -> int:

@@ -195,6 +195,7 @@ def judge(sent: Any, store: Store, *, whole: bool = True) -> None:
 def judge_rows(sent: Any, store: Store, column: str) -> None:
     by_name = [each.field_name or "$meta" for each in sent.fields_data]
     assert len(set(by_name)) == len(by_name)
+    assert sum(each.is_dynamic or each.field_name in ("", "$meta") for each in sent.fields_data) <= 1
     assert [name for name in by_name if name.casefold() == column] == [column]
     stamp = sent.fields_data[by_name.index(column)]
     assert list(stamp.scalars.string_data.data) == [TENANT] * sent.num_rows

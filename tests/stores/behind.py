@@ -78,11 +78,12 @@ def rows(marker: str, keys: Iterable[Key], note: str = "") -> list[Row]:
     return [Row(id=key, text=f"{marker}: {key}{note}") for key in keys]
 
 
-class Refused(Exception):
-    """The answer was an error: gRPC's `code`, or Milvus's number in `status`."""
+class RefusedError(Exception):
+    """The answer was an error: gRPC's `code`, or Milvus's number in `status`; `everything` is all that came."""
 
-    def __init__(self, code: grpc.StatusCode, details: str, status: int = 0) -> None:
+    def __init__(self, code: grpc.StatusCode, details: str, status: int = 0, metadata: object = ()) -> None:
         super().__init__(f"{code.name} {status}: {details}")
+        self.everything = f"{details} {metadata}"
         self.code = code
         self.details = details
         self.status = status
@@ -113,15 +114,16 @@ class Tenant:
         return answer
 
     async def call(self, method: str, request: Message, *, timeout: float = 20) -> Any:
-        """Make a call; raise Refused for an error of either kind."""
+        """Make a call; raise RefusedError for an error of either kind."""
         try:
             data = await self.raw(method, request.SerializeToString(), timeout=timeout)
         except grpc.aio.AioRpcError as failed:
-            raise Refused(failed.code(), failed.details() or "") from None
+            metadata = (failed.initial_metadata(), failed.trailing_metadata())
+            raise RefusedError(failed.code(), failed.details() or "", metadata=metadata) from None
         answer = METHODS[method].answer.FromString(data)
         status: Any = answer if isinstance(answer, pb.Status) else answer.status  # type: ignore[attr-defined]
         if status.code or status.error_code:
-            raise Refused(grpc.StatusCode.OK, status.reason, status.code or status.error_code)
+            raise RefusedError(grpc.StatusCode.OK, status.reason, status.code or status.error_code)
         return answer
 
     async def make(self, collection: str) -> None:
@@ -251,5 +253,5 @@ class Operator:
         async with aclosing(MilvusAdmin(self._store, None)) as admin:
             answer = await admin.perform(operator.ask("Query", request, pb.QueryResults))
         stamps = {column.field_name: column.scalars for column in answer.fields_data}
-        keys = [*stamps["id"].long_data.data, *stamps["id"].string_data.data]
+        keys: list[Key] = [*stamps["id"].long_data.data, *stamps["id"].string_data.data]
         return sorted(zip(stamps["tenant_id"].string_data.data, keys, _texts(stamps) if keys else (), strict=True))

@@ -18,7 +18,7 @@ from tenantry_standin import pinecone
 from tenantry_testing import sdk
 
 from stores.behind import Operator, Tenant, behind, rows, store
-from tools.milvus_engines import Engine, Kind
+from tools.milvus_engines import Engine, Kind, interpreter
 
 TENANTS = ("acme", "globex")
 WITNESS = "initech"
@@ -48,11 +48,12 @@ MILVUS = [
 
 async def both(name: str, script: str, address: str, **job: Any) -> dict[str, sdk.Report]:
     """Run a client for each tenant at the same time."""
+    job = {"uri": f"http://{address}", "collection": "notes", **job}
     reports = await asyncio.gather(
         *(
             sdk.run(
                 name, script,
-                {"uri": f"http://{address}", "token": KEYS[tenant], "collection": "notes", "tenant_marker": tenant, **job},
+                {**job, "token": KEYS[tenant], "tenant_marker": tenant},
             )
             for tenant in TENANTS
         )
@@ -177,7 +178,7 @@ async def test_two_tenants_of_pinecone_at_once(
 
 async def run_pinecone(tenant: str, job: dict[str, Any]) -> dict[str, Any]:
     job = {**job, "api_key": KEYS[tenant], "prefix": "own-", "marker": tenant}
-    python = await asyncio.to_thread(sdk.interpreter, sdk.ENVIRONMENTS["pinecone"])
+    python = await asyncio.to_thread(interpreter, sdk.ENVIRONMENTS["pinecone"])
     script = sdk.SCRIPTS / "pinecone_roundtrip.py"
     process = await asyncio.create_subprocess_exec(
         python, str(script), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE

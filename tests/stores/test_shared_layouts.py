@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from tenantry.core.vector import scope
 from tenantry.core.vector._pb import milvus_pb2 as pb
 
-from stores.behind import DIMENSION, Key, Operator, Refused, Row, Tenant, behind, creation, rows, store
+from stores.behind import DIMENSION, Key, Operator, RefusedError, Row, Tenant, behind, creation, rows, store
 from tools.milvus_engines import Engine
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -129,10 +129,10 @@ async def test_what_all_share_is_not_a_tenants_to_change(shared: Shared) -> None
     await shared.globex.delete("notes", "text != ''")
     await shared.globex.insert("notes", kept := [Row(id=key, text="globex: kept") for key in shared.keys])
     for method, message in refused:
-        with pytest.raises(Refused, match="shared|operator") as error:
+        with pytest.raises(RefusedError, match=r"shared|operator") as error:
             await shared.acme.call(method, message)
         assert error.value.code is grpc.StatusCode.PERMISSION_DENIED, (method, error.value)
     # A collection that is not of the rules is not there.
-    with pytest.raises(Refused):
+    with pytest.raises(RefusedError):
         await shared.acme.insert("mine", rows("acme", shared.keys))
     assert await shared.globex.query("notes", "text != ''") == kept

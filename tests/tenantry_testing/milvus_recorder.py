@@ -1,11 +1,13 @@
 """A gRPC proxy that lets everything pass and keeps what passed: what SDKs send, and what reaches an engine.
 
+With `alter` it plays an engine that errs.
+
 Knows no message: requests and responses stay bytes, so that nothing is lost in a parse that the engine would see.
 """
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +16,9 @@ import grpc
 
 SERVICE = "/milvus.proto.milvus.MilvusService/"
 _UNBOUNDED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+Alter = Callable[[str, bytes, bytes], bytes]
+"""From method, request and the engine's response to the response that is passed on."""
+
 _HOP = ("user-agent", "te", "content-type", "grpc-")
 
 
@@ -45,12 +50,12 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def recording(engine: str) -> Iterator[Recorder]:
+def recording(engine: str, alter: Alter = lambda _method, _request, response: response) -> Iterator[Recorder]:
     """Run the proxy inside the `with` block, on a free port of loopback; `engine` is host:port."""
     with grpc.insecure_channel(engine, options=_UNBOUNDED) as channel:
         server = grpc.server(ThreadPoolExecutor(8), options=_UNBOUNDED)
         recorder = Recorder(address="")
-        server.add_generic_rpc_handlers((_Handlers(channel, recorder),))
+        server.add_generic_rpc_handlers((_Handlers(channel, recorder, alter),))
         recorder.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
         try:
@@ -60,8 +65,9 @@ def recording(engine: str) -> Iterator[Recorder]:
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
-    def __init__(self, channel: Any, recorder: Recorder) -> None:
+    def __init__(self, channel: Any, recorder: Recorder, alter: Alter) -> None:
         self._channel = channel
+        self._alter = alter
         self._recorder = recorder
 
     def service(self, handler_call_details: Any) -> Any:
@@ -79,6 +85,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc]
                 self._keep(method, metadata, request, None, status.name)
                 context.abort(status, error.details())
                 raise
+            response = self._alter(method, request, response)
             self._keep(method, metadata, request, response, "OK")
             return response
 

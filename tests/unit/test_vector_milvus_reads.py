@@ -57,6 +57,11 @@ def test_a_query_in_scope(store: Store) -> None:
     assert sent.output_fields == ["id", "tenant_id"]
 
 
+def test_what_is_between_the_stores_own_parts_goes_no_further() -> None:
+    asked = query(base=pb.Base(msg_type=500, msgID=1, timestamp=2, sourceID=3, targetID=4))
+    assert rewritten("Query", asked, PARTITION).base == pb.Base(msg_type=500)
+
+
 @EVERY_LAYOUT
 def test_a_search_in_scope(store: Store) -> None:
     sent = rewritten("Search", search(output_fields=["id"]), store)
@@ -297,13 +302,13 @@ UNREADABLE: list[tuple[str, Any]] = [
     ),
     ("Query", rows(texts("tenant_id", TENANT), pb.FieldData(field_name="v", valid_data=[True, True]))),
     ("Query", rows(texts("tenant_id", TENANT), numbers("pk", 1))),
-    ("Search", found(1, fields_data=[])),
-    ("Search", found(1, tenants=(TENANT, TENANT))),
-    ("Search", found(1, tenants=())),
-    ("Search", found(1, topks=[2])),
-    ("Search", found(1, topks=[])),
-    ("Search", found(1, scores=[0.5, 0.5])),
-    ("Search", found(1, distances=[0.5, 0.5])),
+    ("Search", found(1, ids=MINE, fields_data=[])),
+    ("Search", found(1, ids=MINE, tenants=(TENANT, TENANT))),
+    ("Search", found(1, ids=MINE, tenants=())),
+    ("Search", found(1, ids=MINE, topks=[2])),
+    ("Search", found(1, ids=MINE, topks=[])),
+    ("Search", found(1, ids=MINE, scores=[0.5, 0.5])),
+    ("Search", found(1, ids=MINE, distances=[0.5, 0.5])),
     ("Search", found(1)),  # keys that are numbers, where they have a prefix
     ("Search", found(1, ids=pb.IDs(), topks=[1])),
     (
