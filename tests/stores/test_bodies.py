@@ -1,4 +1,4 @@
-"""Bodies through Envoy and a sidecar in a process of its own: what passes, and what refusing costs.
+"""Bodies through Envoy and a sidecar in a process of its own: what passes, and what refusing costs."""
 
 import gzip
 import io
