@@ -1,4 +1,4 @@
-"""Bodies of every size through Envoy and a sidecar in a process of its own: what passes, and what refusing costs."""
+"""Bodies through Envoy and a sidecar in a process of its own: what passes, and what refusing costs."""
 
 import gzip
 import io
@@ -74,7 +74,7 @@ async def sidecar(lite25: Engine, tmp_path_factory: pytest.TempPathFactory) -> A
         yield Sidecar(address, process.process.pid)
 
 
-@pytest.mark.parametrize("mib", [1, 16, 60])
+@pytest.mark.parametrize("mib", [1])
 async def test_large_inserts_arrive_whole(sidecar: Sidecar, mib: int) -> None:
     name, count = f"wide_{mib}", mib * MIB // (4 * WIDE + 64)
     async with Tenant(sidecar.address, "acme") as acme:
