@@ -312,20 +312,24 @@ def _parameters(work: Scoped, pairs: MutableSequence[pb.KeyValuePair], allowed: 
                 "invalid_parameter", f'"{key}" is there twice, or its value is too long.', param=param
             )
         seen.add(key)
-        if key == "params" and value:
-            _index_parameters(value, param)
-        elif key in ("group_by_field", "anns_field") and value:
-            if FIELD.fullmatch(value) is None:
-                raise BadRequestError("invalid_parameter", f'"{key}" is not the name of a field.', param=param)
-            work.refuse_tenant_field(value, param)
-        elif key in _COUNTS and (_COUNT.fullmatch(value) is None or int(value) > MAX_ROWS):
-            raise BadRequestError("invalid_parameter", f'"{key}" is not 0 to {MAX_ROWS}.', param=param)
-        elif key == "collection_id":
+        _parameter(work, key, value, param)
+        if key == "collection_id":
             collection_at = index
     if collection_at is not None:
         _iterated_collection(work, pairs[collection_at].value, param)
         # Without it the store takes the collection by its name, which is ours. Its own id for it is not known here.
         del pairs[collection_at]
+
+
+def _parameter(work: Scoped, key: str, value: str, param: str) -> None:
+    if key == "params" and value:
+        _index_parameters(value, param)
+    elif key in ("group_by_field", "anns_field") and value:
+        if FIELD.fullmatch(value) is None:
+            raise BadRequestError("invalid_parameter", f'"{key}" is not the name of a field.', param=param)
+        work.refuse_tenant_field(value, param)
+    elif key in _COUNTS and (_COUNT.fullmatch(value) is None or int(value) > MAX_ROWS):
+        raise BadRequestError("invalid_parameter", f'"{key}" is not 0 to {MAX_ROWS}.', param=param)
 
 
 def _iterated_collection(work: Scoped, value: str, param: str) -> None:
