@@ -1,8 +1,8 @@
 """One real Milvus with two tenants' look-alike rows behind tenantry, and the operator's own view of it.
 
-Each tenant has the same primary keys; every text of a row says whose it is, so that a leak can be told from the bytes of
-an answer. Under `keyprefix` and `partition` the operator has made a shared collection `notes`; under `collection`
-and `database` each tenant makes its own. `solo` (bench/attack_alone.py) holds acme's rows alone, without tenantry.
+Each tenant has the same primary keys; every text of a row says whose it is, so that a leak can be told from an answer's
+bytes. Under `keyprefix` and `partition` the operator has made a shared collection `notes`; under `collection` and
+`database` each tenant makes its own. `solo` (bench/attack_alone.py) holds acme's rows alone, without tenantry.
 """
 
 import contextlib

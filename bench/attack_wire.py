@@ -1,6 +1,6 @@
 """Attacks as bytes over one HTTP/2 connection, so that nothing on the way puts them right, and what came back.
 
-An answer leaks when it holds what is the other tenant's; when it counts more rows than are the tenant's; and when it was
+An answer leaks when it holds what is the other tenant's; when it counts more rows than the tenant has; and when it was
 withheld: then the third lock held, and the first two did not.
 """
 
