@@ -12,6 +12,7 @@ from tenantry_testing.milvus import (
     KEYPREFIX,
     LAYOUTS,
     OTHER,
+    OTHER_TOKEN,
     PARTITION,
     PHYSICAL,
     TENANT,
@@ -144,6 +145,7 @@ REFUSED: list[tuple[str, tuple[pb.FieldData, ...], str]] = [
     ("a dynamic tenant column", (documents(b"{}", b"{}", name="tenant_id"),), "invalid_column"),
     ("a dynamic field of text", (numbers("id", 1, 2), texts("$meta", "{}", "{}")), "invalid_column"),
     ("the tenant in the dynamic field", (documents(b"{}", b'{"tenant_id":"globex"}'),), "reserved_field"),
+    ("the dynamic field in itself", (documents(b"{}", b'{"$meta":{"tenant_id":"globex"}}'),), "reserved_field"),
     ("in other letters", (documents(b"{}", b'{"TENANT_ID":1}'),), "reserved_field"),
     ("escaped", (documents(b"{}", b'{"\\u0074enant_id":1}'),), "reserved_field"),
     ("hidden by a second one", (documents(b"{}", b'{"tenant_id":1,"tenant_id":"acme"}'),), "reserved_field"),
@@ -170,6 +172,21 @@ REFUSED: list[tuple[str, tuple[pb.FieldData, ...], str]] = [
 @pytest.mark.parametrize(("columns", "code"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
 def test_refused(method: str, write: Callable[..., Any], columns: tuple[pb.FieldData, ...], code: str) -> None:
     assert refusal(method, write(*columns), PARTITION) == code
+
+
+@BOTH
+def test_a_primary_key_in_the_dynamic_field(method: str, write: Callable[..., Any]) -> None:
+    for key in ("pk", "PK", "\\u0070k"):
+        member = documents(f'{{"{key}": "{OTHER_TOKEN}:k0"}}'.encode())
+        for columns in ((texts("pk", "a"), member), (member, texts("pk", "a"))):
+            assert refusal(method, write(*columns, rows=1), KEYPREFIX) == "reserved_field"
+
+
+def test_a_byte_is_not_made_a_tenant_without_end() -> None:
+    many = 131_072
+    for rows, code in ((many, ""), (many + 1, "too_many_rows")):
+        column = pb.FieldData(field_name="x", scalars=pb.ScalarField(bool_data=pb.BoolArray(data=[True] * rows)))
+        assert refusal("Insert", insert(column, rows=rows), COLLECTION) == code
 
 
 def test_rows_that_nobody_sent_take_no_memory() -> None:

@@ -30,6 +30,13 @@ BOOL_EXPR_V1 = 1
 
 MAX_OUTPUT_FIELDS = 1024
 MAX_SUB_SEARCHES = 1024
+MAX_ROWS = 16_384
+"""Milvus's bound of rows to find and to skip (quotaAndLimits.limits.topK)."""
+
+_COUNTS = frozenset({"topk", "limit", "offset", "group_size", "search_iter_batch_size"})
+"""Parameters that count rows. Milvus Lite 2.5.1 ends at -1, 3.2.2 makes room for as many as are asked for."""
+
+_COUNT = re.compile(r"[0-9]{1,5}")
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 OUTPUT_FIELD = re.compile(r"\*|\$meta|[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -311,6 +318,8 @@ def _parameters(work: Scoped, pairs: MutableSequence[pb.KeyValuePair], allowed: 
             if FIELD.fullmatch(value) is None:
                 raise BadRequestError("invalid_parameter", f'"{key}" is not the name of a field.', param=param)
             work.refuse_tenant_field(value, param)
+        elif key in _COUNTS and (_COUNT.fullmatch(value) is None or int(value) > MAX_ROWS):
+            raise BadRequestError("invalid_parameter", f'"{key}" is not 0 to {MAX_ROWS}.', param=param)
         elif key == "collection_id":
             collection_at = index
     if collection_at is not None:
