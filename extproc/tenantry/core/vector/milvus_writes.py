@@ -5,7 +5,7 @@ again, or its primary key: milvus-lite 3.2.2 lets a member win over a column tha
 written anew, so that its members are those that were looked at.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -21,6 +21,9 @@ MAX_ROWS = 131_072
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
+_whole: Callable[[bytes], object] = msgspec.json.Decoder().decode
+_packed: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+"""Fails at an integer beyond 64 bits, at which Milvus Lite 3.2.2 fails the filters of all in a shared collection."""
 
 
 def scope_write(work: Scoped, request: pb.InsertRequest | pb.UpsertRequest) -> None:
@@ -89,9 +92,12 @@ def _rewrite_dynamic(work: Scoped, column: pb.FieldData) -> None:
         try:
             members = _members.decode(value or b"{}")
             values[row] = _encode(members)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            _packed(_whole(values[row]))
+        except (msgspec.MsgspecError, OverflowError, RecursionError, UnicodeDecodeError):
             raise BadRequestError(
-                "invalid_json", f"The dynamic field of row {row} is not a JSON object.", param="fields_data"
+                "invalid_json",
+                f"The dynamic field of row {row} is not a JSON object, or has an integer beyond 64 bits.",
+                param="fields_data",
             ) from None
         if any(name.casefold() in reserved for name in members):
             raise BadRequestError(
