@@ -73,6 +73,8 @@ def test_a_partition_of_the_clients_own() -> None:
         (b"", b"{}"),
         (b' { "a" : {"tenant_id": "globex"} } ', b'{"a":{"tenant_id": "globex"}}'),
         (b'{"tenant": 1}', b'{"tenant":1}'),
+        (b'{"n":[9223372036854775807,-9223372036854775808]}', b'{"n":[9223372036854775807,-9223372036854775808]}'),
+        (b'{"n":"99999999999999999999"}', b'{"n":"99999999999999999999"}'),
     ],
 )
 def test_the_dynamic_field_is_written_anew(raw: bytes, sent: bytes) -> None:
