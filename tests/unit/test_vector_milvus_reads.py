@@ -205,6 +205,15 @@ def test_an_iterators_foreign_partition_is_replaced_and_a_bad_name_refused() -> 
     assert refusal("Query", query(partition_names=["x.*"]), DATABASE) == "invalid_partition_name"
 
 
+def test_a_search_has_as_many_vectors_as_it_says() -> None:
+    group = pb.PlaceholderGroup(placeholders=[pb.PlaceholderValue(values=[b"1234", b"1234"])]).SerializeToString()
+    for nq, code in ((-1, "invalid_parameter"), (1, "invalid_parameter"), (3, "invalid_parameter"), (0, ""), (2, "")):
+        part = search(nq=nq, placeholder_group=group)
+        assert refusal("Search", part, PARTITION) == code
+        whole = pb.HybridSearchRequest(collection_name="notes", requests=[part])
+        assert refusal("HybridSearch", whole, PARTITION) == code
+
+
 def test_sub_searches_that_take_long_to_read() -> None:
     long = "id in [" + "123," * 15_000 + "]"
     parts = [search(dsl=long)] * 3

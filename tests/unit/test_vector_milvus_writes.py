@@ -158,6 +158,11 @@ REFUSED: list[tuple[str, tuple[pb.FieldData, ...], str]] = [
     ("two documents", (documents(b"{}", b"{} {}"),), "invalid_json"),
     ("too deep", (documents(b"{}", b'{"a":' + b"[" * 20_000 + b"]" * 20_000 + b"}"),), "invalid_json"),
     ("not UTF-8", (documents(b"{}", b'{"\xff":1}'),), "invalid_json"),
+    (
+        "an array of no kind",
+        (pb.FieldData(field_name="a", scalars=pb.ScalarField(array_data=pb.ArrayArray(data=[pb.ScalarField()] * 2))),),
+        "invalid_column",
+    ),
     ("a column too short", (numbers("id", 1),), "invalid_column"),
     ("a column too long", (numbers("id", 1, 2, 3),), "invalid_column"),
     ("a tenant column too short", (numbers("id", 1, 2), texts("tenant_id", TENANT)), "invalid_column"),

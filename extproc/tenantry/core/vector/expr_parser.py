@@ -59,7 +59,10 @@ def _compared(operator: str, left: Value, right: Value) -> Comparison:
 
 
 def _divides_safely(operator: str, divisor: Value) -> bool:
-    """Return whether no engine ends: milvus-lite 2.5.1 does, for all, at x / 0, x % 0.5 and the least integer / -1."""
+    """Return whether no engine ends, for all: Milvus 2.3.5 and milvus-lite 2.5.1 do.
+
+    Both divide integers as the processor does: not by 0, and not the least one by -1. For % they cut 0.5 to 0.
+    """
     if not isinstance(divisor, Literal):
         return isinstance(divisor, Ref | Length)  # `1 - 1` is computed there
     value = divisor.value

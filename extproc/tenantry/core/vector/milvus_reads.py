@@ -128,7 +128,11 @@ def scope_search(work: Scoped, request: pb.SearchRequest) -> None:
 def _search(work: Scoped, request: pb.SearchRequest) -> None:
     if request.dsl_type != BOOL_EXPR_V1:
         raise BadRequestError("field_not_allowed", "SearchRequest.dsl_type is not BoolExprV1, which alone is allowed.")
-    request.placeholder_group = parse(pb.PlaceholderGroup, request.placeholder_group).SerializeToString()
+    group = parse(pb.PlaceholderGroup, request.placeholder_group)
+    if request.nq not in (0, sum(len(part.values) for part in group.placeholders)):
+        # Milvus 2.3.5 ends at one below 0.
+        raise BadRequestError("invalid_parameter", "nq is not how many vectors there are.", param="nq")
+    request.placeholder_group = group.SerializeToString()
     request.dsl = _guarded(work, request.dsl, request.expr_template_values)
     request.partition_names[:] = work.layout.partitions(list(request.partition_names))
     request.ClearField("expr_template_values")

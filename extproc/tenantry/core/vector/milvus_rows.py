@@ -30,6 +30,8 @@ def has_rows(column: pb.FieldData, rows: int) -> bool:
     A store may read beyond the end of one that is shorter: milvus-lite 2.5.1 ends then, for all tenants.
     """
     values, valid = _values(column), column.valid_data
+    if any(array.WhichOneof("data") is None for array in column.scalars.array_data.data):
+        return False  # an array of nothing, not even of no numbers: Milvus 2.3.5 ends at it
     return (values == rows and not valid) or (len(valid) == rows and values in (rows, sum(valid)))
 
 
