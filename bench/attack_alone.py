@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from bench.attack_store import ALL, OURS, ROWS, SOLO, VARCHAR, Engine, refused
+from bench.attack_store import ALL, OURS, ROWS, SOLO, VARCHAR, Engine, broke, refused
 from tools import milvus_engines
 
 
@@ -38,7 +38,7 @@ class Alone:
                 if error.code() is grpc.StatusCode.UNAVAILABLE:
                     self._engine = self._start()
                     raise Lost from None
-                if refused(error) is None and error.code() is not grpc.StatusCode.UNKNOWN:
+                if refused(error) is None and not broke(error):
                     raise
                 return None
         return self._like.keys(answer) if method == "Query" else self._like.found(answer)
