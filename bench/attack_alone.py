@@ -1,7 +1,7 @@
 """The second oracle's engine: acme's rows alone, as they would be without tenantry, asked with the client's own text.
 
-Milvus Lite 2.5.1 ends with a segmentation fault at some texts, `3 in [1]` and `not (a == 1 OR b in [1])` among them, and
-at none that tenantry has printed. So this is a process beside the attacked one, and is started again when it is lost.
+Milvus Lite 2.5.1 ends with a segmentation fault at some texts, `3 in [1]` and `not (a == 1 OR b in [1])` among them, at
+none that tenantry has printed. So this is a process beside the attacked one, and is started again when it is lost.
 """
 
 import contextlib
