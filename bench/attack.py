@@ -123,7 +123,7 @@ def _attack(kind: milvus_engines.Kind, isolation: str, seed: int, filters: int) 
     try:
         return attack_engine(kind, isolation, seed, filters)
     except grpc.RpcError as error:  # which cannot be sent from process to process
-        where = "".join(traceback.format_exception(error))
+        where = "".join(traceback.format_exception(error, chain=False))
         raise RuntimeError(f"{kind}, {isolation}: {error.code().name}: {error.details()}\n{where}") from None
 
 

@@ -22,7 +22,7 @@ from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.expr import parse, render
 
 from bench.attack_alone import Alone, Lost
-from bench.attack_store import OURS, ROWS, SCRATCH, SOLO, THEIRS, Engine, foreign, refused, withheld
+from bench.attack_store import OURS, ROWS, SCRATCH, SOLO, THEIRS, Engine, broke, foreign, refused, withheld
 from bench.vector_expressions import hostile, legitimate
 
 LEGITIMATE = Path(__file__).resolve().parent.parent / "tests" / "data" / "legitimate_filters.txt"
@@ -107,7 +107,7 @@ def _delete(engine: Engine, number: int, text: str) -> None:
     try:
         engine.send("Delete", pb.DeleteRequest(collection_name=SCRATCH, expr=text))
     except grpc.RpcError as error:
-        if refused(error) is None:
+        if refused(error) is None and not broke(error):
             raise
 
 
@@ -141,9 +141,13 @@ def _one(engine: Engine, alone: Alone, number: int, text: str) -> Found:
     except grpc.RpcError as error:
         if withheld(error):
             found.leaks.append(text)
+        elif broke(error):
+            found.engine_refused = 1
         elif refused(error) is None:
+            error.add_note(f"the filter was {text!r}")
             raise
-        found.refused = 1
+        else:
+            found.refused = 1
         return found
     if foreign(answer, text.encode()) or len(kind.read(answer) or ()) > ROWS:
         found.leaks.append(text)

@@ -246,6 +246,11 @@ def refused(error: grpc.RpcError) -> str | None:
     )
 
 
+def broke(error: grpc.RpcError) -> bool:
+    """Return whether the engine itself failed at a filter: Milvus Lite 2.5.1 answers UNKNOWN without a word."""
+    return error.code() is grpc.StatusCode.UNKNOWN
+
+
 def withheld(error: grpc.RpcError) -> bool:
     """Return whether an answer was withheld: the third lock held, so the first two did not."""
     return "withheld" in (error.details() or "")
