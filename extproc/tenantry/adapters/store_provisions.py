@@ -12,10 +12,10 @@ from collections.abc import Callable
 from tenantry.adapters import logs
 from tenantry.adapters.store_metrics import StoreMetrics
 from tenantry.adapters.store_proofs import Admin
-from tenantry.core.errors import ForbiddenError, RequestRefusedError, UnavailableError
+from tenantry.core.errors import BadRequestError, ForbiddenError, RequestRefusedError, UnavailableError
 from tenantry.core.vector.calls import Need
 from tenantry.core.vector.operator import StoreCallError
-from tenantry.core.vector.provision import StoreFullError, provide
+from tenantry.core.vector.provision import StoreFullError, check_columns, provide
 
 MAX_REMEMBERED = 100_000
 MAX_AT_ONCE = 8
@@ -45,23 +45,44 @@ class Provisions:
         self._era = 0
 
     def met(self, need: Need) -> bool:
-        """Return whether a need is known to be met."""
-        if need not in self._met:
+        """Return whether a need is known to be met; of columns that is never known beforehand."""
+        place = need.place
+        if need.columns or place is None or place not in self._met:
             return False
-        self._met.move_to_end(need)
+        self._met.move_to_end(place)
         return True
 
     def forget(self, need: Need | None = None) -> None:
         """Forget that a need is met; without one, everything."""
         if need is not None:
-            self._met.pop(need, None)
+            if need.place is not None:
+                self._met.pop(need.place, None)
             return
         self._era += 1
         self._met.clear()
         self._refused.clear()
 
     async def meet(self, need: Need) -> None:
-        """Make what is needed; raise RequestRefusedError when that is not possible, or not in time."""
+        """Make what is needed, look at a write's columns; raise RequestRefusedError unless both are well in time."""
+        place = need.place
+        if place is not None and place not in self._met:
+            await self._meet(place)
+        if need.columns:
+            await self._look(need)
+
+    async def _look(self, need: Need) -> None:
+        admin = self._admin()
+        if admin is None:
+            raise self._unavailable()
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                problem = await admin.perform(check_columns(need))
+        except (TimeoutError, StoreCallError):
+            raise self._unavailable() from None
+        if problem:
+            raise BadRequestError("invalid_column", f"The rows do not fit the collection: {problem}.")
+
+    async def _meet(self, need: Need) -> None:
         until, refusal = self._refused.get(need, (0.0, None))
         if refusal is not None and time.monotonic() < until:
             raise refusal

@@ -12,6 +12,7 @@ from msgspec import Struct
 from tenantry.core.errors import TenantryError
 from tenantry.core.events import Header
 from tenantry.core.rules import Store
+from tenantry.core.vector.column import Column
 
 
 class StoreOf(Struct, frozen=True, kw_only=True):
@@ -35,11 +36,23 @@ class StoreHead(Struct, frozen=True, kw_only=True):
 
 
 class Need(Struct, frozen=True, kw_only=True):
-    """What must be there in a store before a request is passed on: a tenant's database, or its partition."""
+    """What must hold in a store before a request is passed on.
+
+    The tenant's database, or its partition, is there: that is made, and remembered. The columns of a write are what the
+    collection's schema says: that is asked each time, as a collection can be made anew with another schema.
+    """
 
     database: str = ""
     collection: str = ""
     partition: str = ""
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def place(self) -> "Need | None":
+        """The part that is made, None if there is none."""
+        if self.database:
+            return Need(database=self.database)
+        return Need(collection=self.collection, partition=self.partition) if self.partition else None
 
 
 class StoreRequest(Struct, frozen=True, kw_only=True):

@@ -4,18 +4,21 @@ from typing import Any
 
 from tenantry.core.errors import BadRequestError
 from tenantry.core.vector.calls import Need
+from tenantry.core.vector.column import Column
 from tenantry.core.vector.layout import DEFAULT_DATABASE, Layout, Place
 
 
 class Scoped:
     """One request in the tenant's scope, from its message to its answer."""
 
-    __slots__ = ("_absent", "_place", "counts", "layout")
+    __slots__ = ("_absent", "_place", "columns", "counts", "layout")
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self._place: Place | None = None
         self._absent = False
+        self.columns: tuple[Column, ...] = ()
+        """Those of a write, to be held against the schema."""
         self.counts = False
         """Whether `count(*)` alone was asked for."""
 
@@ -29,7 +32,13 @@ class Scoped:
     @property
     def need(self) -> Need | None:
         """What has to be made before the request is passed on."""
-        return self.layout.need(None if self._absent else self._place)
+        need = self.layout.need(None if self._absent else self._place)
+        if not self.columns:
+            return need
+        place = self.place
+        if need is None:
+            return Need(collection=place.physical, columns=self.columns)
+        return Need(database=need.database, collection=place.physical, partition=need.partition, columns=self.columns)
 
     def enter(self, request: Any, *, perhaps: bool = False) -> None:
         """Set the database and the real name of the collection that `request` names.

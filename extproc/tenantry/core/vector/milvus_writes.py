@@ -12,6 +12,7 @@ import msgspec
 
 from tenantry.core.errors import BadRequestError
 from tenantry.core.vector._pb import milvus_pb2 as pb
+from tenantry.core.vector.columns import columns_of
 from tenantry.core.vector.milvus_rows import has_rows, take_prefix_of_ids, tenant_column
 from tenantry.core.vector.milvus_scope import Scoped
 from tenantry.core.vector.strictjson import MAX_INTEGER, MIN_INTEGER
@@ -45,6 +46,7 @@ def scope_write(work: Scoped, request: pb.InsertRequest | pb.UpsertRequest) -> N
             _rewrite_dynamic(work, column)
     if place.primary_field is not None:
         _prefix_keys(work, request.fields_data)
+    work.columns = columns_of(request.fields_data)
     request.fields_data.append(tenant_column(place.tenant_field, work.layout.tenant, rows))
 
 

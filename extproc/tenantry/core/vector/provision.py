@@ -4,12 +4,16 @@ Milvus has room for 64 databases (rootCoord.maxDatabaseNum), 65,536 collections 
 and 1,024 partitions in a collection (rootCoord.maxPartitionNum), the default one included.
 """
 
+from itertools import islice
+
 from msgspec import Struct
 
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import Need
+from tenantry.core.vector.columns import misfits
 from tenantry.core.vector.milvus_rows import VARCHAR
 from tenantry.core.vector.milvus_schemas import TENANT_CHARACTERS
+from tenantry.core.vector.milvus_writes import DYNAMIC
 from tenantry.core.vector.operator import (
     LOAD_PAUSE_SECONDS,
     MAX_LOAD_PAUSES,
@@ -18,6 +22,7 @@ from tenantry.core.vector.operator import (
     StoreCallError,
     ask,
     databases,
+    describe,
     load,
 )
 
@@ -40,6 +45,17 @@ class NotSupportedError(StoreCallError):
     """The engine has no databases, or no partitions."""
 
 
+MAX_MISFITS = 3
+
+
+def check_columns(need: Need) -> Steps[str]:
+    """Return what is wrong with the columns of a write, "" if nothing; a collection that is not there is no matter."""
+    answer = yield from describe(need.collection, need.database)
+    if answer is None or not answer.schema.fields:
+        return ""
+    return "; ".join(islice(misfits(answer.schema, need.columns, DYNAMIC), MAX_MISFITS))
+
+
 def provide(need: Need) -> Steps[str]:
     """Make the database or partition unless it is there; return what was made: `database`, `partition` or "".
 
@@ -47,7 +63,9 @@ def provide(need: Need) -> Steps[str]:
     """
     if need.database:
         return (yield from _database(need.database))
-    return (yield from _partition(need.collection, need.partition))
+    if need.partition:
+        return (yield from _partition(need.collection, need.partition))
+    return ""
 
 
 def _database(name: str) -> Steps[str]:
