@@ -77,7 +77,7 @@ def test_a_hybrid_search_in_scope(store: Store) -> None:
     asked = pb.HybridSearchRequest(
         collection_name="notes",
         requests=[search(output_fields=["tenant_id"], partition_names=["x"]), search("", dsl="")],
-        rank_params=pairs(strategy="rrf", params='{"k": 60}', limit=3),
+        rank_params=pairs(strategy="rrf", params='{"k":60}', limit=3),
     )
     sent = rewritten("HybridSearch", asked, store)
     partitions = {"partition": [[TOKEN], [TOKEN]], "keyprefix": [[], []]}.get(store.isolation, [["x"], []])
@@ -136,6 +136,22 @@ def test_an_iterator_may_name_the_id_that_describing_showed() -> None:
     for value in ("", 0, public):
         sent = rewritten("Query", query(query_params=pairs(limit=1, iterator=True, collection_id=value)), PARTITION)
         assert [pair.key for pair in sent.query_params] == ["limit", "iterator"]
+
+
+@pytest.mark.parametrize(
+    ("client", "engine"),
+    [
+        ('{"ef": 64, "ef": 8}', '{"ef":8}'),
+        ('{"ef": 64, "\\u0065f": 8}', '{"ef":8}'),
+        (' {"radius" : 0.5, "range_filter": 1} ', '{"radius":0.5,"range_filter":1}'),
+        ('{"weights": [0.5, 1], "norm_score": true, "hints": "iterative_filter"}',
+         '{"weights":[0.5,1.0],"norm_score":true,"hints":"iterative_filter"}'),
+    ],
+)  # fmt: skip
+def test_parameters_of_the_index_are_written_anew(client: str, engine: str) -> None:
+    """Of a name that is there twice, each engine would read the one that it likes."""
+    sent = rewritten("Search", search(search_params=pairs(params=client)), PARTITION)
+    assert [pair.value for pair in sent.search_params] == [engine]
 
 
 REFUSED: list[tuple[str, Any, str]] = [

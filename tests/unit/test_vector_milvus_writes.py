@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from tenantry.core.rules import Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
+from tenantry.core.vector.milvus_writes import MAX_ROWS
 from tenantry_testing.milvus import (
     COLLECTION,
     DATABASE,
@@ -173,7 +174,15 @@ def test_refused(method: str, write: Callable[..., Any], columns: tuple[pb.Field
 
 
 def test_rows_that_nobody_sent_take_no_memory() -> None:
-    assert refusal("Insert", insert(numbers("id", 1), rows=2**32 - 1), PARTITION) == "invalid_column"
+    assert refusal("Insert", insert(numbers("id", 1), rows=2**32 - 1), PARTITION) == "too_many_rows"
+    assert refusal("Insert", insert(numbers("id", 1), rows=MAX_ROWS), PARTITION) == "invalid_column"
+
+
+@pytest.mark.parametrize("name", ["tenant_id ", " tenant_id", "tenant_id\0", "`tenant_id`", '$meta["tenant_id"]', "$Meta",
+                                  "a.b", "1a", "\u017fize", "a" * 256])  # fmt: skip
+def test_a_column_has_the_name_of_a_field(name: str) -> None:
+    """Milvus Lite 3.2 takes a column that it does not know for a dynamic one; what such a name means is its own affair."""
+    assert refusal("Insert", insert(numbers("id", 1), numbers(name, 1), rows=1), PARTITION) == "invalid_column"
 
 
 @pytest.mark.parametrize(

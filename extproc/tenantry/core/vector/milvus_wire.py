@@ -8,8 +8,12 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from tenantry.core.errors import BadRequestError
 from tenantry.core.vector.calls import UnreadableResponseError
+from tenantry.core.vector.proto_parts import check_parts
 
 M = TypeVar("M", bound=Message)
+
+MAX_PARTS = 262_144
+"""Of a request's message: an array column has two of them for each row. They take 25 MiB at most."""
 
 MAX_PARAMETERS = 64
 MAX_VALUE_CHARACTERS = 4096
@@ -17,6 +21,7 @@ MAX_VALUE_CHARACTERS = 4096
 
 def parse(kind: type[M], data: bytes) -> M:
     """Return a request's message; refuse bytes that are none, and any field that `kind` does not have, at any depth."""
+    check_parts(kind.DESCRIPTOR, data, MAX_PARTS)
     try:
         message = kind.FromString(data)
     except DecodeError:

@@ -4,17 +4,22 @@ What a client says of the tenant column is dropped. The dynamic field is JSON in
 again; it is read and written anew, so that its members are those that were looked at.
 """
 
+import re
 from collections.abc import Iterable
 
 import msgspec
 
-from tenantry.core.errors import BadRequestError
+from tenantry.core.errors import BadRequestError, TooLargeError
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.milvus_rows import has_rows, take_prefix_of_ids, tenant_column
 from tenantry.core.vector.milvus_scope import Scoped
 
 DYNAMIC = "$meta"
 MAX_COLUMNS = 1024
+MAX_ROWS = 262_144
+"""Each costs time and memory here, however short it is: ten million rows of one byte took 1 GiB and more than a second."""
+
+COLUMN = re.compile(r"\$meta|[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
@@ -24,6 +29,8 @@ def scope_write(work: Scoped, request: pb.InsertRequest | pb.UpsertRequest) -> N
     """Stamp the rows of an insert or upsert."""
     work.enter(request)
     place, rows = work.place, request.num_rows
+    if rows > MAX_ROWS:
+        raise TooLargeError("too_many_rows", f"More than {MAX_ROWS} rows: send them as several requests.")
     request.partition_name = work.layout.partition_to_write(request.partition_name)
     request.ClearField("hash_keys")  # the store's own, as in a delete
     _check_columns(work, request.fields_data, rows)
@@ -61,6 +68,10 @@ def _check_columns(work: Scoped, columns: Iterable[pb.FieldData], rows: int) -> 
             )
         if index >= MAX_COLUMNS:
             raise BadRequestError("too_many_columns", f"More than {MAX_COLUMNS} columns.", param="fields_data")
+        if COLUMN.fullmatch(name) is None:
+            raise BadRequestError(
+                "invalid_column", f"fields_data[{index}] does not have the name of a field.", param="fields_data"
+            )
         if name in seen:
             raise BadRequestError("duplicate_column", f"fields_data[{index}] is there twice.", param="fields_data")
         seen.add(name)
