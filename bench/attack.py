@@ -78,15 +78,17 @@ class Result(Struct, kw_only=True):
         return sum(len(part.leaks) for part in (self.cases, self.frames, self.filters, self.corpus))
 
 
-def attack_engine(kind: milvus_engines.Kind, isolation: str, seed: int, filters: int) -> Result:
-    """Attack one engine in one layout."""
+def attack_engine(
+    kind: milvus_engines.Kind, isolation: str, seed: int, filters: int, *, deletes: int = DELETES, mutant: str = ""
+) -> Result:
+    """Attack one engine in one layout; `mutant` as for `bench.stack.tenantry`."""
     begin = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="tenantry-attack-"))
     try:
-        with running(kind, isolation, folder) as engine, alone(engine, folder / "alone") as solo:
+        with running(kind, isolation, folder, mutant) as engine, alone(engine, folder / "alone") as solo:
             found = attack_filters.run(engine, solo, seed, filters)
             corpus = attack_filters.run_corpus(engine, solo)
-            lost = attack_filters.run_deletes(engine, seed, DELETES)
+            lost = attack_filters.run_deletes(engine, seed, deletes)
             frames, cases = attack_frames.run(engine), attack_cases.run(engine)  # the first of them write nothing
             lost += cases.rows_lost + attack_cases.shared_keys(engine)
             return Result(

@@ -15,7 +15,7 @@ from tenantry.core.vector.grpc_frame import write_message
 
 from bench.attack_seen import Seen, load
 from bench.attack_store import ALL, NOTES, OURS, ROWS, THEIRS, VARCHAR, Engine
-from bench.attack_wire import Attack, Expect, Headers, attempt, bomb, flagged
+from bench.attack_wire import Attack, Expect, Headers, attempt, bomb, flagged, send
 
 UNKNOWN = {
     ("Query", "namespace"): (14, b"globex"), ("Search", "ids"): (22, b"\x0a\x02\x08\x05"),
@@ -116,7 +116,7 @@ def shared_keys(engine: Engine) -> int:
     before = set(engine.theirs())
     lost = abs(ROWS - len(before))
     for step in _steps(engine):
-        engine.client().call(step.method, step.body)
+        send(engine.address, step)
         lost = max(lost, len(before ^ set(engine.theirs())))
     engine.insert(OURS)
     return lost

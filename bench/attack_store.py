@@ -144,14 +144,20 @@ class Engine:
 
     def theirs(self, name: str = NOTES) -> list[Any]:
         """Return the primary keys and texts of globex's rows, as the operator reads them from the engine."""
-        database = scope.database_of(THEIRS) if self.isolation == "database" else ""
-        physical = scope.collection_of(THEIRS, name) if self.isolation == "collection" else name
-        request = self.query(f'tenant_id == "{THEIRS}"', name=physical, level=STRONG, fields=("id", "text"))
+        return self.rows_of(THEIRS, name)
+
+    def rows_of(self, tenant: str, name: str = NOTES) -> list[Any]:
+        """Return the primary keys and texts of a tenant's rows, as the operator reads them from the engine."""
+        database = scope.database_of(tenant) if self.isolation == "database" else ""
+        physical = scope.collection_of(tenant, name) if self.isolation == "collection" else name
+        request = self.query(f'tenant_id == "{tenant}"', name=physical, level=STRONG, fields=("id", "text"))
         request.db_name, request.guarantee_timestamp = database, 0
         results = pb.QueryResults.FromString(self.send("Query", request, None))
-        columns = {column.field_name: column.scalars for column in results.fields_data}
-        if results.status.code or "text" not in columns:
+        if results.status.code or results.status.error_code:
             raise RuntimeError(f"the operator cannot read {physical}: {results.status.reason}")
+        columns = {column.field_name: column.scalars for column in results.fields_data}
+        if "id" not in columns or "text" not in columns:
+            return []
         keys = columns["id"].string_data.data if self.text_keys else columns["id"].long_data.data
         return sorted(zip(keys, columns["text"].string_data.data, strict=True))
 
@@ -192,7 +198,7 @@ class Engine:
                 if self.isolation not in SHARED:
                     self.make(name, tenant)
                 self.insert(tenant, name=name)
-        self.until(lambda: all(len(self.keys(self.send("Query", self.query(ALL), who)) or []) == ROWS for who in KEYS))
+        self.until(lambda: all(len(self.rows_of(who)) == ROWS for who in KEYS))
 
     def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
         """Wait until it holds."""
@@ -204,7 +210,7 @@ class Engine:
 
 
 @contextlib.contextmanager
-def running(kind: milvus_engines.Kind, isolation: str, folder: Path) -> Iterator[Engine]:
+def running(kind: milvus_engines.Kind, isolation: str, folder: Path, mutant: str = "") -> Iterator[Engine]:
     """Run an engine with tenantry before it, rows inside."""
     with contextlib.ExitStack() as exits:
         engine = exits.enter_context(milvus_engines.start(kind, folder / "engine"))
@@ -214,7 +220,7 @@ def running(kind: milvus_engines.Kind, isolation: str, folder: Path) -> Iterator
             store["collections"] = {NOTES: collection, SCRATCH: collection}
             for name in (NOTES, SCRATCH):
                 Engine(engine, isolation, "").make(name, None)
-        made = Engine(engine, isolation, exits.enter_context(tenantry(folder / "tenantry", store)))
+        made = Engine(engine, isolation, exits.enter_context(tenantry(folder / "tenantry", store, mutant)))
         when_ready(made.client())
         made.fill()
         yield made

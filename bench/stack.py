@@ -23,8 +23,11 @@ KEYS = {name: new_key(name.encode().ljust(32, b"-")) for name in ("acme", "globe
 
 
 @contextlib.contextmanager
-def tenantry(folder: Path, store: Mapping[str, Any]) -> Iterator[str]:
-    """Run `tenantry up` with one store and two tenants, in processes of its own; yield the address for clients."""
+def tenantry(folder: Path, store: Mapping[str, Any], mutant: str = "") -> Iterator[str]:
+    """Run `tenantry up` with one store and two tenants, in processes of its own; yield the address for clients.
+
+    `mutant` is Python to run before: how a test breaks tenantry, to see that attacks find it.
+    """
     ports = free_ports(3)
     document = {
         "version": 1,
@@ -38,7 +41,8 @@ def tenantry(folder: Path, store: Mapping[str, Any]) -> Iterator[str]:
     rules = folder / "rules.json"
     rules.write_text(json.dumps(document))
     address = f"127.0.0.1:{ports[0]}"
-    command = [sys.executable, "-c", "from tenantry.cli import main; main()", "up", str(rules), "--listen", address,
+    program = f"{mutant}\nfrom tenantry.cli import main; main()"
+    command = [sys.executable, "-c", program, "up", str(rules), "--listen", address,
                "--admin", f"127.0.0.1:{ports[1]}", "--envoy-admin", f"127.0.0.1:{ports[2]}",
                "--state", str(folder / "state")]  # fmt: skip
     with (folder / "up.log").open("wb") as log:

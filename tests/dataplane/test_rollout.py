@@ -359,17 +359,22 @@ async def test_copies_are_a_share_and_nobodys_requests(plane: Fleet, figures: Fi
 
 
 async def test_requests_to_a_store_are_not_copied(plane: Fleet) -> None:
-    """Every request to a store is refused so far; forged headers do not get a copy out either."""
+    """What stands there was never shown to keep tenants apart; forged headers do not get a copy out either."""
     forged = [("x-tenantry-mirror-cluster", f"copy-8b@{CANDIDATE}"), ("x-tenantry-route", "mirror")]
     before = await plane.candidate.count()
-    for target in ("/v2/vectordb/entities/search", "/vectors/upsert"):
+    for target, refusal in (
+        ("/v2/vectordb/entities/search", (503, "store_not_proven")),
+        ("/vectors/upsert", (404, "unknown_route")),  # the rules have no Pinecone
+    ):
         body = b'{"model": "copy-8b", "collectionName": "c", "data": [[0.1]]}'
         headers = [("content-type", "application/json"), *forged]
         key = f"tk_{TENANTS[0]}-{'k' * 40}"
         response = await ask(plane.nodes[0].address, request(target, headers=headers, body=body, key=key))
-        assert 400 <= response.status < 500, response
+        assert (response.status, response.json["error"]["code"]) == refusal
     await asyncio.sleep(0.3)
-    assert (await plane.candidate.count(), plane.store.seen) == (before, [])
+    # The sidecar itself asks what stands there, in vain.
+    seen = [each for each in plane.store.seen if b"tk_" in repr(each).encode() or "VectorService" in repr(each)]
+    assert (await plane.candidate.count(), seen) == (before, [])
 
 
 async def test_a_candidate_that_never_posts_a_record_of_its_copies_is_taken_back(

@@ -1,6 +1,5 @@
 """Messages of very many parts are refused before they are parsed: each part costs far more memory than bytes."""
 
-import resource
 import subprocess
 import sys
 import time
@@ -12,9 +11,8 @@ from hypothesis import strategies as st
 from tenantry.core.errors import BadRequestError, RequestRefusedError, TooLargeError
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.milvus_wire import MAX_PARTS
-from tenantry.core.vector.milvus_writes import MAX_ROWS
 from tenantry.core.vector.proto_parts import MAX_DEPTH, UNCOUNTED_BYTES, check_parts
-from tenantry_testing.milvus import COLLECTION, documents, insert, numbers, refusal, texts, vectors
+from tenantry_testing.milvus import COLLECTION, documents, insert, refusal, texts, vectors
 
 MANY = 4_000_000
 NOTES = pb.QueryRequest(collection_name="notes").SerializeToString()
@@ -73,16 +71,7 @@ def test_it_is_refused_before_it_takes_memory() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     unit = 1 if sys.platform == "darwin" else 1024
-    assert int(done.stdout) * unit < 64 * 1024 * 1024, resource.getpagesize()
-
-
-def test_many_short_rows_are_refused() -> None:
-    """Ten million of one byte each took 1 GiB and more than a second, most of it for the tenant column."""
-    rows = MAX_ROWS + 1
-    assert refusal("Insert", insert(numbers("n", *[1] * rows), rows=rows), COLLECTION) == "too_many_rows"
-    assert refusal("Upsert", insert(texts("t", *[""] * rows), rows=rows), COLLECTION) == "too_many_rows"
-    assert refusal("Insert", insert(rows=2**32 - 1), COLLECTION) == "too_many_rows"
-    assert refusal("Insert", insert(numbers("n", *range(MAX_ROWS)), rows=MAX_ROWS), COLLECTION) == ""
+    assert int(done.stdout) * unit < 64 * 1024 * 1024
 
 
 def test_what_clients_send_has_far_fewer_parts() -> None:
@@ -109,12 +98,12 @@ def test_depth_is_bounded() -> None:
     for _ in range(MAX_DEPTH):
         deep = field(8, field(1, deep))
     with pytest.raises(BadRequestError, match="nested too deep"):
-        check_parts(pb.ScalarField.DESCRIPTOR, deep, MAX_PARTS)
+        check_parts(pb.ScalarField, deep, MAX_PARTS)
 
 
 def test_endless_numbers_are_refused() -> None:
     with pytest.raises(BadRequestError, match="ten bytes"):
-        check_parts(pb.InsertRequest.DESCRIPTOR, b"\xff" * UNCOUNTED_BYTES * 2, MAX_PARTS)
+        check_parts(pb.InsertRequest, b"\xff" * UNCOUNTED_BYTES * 2, MAX_PARTS)
 
 
 # --- against a count of the parsed message -------------------------------------------------------------------------
@@ -162,20 +151,20 @@ def parts(message: Message) -> int:
 @given(inserts)
 def test_parts_are_counted_exactly(message: pb.InsertRequest) -> None:
     search = pb.SearchRequest(search_params=[PADDING])
-    data = search.SerializeToString() + b""
+    data = search.SerializeToString()
     assert len(data) > UNCOUNTED_BYTES
     # A field that an InsertRequest does not have makes it long enough to be counted.
     padded = message.SerializeToString() + data
     count = parts(message) + 1
-    check_parts(pb.InsertRequest.DESCRIPTOR, padded, count)
+    check_parts(pb.InsertRequest, padded, count)
     with pytest.raises(TooLargeError):
-        check_parts(pb.InsertRequest.DESCRIPTOR, padded, count - 1)
+        check_parts(pb.InsertRequest, padded, count - 1)
 
 
 @given(st.binary(max_size=200), st.integers(0, 40))
 def test_any_bytes_are_counted_or_refused(data: bytes, most: int) -> None:
     for kind in (pb.InsertRequest, pb.HybridSearchRequest, pb.CollectionSchema, pb.EmptyRequest):
         try:
-            check_parts(kind.DESCRIPTOR, data + b"\x0a" + varint(UNCOUNTED_BYTES) + b"x" * UNCOUNTED_BYTES, most)
+            check_parts(kind, data + b"\x0a" + varint(UNCOUNTED_BYTES) + b"x" * UNCOUNTED_BYTES, most)
         except RequestRefusedError:
             continue

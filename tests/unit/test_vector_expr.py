@@ -229,6 +229,24 @@ def test_a_refusal_is_an_invalid_argument_and_does_not_repeat_the_client() -> No
 
 
 @pytest.mark.parametrize(
+    "divisor", ["0", "-1", "+0", "(0)", "-(1)", "0.0", "-0.0", "-1.0", "0x0", "(1 - 1)", "-(1 - 1)", "(n - n)", "{d}"]
+)
+def test_a_division_that_ends_an_engine(divisor: str) -> None:
+    for operator in ("/", "%"):
+        for client in (f"n {operator} {divisor} == 1", f"1 == 5 {operator} {divisor}"):
+            assert "divide by" in refused(client, templates={"d": 0} if divisor == "{d}" else {}).message
+
+
+def test_a_remainder_of_less_than_one() -> None:
+    for divisor in ("0.5", "-0.5", "-1.9", "1e-300"):
+        assert "divide by" in refused(f"n % {divisor} == 1").message
+    for divisor in ("1", "2", "-2", "1.5", "m", "(-7)"):
+        assert scope(f"n % {divisor} == 1")
+    for divisor in ("0.5", "-0.5", "m", "-2"):
+        assert scope(f"n / {divisor} == 1")
+
+
+@pytest.mark.parametrize(
     "client",
     [
         "tenant_id == 'x'",

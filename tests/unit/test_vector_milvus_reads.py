@@ -188,6 +188,17 @@ REFUSED: list[tuple[str, Any, str]] = [
             ("id,tenant_id", "invalid_parameter"),
         )
     ],
+    *[
+        ("Search", search(search_params=pairs(**{key: value})), "invalid_parameter")
+        for key in ("topk", "limit", "offset", "group_size", "search_iter_batch_size")
+        for value in ("-1", "16385", "1e9", "", " 1", "\u0661", "999999999999")
+    ],
+    ("Query", query(query_params=pairs(offset="-1")), "invalid_parameter"),
+    (
+        "HybridSearch",
+        pb.HybridSearchRequest(collection_name="notes", rank_params=pairs(limit="1e9")),
+        "invalid_parameter",
+    ),
     ("HybridSearch", pb.HybridSearchRequest(collection_name="notes", requests=[search("files")]), "field_not_allowed"),
     ("HybridSearch", pb.HybridSearchRequest(collection_name="notes", requests=[search()] * 1025), "too_many_searches"),
     (

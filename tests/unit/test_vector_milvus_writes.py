@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from tenantry.core.rules import Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
-from tenantry.core.vector.milvus_writes import MAX_ROWS
 from tenantry_testing.milvus import (
     COLLECTION,
     DATABASE,
     KEYPREFIX,
     LAYOUTS,
     OTHER,
+    OTHER_TOKEN,
     PARTITION,
     PHYSICAL,
     TENANT,
@@ -145,6 +145,7 @@ REFUSED: list[tuple[str, tuple[pb.FieldData, ...], str]] = [
     ("a dynamic tenant column", (documents(b"{}", b"{}", name="tenant_id"),), "invalid_column"),
     ("a dynamic field of text", (numbers("id", 1, 2), texts("$meta", "{}", "{}")), "invalid_column"),
     ("the tenant in the dynamic field", (documents(b"{}", b'{"tenant_id":"globex"}'),), "reserved_field"),
+    ("the dynamic field in itself", (documents(b"{}", b'{"$meta":{"tenant_id":"globex"}}'),), "reserved_field"),
     ("in other letters", (documents(b"{}", b'{"TENANT_ID":1}'),), "reserved_field"),
     ("escaped", (documents(b"{}", b'{"\\u0074enant_id":1}'),), "reserved_field"),
     ("hidden by a second one", (documents(b"{}", b'{"tenant_id":1,"tenant_id":"acme"}'),), "reserved_field"),
@@ -173,15 +174,34 @@ def test_refused(method: str, write: Callable[..., Any], columns: tuple[pb.Field
     assert refusal(method, write(*columns), PARTITION) == code
 
 
+@BOTH
+def test_a_primary_key_in_the_dynamic_field(method: str, write: Callable[..., Any]) -> None:
+    for key in ("pk", "PK", "\\u0070k"):
+        member = documents(f'{{"{key}": "{OTHER_TOKEN}:k0"}}'.encode())
+        for columns in ((texts("pk", "a"), member), (member, texts("pk", "a"))):
+            assert refusal(method, write(*columns, rows=1), KEYPREFIX) == "reserved_field"
+
+
+def test_a_byte_is_not_made_a_tenant_without_end() -> None:
+    many = 131_072
+    for rows, code in ((many, ""), (many + 1, "too_many_rows")):
+        column = pb.FieldData(field_name="x", scalars=pb.ScalarField(bool_data=pb.BoolArray(data=[True] * rows)))
+        assert refusal("Insert", insert(column, rows=rows), COLLECTION) == code
+
+
 def test_rows_that_nobody_sent_take_no_memory() -> None:
-    assert refusal("Insert", insert(numbers("id", 1), rows=2**32 - 1), PARTITION) == "too_many_rows"
-    assert refusal("Insert", insert(numbers("id", 1), rows=MAX_ROWS), PARTITION) == "invalid_column"
+    assert refusal("Insert", insert(numbers("id", 1), rows=2**32 - 1), PARTITION) == "invalid_column"
 
 
-@pytest.mark.parametrize("name", ["tenant_id ", " tenant_id", "tenant_id\0", "`tenant_id`", '$meta["tenant_id"]', "$Meta",
-                                  "a.b", "1a", "\u017fize", "a" * 256])  # fmt: skip
+NO_NAMES = (
+    "tenant_id ", " tenant_id", "tenant_id\0", "`tenant_id`", '$meta["tenant_id"]', "$Meta", "a.b", "1a", "\u017fize",
+    "a" * 256,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_a_column_has_the_name_of_a_field(name: str) -> None:
-    """Milvus Lite 3.2 takes a column that it does not know for a dynamic one; what such a name means is its own affair."""
+    """Milvus Lite 3.2 takes a column that it does not know for a dynamic one, whatever that means with such a name."""
     assert refusal("Insert", insert(numbers("id", 1), numbers(name, 1), rows=1), PARTITION) == "invalid_column"
 
 

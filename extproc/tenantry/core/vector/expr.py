@@ -34,6 +34,7 @@ Source: internal/parser/planparserv2/Plan.g4 of Milvus, of which this is a part.
 - A chained range is read as two comparisons (`1 < a < 5` as `a > 1 and a < 5`), since milvus-lite 3.2.2 reads it as
   `(1 < a) < 5`. Other comparisons do not chain, powers not without parentheses. A constant goes to the right, since
   milvus-lite 2.5.1 answers `3 == n` with the rows where it is not.
+- The right side of `/` and `%` is a field, or a constant other than 0 and -1: milvus-lite 2.5.1 ends at these.
 - `not` is looser than comparisons, as in Milvus's documentation and milvus-lite 3.2.2. Milvus's own grammar binds it
   tighter and then refuses `not a == 1`. We print parentheses, which all read alike.
 

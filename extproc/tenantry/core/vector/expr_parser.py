@@ -58,6 +58,14 @@ def _compared(operator: str, left: Value, right: Value) -> Comparison:
     return Comparison(operator, left, right)
 
 
+def _divides_safely(operator: str, divisor: Value) -> bool:
+    """Return whether no engine ends: milvus-lite 2.5.1 does, for all, at x / 0, x % 0.5 and the least integer / -1."""
+    if not isinstance(divisor, Literal):
+        return isinstance(divisor, Ref | Length)  # `1 - 1` is computed there
+    value = divisor.value
+    return not isinstance(value, str) and (int(value) if operator == "%" else value) not in (0, -1)
+
+
 class Parser(Reader):
     """One reading of one text: precedence climbing, a few frames of Python for each level of parentheses."""
 
@@ -141,7 +149,10 @@ class Parser(Reader):
         right = self._expression(binding + 1)
         if binding == _POWER and self._tokens[self._index] == "**":
             self._fail("parentheses: powers of powers are read from the left by some and from the right by others")
-        return Arithmetic(operator, self._as_number(left, start), self._as_number(right, begin))
+        divisor = self._as_number(right, begin)
+        if operator in {"/", "%"} and not _divides_safely(operator, divisor):
+            self._refuse("divide by a field, or by a constant other than 0 and -1.", begin)
+        return Arithmetic(operator, self._as_number(left, start), divisor)
 
     def _comparison(self, left: Node, start: int) -> Condition:
         operator = self._tokens[self._index]

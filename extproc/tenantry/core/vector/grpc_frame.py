@@ -17,6 +17,7 @@ MAX_INFLATION_RATIO = 100
 
 _GZIP, _ZLIB = 31, 15
 _WINDOW_BITS = {"gzip": _GZIP, "deflate": _ZLIB}
+_SLICE_BYTES = 64 * 1024
 _STEP_BYTES = 256 * 1024
 
 
@@ -24,7 +25,8 @@ def read_message(body: bytes, encoding: str, max_bytes: int) -> bytes:
     """Return the one message of a request body; `encoding` is the value of `grpc-encoding`, "" without one.
 
     Raises BadRequestError unless the body is exactly one message, TooLargeError for one that inflates beyond
-    `max_bytes` or, past 1 MiB, beyond a hundred times its size, UnsupportedMediaError for an unknown encoding.
+    `max_bytes` or, past 1 MiB, beyond a hundred times what was read of it so far (in slices of 64 KiB),
+    UnsupportedMediaError for an unknown encoding.
     """
     if len(body) < PREFIX_BYTES:
         raise BadRequestError("invalid_grpc", "The body is shorter than a gRPC message's prefix.")
@@ -47,21 +49,26 @@ def write_message(message: bytes) -> bytes:
 
 
 def _inflate(packed: memoryview, bits: int, max_bytes: int) -> bytes:
-    limit = min(max_bytes, max(FREE_INFLATION_BYTES, MAX_INFLATION_RATIO * len(packed)))
     inflater = zlib.decompressobj(bits)
     parts: list[bytes] = []
-    total, rest = 0, bytes(packed)
+    total = fed = 0
+    rest = b""
     try:
-        while rest and not inflater.eof:
-            # One step more than the limit is enough to know.
-            part = inflater.decompress(rest, min(_STEP_BYTES, limit + 1 - total))
-            total += len(part)
-            if total > limit:
-                raise TooLargeError("body_too_large", "The message is too large when inflated.")
-            parts.append(part)
-            rest = inflater.unconsumed_tail
+        # In slices, as zlib copies what it has not read yet at each step; and a bomb is known by its first ones.
+        while fed < len(packed) and not inflater.eof:
+            rest = bytes(packed[fed : fed + _SLICE_BYTES])
+            fed += len(rest)
+            limit = min(max_bytes, max(FREE_INFLATION_BYTES, MAX_INFLATION_RATIO * fed))
+            while rest and not inflater.eof:
+                # One step more than the limit is enough to know.
+                part = inflater.decompress(rest, min(_STEP_BYTES, limit + 1 - total))
+                total += len(part)
+                if total > limit:
+                    raise TooLargeError("body_too_large", "The message is too large when inflated.")
+                parts.append(part)
+                rest = inflater.unconsumed_tail
     except zlib.error:
         raise BadRequestError("invalid_grpc", "The message does not inflate.") from None
-    if not inflater.eof or inflater.unused_data or rest:
+    if not inflater.eof or inflater.unused_data or rest or fed < len(packed):
         raise BadRequestError("invalid_grpc", "The compressed message is cut off, or something follows it.")
     return b"".join(parts)

@@ -30,6 +30,13 @@ BOOL_EXPR_V1 = 1
 
 MAX_OUTPUT_FIELDS = 1024
 MAX_SUB_SEARCHES = 1024
+MAX_ROWS = 16_384
+"""Milvus's bound of rows to find and to skip (quotaAndLimits.limits.topK)."""
+
+_COUNTS = frozenset({"topk", "limit", "offset", "group_size", "search_iter_batch_size"})
+"""Parameters that count rows. Milvus Lite 2.5.1 ends at -1, 3.2.2 makes room for as many as are asked for."""
+
+_COUNT = re.compile(r"[0-9]{1,5}")
 FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 OUTPUT_FIELD = re.compile(r"\*|\$meta|[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -309,15 +316,21 @@ def _parameters(work: Scoped, pairs: MutableSequence[pb.KeyValuePair], allowed: 
         if key == "params" and value:
             pair.value = _index_parameters(value, param)
         elif key in ("group_by_field", "anns_field") and value:
-            if FIELD.fullmatch(value) is None:
-                raise BadRequestError("invalid_parameter", f'"{key}" is not the name of a field.', param=param)
-            work.refuse_tenant_field(value, param)
+            _field_parameter(work, key, value, param)
+        elif key in _COUNTS and (_COUNT.fullmatch(value) is None or int(value) > MAX_ROWS):
+            raise BadRequestError("invalid_parameter", f'"{key}" is not 0 to {MAX_ROWS}.', param=param)
         elif key == "collection_id":
             collection_at = index
     if collection_at is not None:
         _iterated_collection(work, pairs[collection_at].value, param)
         # Without it the store takes the collection by its name, which is ours. Its own id for it is not known here.
         del pairs[collection_at]
+
+
+def _field_parameter(work: Scoped, key: str, value: str, param: str) -> None:
+    if FIELD.fullmatch(value) is None:
+        raise BadRequestError("invalid_parameter", f'"{key}" is not the name of a field.', param=param)
+    work.refuse_tenant_field(value, param)
 
 
 def _iterated_collection(work: Scoped, value: str, param: str) -> None:

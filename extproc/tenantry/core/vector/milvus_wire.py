@@ -21,7 +21,7 @@ MAX_VALUE_CHARACTERS = 4096
 
 def parse(kind: type[M], data: bytes) -> M:
     """Return a request's message; refuse bytes that are none, and any field that `kind` does not have, at any depth."""
-    check_parts(kind.DESCRIPTOR, data, MAX_PARTS)
+    check_parts(kind, data, MAX_PARTS)
     try:
         message = kind.FromString(data)
     except DecodeError:

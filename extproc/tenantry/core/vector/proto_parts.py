@@ -9,6 +9,7 @@ column: at most 24 times their bytes) is not looked into.
 from functools import lru_cache
 
 from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
 
 from tenantry.core.errors import BadRequestError, TooLargeError
 
@@ -18,13 +19,15 @@ UNCOUNTED_BYTES = 64 * 1024
 MAX_DEPTH = 100
 """Of messages in messages, as upb has it."""
 
-_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_VARINT, _LENGTH = 0, 2
+_FIXED = {1: 8, 5: 4}
+"""The wire types of fixed length, and their bytes."""
 
-Table = dict[int, "Table | None"]
-"""The fields of a message that are messages; None for one that holds no messages itself."""
+Table = dict[int, "Table"]
+"""The fields of a message that are messages which hold messages: where to look into."""
 
 
-def check_parts(kind: Descriptor, data: bytes, most: int) -> None:
+def check_parts(kind: type[Message], data: bytes, most: int) -> None:
     """Raise TooLargeError for a message of more than `most` fields and messages, at all depths together.
 
     Raises BadRequestError for what no message of ours has: a group, or one nested too deep. Other bytes that are no
@@ -32,36 +35,45 @@ def check_parts(kind: Descriptor, data: bytes, most: int) -> None:
     """
     if len(data) > UNCOUNTED_BYTES:
         try:
-            _count(_table(kind) or {}, data, 0, len(data), most, 0)
+            # The stubs know two classes of descriptors, which are one.
+            table = _table(kind.DESCRIPTOR)  # type: ignore[arg-type]
+            _Count(data, most).message(table, 0, len(data), 0)
         except IndexError:  # cut off; so far there were not too many
             return
 
 
-def _count(table: Table, data: bytes, at: int, end: int, left: int, depth: int) -> int:
-    """Return what is left of the budget behind `end`."""
-    if depth > MAX_DEPTH:
-        raise BadRequestError("invalid_message", "The message is nested too deep.")
-    while at < end:
-        left -= 1
-        if left < 0:
-            raise TooLargeError("too_many_parts", "The message has too many parts: send it as several.")
-        tag, at = _varint(data, at)
-        wire = tag & 7
-        if wire == _LENGTH:
-            length, at = _varint(data, at)
-            below = table.get(tag >> 3)
-            if below is not None:
-                left = _count(below, data, at, at + length, left, depth + 1)
-            at += length
-        elif wire == _VARINT:
-            _, at = _varint(data, at)
-        elif wire == _FOUR_BYTES:
-            at += 4
-        elif wire == _EIGHT_BYTES:
-            at += 8
-        else:
-            raise BadRequestError("invalid_message", "The message holds a group, which is not allowed here.")
-    return left
+class _Count:
+    """The bytes of a message, and how many parts it may still have."""
+
+    __slots__ = ("_data", "_left")
+
+    def __init__(self, data: bytes, most: int) -> None:
+        self._data = data
+        self._left = most
+
+    def message(self, table: Table, at: int, end: int, depth: int) -> None:
+        """Count the parts of the message that lies from `at` to `end`."""
+        if depth > MAX_DEPTH:
+            raise BadRequestError("invalid_message", "The message is nested too deep.")
+        data = self._data
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise TooLargeError("too_many_parts", "The message has too many parts: send it as several.")
+            tag, at = _varint(data, at)
+            wire = tag & 7
+            if wire == _LENGTH:
+                length, at = _varint(data, at)
+                below = table.get(tag >> 3)
+                if below is not None:
+                    self.message(below, at, at + length, depth + 1)
+                at += length
+            elif wire == _VARINT:
+                _, at = _varint(data, at)
+            elif wire in _FIXED:
+                at += _FIXED[wire]
+            else:
+                raise BadRequestError("invalid_message", "The message holds a group, which is not allowed here.")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
@@ -81,16 +93,18 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=64)
-def _table(kind: Descriptor) -> Table | None:
-    made: dict[Descriptor, Table] = {}
+def _table(kind: Descriptor) -> Table:
+    made: dict[str, Table] = {}
 
-    def of(each: Descriptor) -> Table | None:
-        below = {field.number: field.message_type for field in each.fields if field.message_type is not None}
-        if not below:
-            return None
-        if each not in made:
-            table = made[each] = {}
-            table.update({number: of(message) for number, message in below.items()})
-        return made[each]
+    def of(each: Descriptor) -> Table:
+        if each.full_name not in made:
+            table = made[each.full_name] = {}
+            inner = {field.number: field.message_type for field in each.fields if field.message_type is not None}
+            table.update({number: of(message) for number, message in inner.items() if _nests(message)})
+        return made[each.full_name]
 
     return of(kind)
+
+
+def _nests(each: Descriptor) -> bool:
+    return any(field.message_type is not None for field in each.fields)
