@@ -35,9 +35,7 @@ def check_parts(kind: type[Message], data: bytes, most: int) -> None:
     """
     if len(data) > UNCOUNTED_BYTES:
         try:
-            # The stubs know two classes of descriptors, which are one.
-            table = _table(kind.DESCRIPTOR)  # type: ignore[arg-type]
-            _Count(data, most).message(table, 0, len(data), 0)
+            _Count(data, most).message(_table(kind.DESCRIPTOR), 0, len(data), 0)
         except IndexError:  # cut off; so far there were not too many
             return
 
