@@ -23,12 +23,14 @@ import sys
 import tempfile
 import time
 import tomllib
+import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import grpc
 import msgspec
 from msgspec import Struct
 
@@ -75,7 +77,12 @@ class Result(Struct, kw_only=True):
     @property
     def leaks(self) -> int:
         """How many answers held what is not the tenant's."""
-        return sum(len(part.leaks) for part in (self.cases, self.frames, self.filters, self.corpus))
+        return len(self.leaked)
+
+    @property
+    def leaked(self) -> list[str]:
+        """By which cases and filters."""
+        return [name for part in (self.cases, self.frames, self.filters, self.corpus) for name in part.leaks]
 
 
 def attack_engine(
@@ -104,12 +111,20 @@ def attack_engines(kinds: Iterable[milvus_engines.Kind], seed: int, filters: int
     # Spawned: a process that has used gRPC cannot be forked.
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         work = [
-            pool.submit(attack_engine, kind, isolation, seed + place, -(-filters // len(LAYOUTS[kind])))
+            pool.submit(_attack, kind, isolation, seed + place, -(-filters // len(LAYOUTS[kind])))
             for kind in kinds
             for place, isolation in enumerate(LAYOUTS[kind])
         ]
         for done in as_completed(work):
             yield done.result()
+
+
+def _attack(kind: milvus_engines.Kind, isolation: str, seed: int, filters: int) -> Result:
+    try:
+        return attack_engine(kind, isolation, seed, filters)
+    except grpc.RpcError as error:  # which cannot be sent from process to process
+        where = "".join(traceback.format_exception(error))
+        raise RuntimeError(f"{kind}, {isolation}: {error.code().name}: {error.details()}\n{where}") from None
 
 
 def report(results: list[Result], core: attack_core.Tally, seed: int) -> dict[str, Any]:
@@ -181,6 +196,8 @@ def main() -> None:
         results.append(result)
         found = f"{result.leaks} leaks, {result.rows_lost} rows lost"
         _say(f"{result.engine} {result.isolation}: {found}, {result.seconds} s")
+        for name in result.leaked[:SHOWN]:
+            _say(f"  leak: {name!r}")
     figures = report(results, core, options.seed)
     figures["seconds"] = round(time.monotonic() - begin, 1)
     print(json.dumps(figures))

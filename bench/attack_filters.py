@@ -22,7 +22,7 @@ from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.expr import parse, render
 
 from bench.attack_alone import Alone, Lost
-from bench.attack_store import OURS, ROWS, SCRATCH, SOLO, THEIRS, Engine, refused, withheld
+from bench.attack_store import OURS, ROWS, SCRATCH, SOLO, THEIRS, Engine, foreign, refused, withheld
 from bench.vector_expressions import hostile, legitimate
 
 LEGITIMATE = Path(__file__).resolve().parent.parent / "tests" / "data" / "legitimate_filters.txt"
@@ -145,7 +145,7 @@ def _one(engine: Engine, alone: Alone, number: int, text: str) -> Found:
             raise
         found.refused = 1
         return found
-    if THEIRS.encode() in answer or len(kind.read(answer) or ()) > ROWS:
+    if foreign(answer, text.encode()) or len(kind.read(answer) or ()) > ROWS:
         found.leaks.append(text)
     if _is_filter(text):
         try:

@@ -1,8 +1,8 @@
 """One real Milvus with two tenants' look-alike rows behind tenantry, and the operator's own view of it.
 
-Each tenant has the same primary keys; every text of globex's holds its name, so that a leak can be told from the bytes
-of an answer. Under `keyprefix` and `partition` the operator has made a shared collection `notes`; under `collection`
-and `database` each tenant makes its own. `solo` (bench/attack_alone.py) holds acme's rows alone, without tenantry.
+Each tenant has the same primary keys; every text of a row says whose it is, so that a leak can be told from an answer's
+bytes. Under `keyprefix` and `partition` the operator has made a shared collection `notes`; under `collection` and
+`database` each tenant makes its own. `solo` (bench/attack_alone.py) holds acme's rows alone, without tenantry.
 """
 
 import contextlib
@@ -27,6 +27,9 @@ INT64, VARCHAR, ARRAY, JSON, DOUBLE, FLOAT_VECTOR = 5, 21, 22, 23, 11, 101
 SHARED = ("keyprefix", "partition")
 EVENTUALLY, STRONG = 3, 0
 ALL = "price >= 0"
+MARK = "row of "
+"""In front of the tenant's name in every text of its rows; no client sends that."""
+
 NO_HITS = "search result is empty"
 """Milvus Lite 2.5.1 says this, and that all is well."""
 
@@ -82,7 +85,7 @@ class Engine:
             add(type=INT64, field_name="id").scalars.long_data.data.extend(numbers)
         add(type=DOUBLE, field_name="price").scalars.double_data.data.extend(n * 1.5 for n in numbers)
         add(type=VARCHAR, field_name="category").scalars.string_data.data.extend("abc"[n % 3] for n in numbers)
-        texts = [f"{tenant} {('red shoes', 'its', 'blue shoes')[n % 3]} {n}" for n in numbers]
+        texts = [f"{MARK}{tenant} {('red shoes', 'its', 'blue shoes')[n % 3]} {n}" for n in numbers]
         add(type=VARCHAR, field_name="text").scalars.string_data.data.extend(texts)
         tags = add(type=ARRAY, field_name="tags").scalars.array_data
         tags.element_type = VARCHAR
@@ -224,6 +227,15 @@ def running(kind: milvus_engines.Kind, isolation: str, folder: Path, mutant: str
         when_ready(made.client())
         made.fill()
         yield made
+
+
+def foreign(answer: bytes, sent: bytes) -> bool:
+    """Return whether an answer holds what is globex's: a row's text, or its name or token that were not sent.
+
+    Engines repeat a filter that they refuse, so that a client's own words come back. Tokens are no secret.
+    """
+    names = (THEIRS.encode(), scope.token_of(THEIRS).encode())
+    return f"{MARK}{THEIRS}".encode() in answer or any(name in answer and name not in sent for name in names)
 
 
 def refused(error: grpc.RpcError) -> str | None:

@@ -1,8 +1,7 @@
 """Attacks as bytes over one HTTP/2 connection, so that nothing on the way puts them right, and what came back.
 
-An answer leaks when it holds the other tenant's name, which every text of its rows does, or its token where the client
-did not send it (tokens are no secret); when it counts more rows than are the tenant's; and when it was withheld: then
-the third lock held, and the first two did not.
+An answer leaks when it holds what is the other tenant's; when it counts more rows than the tenant has; and when it was
+withheld: then the third lock held, and the first two did not.
 """
 
 import socket
@@ -15,14 +14,13 @@ import h2.config
 import h2.connection
 import h2.events
 from msgspec import Struct
-from tenantry.core.vector import scope
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.grpc_frame import PREFIX_BYTES
 from tenantry.core.vector.milvus import SERVICE
 from tenantry.core.vector.milvus_rows import COUNT
 
 from bench.attack_seen import Seen
-from bench.attack_store import OURS, ROWS, THEIRS, Engine
+from bench.attack_store import OURS, ROWS, Engine, foreign
 from bench.stack import KEYS
 
 Headers = tuple[tuple[str, str], ...]
@@ -116,8 +114,7 @@ def attempt(engine: Engine, attacks: Iterable[Attack]) -> Seen:
 def leaks(attack: Attack, answer: Answer) -> bool:
     """Return whether an answer shows, or counts, what is the other tenant's, or would have."""
     text = answer.headers + answer.body
-    token = scope.token_of(THEIRS).encode()
-    if THEIRS.encode() in text or b"withheld" in text or (token in text and token not in attack.body):
+    if foreign(text, attack.body + repr(attack.headers).encode()) or b"withheld" in text:
         return True
     return attack.method == "Query" and answer.status == "0" and counted(answer.body[PREFIX_BYTES:]) > ROWS
 

@@ -46,11 +46,13 @@ literals = st.builds(Literal, scalars)
 lists = st.builds(Values, st.lists(scalars, max_size=4).map(tuple))
 paths = st.lists(keys | st.integers(0, 999_999_999), max_size=3).map(tuple)
 refs = st.builds(Ref, names, paths) | st.builds(lambda key, path: Ref("$meta", (key, *path)), keys, paths)
+divisors = st.integers(1, 2**63 - 1).map(Literal) | refs | st.builds(Length, refs)
 operands = st.recursive(
     numbers | refs | st.builds(Length, refs),
     lambda inner: (
         st.builds(Negative, inner.filter(lambda node: not isinstance(node, Literal)))
-        | st.builds(Arithmetic, st.sampled_from(["+", "-", "*", "/", "%", "**"]), inner, inner)
+        | st.builds(Arithmetic, st.sampled_from(["+", "-", "*", "**"]), inner, inner)
+        | st.builds(Arithmetic, st.sampled_from(["/", "%"]), inner, divisors)
     ),
     max_leaves=5,
 )

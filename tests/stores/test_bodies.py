@@ -58,12 +58,12 @@ class Sidecar:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def sidecar(lite25: Engine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
+async def sidecar(lite3: Engine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sidecar]:
     folder = tmp_path_factory.mktemp("bodies")
     files = Files(folder=folder)
     async with AsyncExitStack() as exits:
         upstream = await exits.enter_async_context(Upstream().running())
-        docs = store("milvus", lite25.address, "collection")
+        docs = store("milvus", lite3.address, "collection")
         files.save(rules(upstream, stores={"docs": docs}, limits={"maxBodyBytes": MAX_BYTES}))
         socket = str(exits.enter_context(sockets()) / "s")
         serve = ("serve", files.rules, "--secrets", files.secrets, "--listen", f"unix:{socket}",
@@ -74,7 +74,7 @@ async def sidecar(lite25: Engine, tmp_path_factory: pytest.TempPathFactory) -> A
         yield Sidecar(address, process.process.pid)
 
 
-@pytest.mark.parametrize("mib", [1])
+@pytest.mark.parametrize("mib", [1, 16, 60])
 async def test_large_inserts_arrive_whole(sidecar: Sidecar, mib: int) -> None:
     name, count = f"wide_{mib}", mib * MIB // (4 * WIDE + 64)
     async with Tenant(sidecar.address, "acme") as acme:

@@ -20,8 +20,9 @@ from tenantry.core.rollout import standing
 from tenantry.core.rollout.trial import Trial
 from tenantry.core.rollout.trial import read as read_trial
 from tenantry.core.routing import Live
-from tenantry.core.session import TRANSITIONS, Session, Snapshot, State
+from tenantry.core.session import TRANSITIONS, Session, Snapshot, State, closed
 from tenantry.core.split import throw
+from tenantry.core.vector.calls import StoreOf
 from tenantry_testing.documents import JWT, KEYS, MTLS, NOW, keyring, live, snapshot
 from tenantry_testing.exchanges import REQUEST_ID, Refused, Transcript, body, headers, post
 from tenantry_testing.store_exchanges import greeting, greeting_body, store_transcript
@@ -462,3 +463,17 @@ def test_a_revert_counts_from_the_next_body_on() -> None:
     session.on_event(body(), NOW)
     assert session.decision is not None
     assert (session.decision.version, session.decision.rescued) == ("1.4.0", False)
+
+
+def test_a_store_that_closed_while_the_body_was_under_way_gets_nothing() -> None:
+    shut = False
+
+    def gate(store: StoreOf) -> None:
+        if shut:
+            closed(store)
+
+    talk = store_transcript(gate=gate) >> greeting(key=ACME) << Continue
+    shut = True
+    talk >> greeting_body() << State.ANSWERED
+    assert talk.session.refusal is not None
+    assert talk.session.refusal.code == "store_not_proven"

@@ -128,10 +128,12 @@ def test_a_closed_gate_lets_nothing_pass() -> None:
     store_transcript(gate=closed) >> greeting(key=KEY) << Denied(UNAVAILABLE, "store_not_proven") << State.ANSWERED
 
 
-def test_the_gate_is_asked_about_the_store_and_the_tenant() -> None:
+def test_the_gate_is_asked_about_the_store_and_the_tenant_and_again_before_the_body_goes_on() -> None:
     seen: list[StoreOf] = []
-    store_transcript(gate=seen.append) >> greeting(key=KEY) << Continue() >> greeting_body() << Forward
+    talk = store_transcript(gate=seen.append) >> greeting(key=KEY) << Continue()
     assert [(each.tenant, each.name) for each in seen] == [("acme", "docs")]
+    talk >> greeting_body() << Forward
+    assert [(each.tenant, each.name) for each in seen] == [("acme", "docs")] * 2
 
 
 def test_a_client_without_a_key_reaches_no_gate() -> None:

@@ -12,7 +12,9 @@ from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import ForeignRowError, Need, StoreResponse, UnreadableResponseError
 from tenantry.core.vector.expr import FilterError
 from tenantry.core.vector.grpc_frame import write_message
+from tenantry.core.vector.milvus_wire import MAX_PARTS
 from tenantry_testing.milvus import (
+    COLLECTION,
     DATABASE,
     GUARD,
     KEYPREFIX,
@@ -218,6 +220,40 @@ def test_an_iterators_foreign_partition_is_replaced_and_a_bad_name_refused() -> 
     assert rewritten("Query", query(partition_names=[OTHER_TOKEN]), PARTITION).partition_names == [TOKEN]
     assert rewritten("Query", query(partition_names=["x"]), DATABASE).partition_names == ["x"]
     assert refusal("Query", query(partition_names=["x.*"]), DATABASE) == "invalid_partition_name"
+
+
+def test_sub_searches_that_take_long_to_read() -> None:
+    long = "id in [" + "123," * 15_000 + "]"
+    parts = [search(dsl=long)] * 3
+    assert refusal("HybridSearch", pb.HybridSearchRequest(collection_name="notes", requests=parts), PARTITION) == ""
+    parts *= 2
+    assert (
+        refusal("HybridSearch", pb.HybridSearchRequest(collection_name="notes", requests=parts), PARTITION)
+        == "invalid_filter"
+    )
+
+
+def test_many_parts_are_refused_before_they_take_memory() -> None:
+    start = pb.HybridSearchRequest(collection_name="notes").SerializeToString()
+    assert refusal("HybridSearch", start + b"\x2a\x00" * MAX_PARTS, PARTITION) == "too_many_parts"
+    assert refusal("HybridSearch", start + b"\x2a\x00" * (MAX_PARTS - 1), PARTITION) == "too_many_searches"
+    for cut in (b"\x2a", b"\x2a\xff", b"\x2a\x05", b"\xff" * 11):
+        assert refusal("HybridSearch", start + cut, PARTITION) == "invalid_message"
+    assert refusal("HybridSearch", start + b"\xa3\x06\xa4\x06", PARTITION) == "field_not_allowed"
+
+
+def test_a_field_that_is_not_allowed_is_looked_for_in_small_messages_alone() -> None:
+    for size in (10, 70_000):
+        data = query("id > 1" + " " * size).SerializeToString() + b"\xa0\x06\x01"
+        assert refusal("Query", data, PARTITION) == "field_not_allowed"
+
+
+def test_names_of_one_byte_do_not_become_many() -> None:
+    names = ["a"] * 1025
+    for store in (DATABASE, COLLECTION):
+        assert refusal("Query", query(partition_names=names), store) == "too_many_names"
+        assert refusal("ShowCollections", pb.ShowCollectionsRequest(collection_names=names), store) == "too_many_names"
+        assert refusal("Flush", pb.FlushRequest(collection_names=names), store) == "too_many_names"
 
 
 # Answers.

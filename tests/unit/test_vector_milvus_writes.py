@@ -73,6 +73,8 @@ def test_a_partition_of_the_clients_own() -> None:
         (b"", b"{}"),
         (b' { "a" : {"tenant_id": "globex"} } ', b'{"a":{"tenant_id": "globex"}}'),
         (b'{"tenant": 1}', b'{"tenant":1}'),
+        (b'{"n":[9223372036854775807,-9223372036854775808]}', b'{"n":[9223372036854775807,-9223372036854775808]}'),
+        (b'{"n":"99999999999999999999"}', b'{"n":"99999999999999999999"}'),
     ],
 )
 def test_the_dynamic_field_is_written_anew(raw: bytes, sent: bytes) -> None:
@@ -149,6 +151,8 @@ REFUSED: list[tuple[str, tuple[pb.FieldData, ...], str]] = [
     ("in other letters", (documents(b"{}", b'{"TENANT_ID":1}'),), "reserved_field"),
     ("escaped", (documents(b"{}", b'{"\\u0074enant_id":1}'),), "reserved_field"),
     ("hidden by a second one", (documents(b"{}", b'{"tenant_id":1,"tenant_id":"acme"}'),), "reserved_field"),
+    ("an integer at which an engine fails others", (documents(b"{}", b'{"n":[1' + b"0" * 19 + b"]}"),), "invalid_json"),
+    ("not UTF-8 in a value", (documents(b"{}", b'{"n":{"m":"\xff"}}'),), "invalid_json"),
     ("no object", (documents(b"{}", b"[]"),), "invalid_json"),
     ("no JSON", (documents(b"{}", b"{"),), "invalid_json"),
     ("two documents", (documents(b"{}", b"{} {}"),), "invalid_json"),

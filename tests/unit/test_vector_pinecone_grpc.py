@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import Struct, Value
 from tenantry.core.errors import ForbiddenError, MethodNotAllowedError, RequestRefusedError, UnsupportedMediaError
 from tenantry.core.vector._pb import pinecone_pb2 as pb
 from tenantry.core.vector.calls import ForeignRowError, StoreResponse, UnreadableResponseError
@@ -148,6 +148,28 @@ def varint(number: int, payload: bytes) -> bytes:
     size = len(payload)
     head = bytes([number << 3 | 2])
     return head + (bytes([size]) if size < 128 else bytes([size & 127 | 128, size >> 7])) + payload
+
+
+def test_many_values_are_counted_before_they_are_read() -> None:
+    request = pb.QueryRequest(top_k=1)
+    request.filter.fields["a"].struct_value.fields["$in"].list_value.MergeFromString(b"\x0a\x00" * 36_001)
+    assert "36000 values" in refused("Query", request).message
+    request = pb.QueryRequest(top_k=1)
+    for number in range(36_001):
+        request.filter.fields[str(number)].bool_value = True
+    assert "36000 values" in refused("Query", request).message
+
+
+def test_many_metadata_members_are_counted_before_they_are_read() -> None:
+    vectors = [pb.Vector(id=row) for row in "ab"]
+    for number in range(50_001):
+        for vector in vectors:
+            vector.metadata.fields[str(number)].bool_value = True
+    assert refused("Upsert", pb.UpsertRequest(vectors=vectors)).code == "invalid_message"
+    assert Grpc("Upsert", pb.UpsertRequest(vectors=vectors[:1]), pb.UpsertResponse).sent(pb.UpsertRequest)
+    vectors[0].metadata.MergeFrom(Struct(fields={f"x{number}": Value() for number in range(50_000)}))
+    update = pb.UpdateRequest(id="a", set_metadata=vectors[0].metadata)
+    assert refused("Update", update).code == "invalid_message"
 
 
 def test_fields_that_pinecone_has_and_we_do_not_are_refused_at_any_depth() -> None:

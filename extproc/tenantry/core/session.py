@@ -216,6 +216,8 @@ class Session:
 
     def _store_forward(self, body: bytes | None) -> Reply:
         store = self._store()
+        # Asked when the headers came, so that nobody sends a body in vain; that may be minutes ago.
+        self._gate(store.store_of)
         return store.forward(body, self._verified_tenant(), self._snapshot.keyring, self.request_id)
 
     def _store(self) -> StoreExchange:

@@ -12,6 +12,7 @@ second, the check of each returned row the third.
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -21,6 +22,9 @@ from tenantry.core.vector.calls import Need, StoreOf
 
 DEFAULT_DATABASE = "default"
 COLLECTION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,221}")
+MAX_NAMES = 1024
+"""Of partitions or collections in one request: a name of 1 byte is one of 30 in the store."""
+
 PARTITION_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
@@ -78,6 +82,12 @@ class Layout:
             primary_field=shared.primary_field,
         )
 
+    def physical(self, names: Sequence[str]) -> list[str]:
+        """Return the real names of collections that a client names."""
+        if len(names) > MAX_NAMES:
+            raise BadRequestError("too_many_names", f"More than {MAX_NAMES} collections.", param="collection_names")
+        return [self.place(name).physical for name in names]
+
     def place_or_nothing(self, name: str) -> Place:
         """Return the place, or for an unknown collection one that nobody can make: the store then says so itself."""
         try:
@@ -105,6 +115,8 @@ class Layout:
             return [self.partition]
         if not self.own:
             return []
+        if len(asked) > MAX_NAMES:
+            raise BadRequestError("too_many_names", f"More than {MAX_NAMES} partitions.", param="partition_names")
         if any(PARTITION_NAME.fullmatch(name) is None for name in asked):
             raise BadRequestError(
                 "invalid_partition_name",

@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from tenantry.core.errors import BadRequestError
 from tenantry.core.vector.expr import TemplateValue
-from tenantry.core.vector.milvus_reads import INDEX_PARAMETERS, MAX_OUTPUT_FIELDS, OUTPUT_FIELD
+from tenantry.core.vector.milvus_reads import INDEX_PARAMETERS, MAX_OUTPUT_FIELDS, OUTPUT_FIELD, check_filters
 from tenantry.core.vector.milvus_rest_scope import (
     COLLECTION,
     Members,
@@ -216,7 +216,12 @@ def scope_search(work: RestScope, members: Members) -> Members:
 def scope_hybrid_search(work: RestScope, members: Members) -> Members:
     """Put a hybrid search into the tenant's scope: every search in it."""
     entered = work.enter(members) | work.partitions(members)
-    parts = [_sub_search(work, part) for part in required(members, "search")]
+    parts: list[Members] = []
+    characters = 0
+    for part in required(members, "search"):
+        parts.append(_sub_search(work, part))
+        characters += len(part.get("filter", "")) + len(parts[-1]["filter"])
+        check_filters(characters)
     return (
         entered
         | {"search": parts, "outputFields": _fields(work, members, absent=[])}

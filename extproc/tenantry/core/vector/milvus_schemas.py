@@ -91,7 +91,7 @@ def check_describe(work: Scoped, answer: pb.DescribeCollectionResponse) -> int:
 def scope_show_collections(work: Scoped, request: pb.ShowCollectionsRequest) -> None:
     """List the collections that the tenant may use."""
     work.enter_database(request)
-    request.collection_names[:] = [work.layout.place(name).physical for name in request.collection_names]
+    request.collection_names[:] = work.layout.physical(request.collection_names)
 
 
 def check_show_collections(work: Scoped, answer: pb.ShowCollectionsResponse) -> int:
@@ -169,7 +169,7 @@ def scope_flush(work: Scoped, request: pb.FlushRequest) -> None:
     work.enter_database(request)
     if not request.collection_names:
         raise BadRequestError("invalid_request", "Name the collections to flush.", param="collection_names")
-    request.collection_names[:] = [work.layout.place(name).physical for name in request.collection_names]
+    request.collection_names[:] = work.layout.physical(request.collection_names)
 
 
 def check_flush(work: Scoped, answer: pb.FlushResponse) -> int:

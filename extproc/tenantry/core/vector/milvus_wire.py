@@ -12,11 +12,14 @@ from tenantry.core.vector.proto_parts import check_parts
 
 M = TypeVar("M", bound=Message)
 
-MAX_PARTS = 262_144
-"""Of a request's message: an array column has two of them for each row. They take 25 MiB at most."""
-
 MAX_PARAMETERS = 64
 MAX_VALUE_CHARACTERS = 4096
+MAX_PARTS = 524_288
+"""Of a request's message, at all depths: a row of an array column has two, a member of Pinecone's metadata four. They
+take 50 MiB at most."""
+
+_LOCATED_BYTES = 64 * 1024
+"""Up to here a field that is not allowed is looked for, so that the refusal names it."""
 
 
 def parse(kind: type[M], data: bytes) -> M:
@@ -27,9 +30,12 @@ def parse(kind: type[M], data: bytes) -> M:
     except DecodeError:
         raise BadRequestError("invalid_message", f"The body is not a {kind.DESCRIPTOR.name}.") from None
     size = message.ByteSize()
-    strangers = kind.FromString(data) if _discarding_shrinks(message, size) else None
-    if strangers is not None:
-        where = next(_unknown(strangers, kind.DESCRIPTOR.name), kind.DESCRIPTOR.name)
+    if _discarding_shrinks(message, size):
+        where = kind.DESCRIPTOR.name
+        if len(data) <= _LOCATED_BYTES:
+            where = next(_unknown(kind.FromString(data), where), where)
+        else:
+            where = f"A field that {where} does not know"
         raise BadRequestError("field_not_allowed", f"{where} is set, which is not allowed here.")
     return message
 

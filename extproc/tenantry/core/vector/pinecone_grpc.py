@@ -33,6 +33,7 @@ from tenantry.core.vector.pinecone_scope import (
     MAX_TOP_K,
     Work,
 )
+from tenantry.core.vector.strictjson import MAX_MEMBERS
 
 SERVICE = "/VectorService/"
 
@@ -93,6 +94,8 @@ def scope_upsert(work: Work, message: pb.UpsertRequest) -> None:
     """Write vectors, each with whose it is."""
     _scope_namespace(work, message)
     _count("vectors", len(message.vectors), MAX_ROWS)
+    if sum(len(vector.metadata.fields) for vector in message.vectors) > MAX_MEMBERS:
+        raise BadRequestError("invalid_message", f"vectors have more than {MAX_MEMBERS} metadata members in all.")
     for index, vector in enumerate(message.vectors):
         _row_id(f"vectors[{index}].id", vector.id)
         _stamp(work, vector.metadata, f"vectors[{index}].metadata")
@@ -104,6 +107,8 @@ def scope_update(work: Work, message: pb.UpdateRequest) -> None:
     if bool(message.id) == message.HasField("filter"):
         raise BadRequestError("invalid_message", "Give exactly one of id, filter.")
     _row_id("id", message.id)
+    if len(message.set_metadata.fields) > MAX_MEMBERS:
+        raise BadRequestError("invalid_message", f"set_metadata has more than {MAX_MEMBERS} members.")
     if message.HasField("set_metadata"):
         _stamp(work, message.set_metadata, "set_metadata")
     if message.HasField("filter"):
@@ -194,7 +199,7 @@ def check_stats(work: Work, answer: pb.StatsResponse) -> None:
 
 def plain(message: Struct) -> dict[str, Any]:
     """Return a Struct as plain data; raise BadRequestError for one nested too deep or with a value that is none."""
-    return {name: _plain_value(value, 1) for name, value in message.fields.items()}
+    return _Plain().members(message, 1)
 
 
 def packed(value: Mapping[str, Any]) -> Struct:
@@ -205,16 +210,35 @@ def packed(value: Mapping[str, Any]) -> Struct:
 _MAX_VALUE_DEPTH = 3 * pinecone_filter.MAX_DEPTH
 """Filter, array and object for each level."""
 
+_MAX_VALUES = 3 * pinecone_filter.MAX_PARTS
+"""Before the filter's own bound, which counts less: 10 MiB of them took 3 s."""
 
-def _plain_value(value: Value, depth: int) -> Any:
-    if depth > _MAX_VALUE_DEPTH:
-        raise BadRequestError("invalid_filter", "filter is nested too deep.", param="filter")
-    kind = value.WhichOneof("kind")
-    if kind == "struct_value":
-        return {name: _plain_value(member, depth + 1) for name, member in value.struct_value.fields.items()}
-    if kind == "list_value":
-        return [_plain_value(member, depth + 1) for member in value.list_value.values]
-    return None if kind in (None, "null_value") else getattr(value, kind)
+
+class _Plain:
+    """One reading of one filter; counts its values before it reads them."""
+
+    def __init__(self) -> None:
+        self._values = 0
+
+    def members(self, message: Struct, depth: int) -> dict[str, Any]:
+        self._count(len(message.fields))
+        return {name: self._value(value, depth) for name, value in message.fields.items()}
+
+    def _value(self, value: Value, depth: int) -> Any:
+        if depth > _MAX_VALUE_DEPTH:
+            raise BadRequestError("invalid_filter", "filter is nested too deep.", param="filter")
+        kind = value.WhichOneof("kind")
+        if kind == "struct_value":
+            return self.members(value.struct_value, depth + 1)
+        if kind == "list_value":
+            self._count(len(value.list_value.values))
+            return [self._value(member, depth + 1) for member in value.list_value.values]
+        return None if kind in (None, "null_value") else getattr(value, kind)
+
+    def _count(self, values: int) -> None:
+        self._values += values
+        if self._values > _MAX_VALUES:
+            raise BadRequestError("invalid_filter", f"filter has more than {_MAX_VALUES} values.", param="filter")
 
 
 def _packed_value(value: Any) -> Value:

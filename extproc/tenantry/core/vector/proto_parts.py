@@ -2,8 +2,8 @@
 
 Parsing costs memory by the part, not by the byte: an empty column is two bytes on the wire and ninety in memory, so
 that 10 MiB of them took 450 MiB and most of a second (measured), of all tenants' sidecar. Bodies are bounded in bytes;
-this bounds them in parts. What is one block in memory (the numbers or texts of a
-column: at most 24 times their bytes) is not looked into.
+this bounds them in parts. What is one block in memory (the numbers or texts of a column: at most 24 times their bytes)
+is not looked into.
 """
 
 from functools import lru_cache
@@ -71,7 +71,7 @@ class _Count:
             elif wire in _FIXED:
                 at += _FIXED[wire]
             else:
-                raise BadRequestError("invalid_message", "The message holds a group, which is not allowed here.")
+                raise BadRequestError("field_not_allowed", "The message holds a group, which is not allowed here.")
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
