@@ -12,6 +12,7 @@ from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import ForeignRowError, Need, StoreResponse, UnreadableResponseError
 from tenantry.core.vector.expr import FilterError
 from tenantry.core.vector.grpc_frame import write_message
+from tenantry.core.vector.milvus_wire import MAX_PARTS
 from tenantry_testing.milvus import (
     COLLECTION,
     DATABASE,
@@ -78,7 +79,7 @@ def test_a_hybrid_search_in_scope(store: Store) -> None:
     asked = pb.HybridSearchRequest(
         collection_name="notes",
         requests=[search(output_fields=["tenant_id"], partition_names=["x"]), search("", dsl="")],
-        rank_params=pairs(strategy="rrf", params='{"k": 60}', limit=3),
+        rank_params=pairs(strategy="rrf", params='{"k":60}', limit=3),
     )
     sent = rewritten("HybridSearch", asked, store)
     partitions = {"partition": [[TOKEN], [TOKEN]], "keyprefix": [[], []]}.get(store.isolation, [["x"], []])
@@ -137,6 +138,22 @@ def test_an_iterator_may_name_the_id_that_describing_showed() -> None:
     for value in ("", 0, public):
         sent = rewritten("Query", query(query_params=pairs(limit=1, iterator=True, collection_id=value)), PARTITION)
         assert [pair.key for pair in sent.query_params] == ["limit", "iterator"]
+
+
+@pytest.mark.parametrize(
+    ("client", "engine"),
+    [
+        ('{"ef": 64, "ef": 8}', '{"ef":8}'),
+        ('{"ef": 64, "\\u0065f": 8}', '{"ef":8}'),
+        (' {"radius" : 0.5, "range_filter": 1} ', '{"radius":0.5,"range_filter":1}'),
+        ('{"weights": [0.5, 1], "norm_score": true, "hints": "iterative_filter"}',
+         '{"weights":[0.5,1.0],"norm_score":true,"hints":"iterative_filter"}'),
+    ],
+)  # fmt: skip
+def test_parameters_of_the_index_are_written_anew(client: str, engine: str) -> None:
+    """Of a name that is there twice, each engine would read the one that it likes."""
+    sent = rewritten("Search", search(search_params=pairs(params=client)), PARTITION)
+    assert [pair.value for pair in sent.search_params] == [engine]
 
 
 REFUSED: list[tuple[str, Any, str]] = [
@@ -227,8 +244,8 @@ def test_sub_searches_that_take_long_to_read() -> None:
 
 def test_many_parts_are_refused_before_they_take_memory() -> None:
     start = pb.HybridSearchRequest(collection_name="notes").SerializeToString()
-    assert refusal("HybridSearch", start + b"\x2a\x00" * 65_536, PARTITION) == "too_many_fields"
-    assert refusal("HybridSearch", start + b"\x2a\x00" * 65_535, PARTITION) == "too_many_searches"
+    assert refusal("HybridSearch", start + b"\x2a\x00" * MAX_PARTS, PARTITION) == "too_many_parts"
+    assert refusal("HybridSearch", start + b"\x2a\x00" * (MAX_PARTS - 1), PARTITION) == "too_many_searches"
     for cut in (b"\x2a", b"\x2a\xff", b"\x2a\x05", b"\xff" * 11):
         assert refusal("HybridSearch", start + cut, PARTITION) == "invalid_message"
     assert refusal("HybridSearch", start + b"\xa3\x06\xa4\x06", PARTITION) == "field_not_allowed"

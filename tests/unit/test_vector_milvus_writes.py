@@ -202,6 +202,18 @@ def test_rows_that_nobody_sent_take_no_memory() -> None:
     assert refusal("Insert", insert(numbers("id", 1), rows=2**32 - 1), PARTITION) == "invalid_column"
 
 
+NO_NAMES = (
+    "tenant_id ", " tenant_id", "tenant_id\0", "`tenant_id`", '$meta["tenant_id"]', "$Meta", "a.b", "1a", "\u017fize",
+    "a" * 256,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_column_has_the_name_of_a_field(name: str) -> None:
+    """Milvus Lite 3.2 takes a column that it does not know for a dynamic one, whatever that means with such a name."""
+    assert refusal("Insert", insert(numbers("id", 1), numbers(name, 1), rows=1), PARTITION) == "invalid_column"
+
+
 @pytest.mark.parametrize(
     "columns",
     [(numbers("id", 1, 2),), (numbers("pk", 1, 2),), (texts("pk", "a", "b"), texts("pk", "a", "b"))],

@@ -115,6 +115,7 @@ INDEX_PARAMETERS = frozenset(
 )
 """Members of the JSON in `params`: how an index searches and how a ranker weighs. None of them selects rows."""
 
+_ENCODER = msgspec.json.Encoder()
 _JSON = msgspec.json.Decoder(dict[str, bool | int | float | str | list[float] | None])
 
 
@@ -333,7 +334,10 @@ def _parameters(work: Scoped, pairs: MutableSequence[pb.KeyValuePair], allowed: 
                 "invalid_parameter", f'"{key}" is there twice, or its value is too long.', param=param
             )
         seen.add(key)
-        _check_value(work, key, value, param)
+        if key == "params" and value:
+            pair.value = _index_parameters(value, param)
+        else:
+            _check_value(work, key, value, param)
         if key == "collection_id":
             collection_at = index
     if collection_at is not None:
@@ -343,9 +347,7 @@ def _parameters(work: Scoped, pairs: MutableSequence[pb.KeyValuePair], allowed: 
 
 
 def _check_value(work: Scoped, key: str, value: str, param: str) -> None:
-    if key == "params" and value:
-        _index_parameters(value, param)
-    elif key in ("group_by_field", "anns_field") and value:
+    if key in ("group_by_field", "anns_field") and value:
         if FIELD.fullmatch(value) is None:
             raise BadRequestError("invalid_parameter", f'"{key}" is not the name of a field.', param=param)
         work.refuse_tenant_field(value, param)
@@ -360,7 +362,8 @@ def _iterated_collection(work: Scoped, value: str, param: str) -> None:
         )
 
 
-def _index_parameters(value: str, param: str) -> None:
+def _index_parameters(value: str, param: str) -> str:
+    """Return the JSON object written anew: of a name that was there twice, engines might have read the other."""
     try:
         members = _JSON.decode(value)
     except (msgspec.DecodeError, RecursionError):
@@ -371,3 +374,4 @@ def _index_parameters(value: str, param: str) -> None:
         raise BadRequestError(
             "parameter_not_allowed", f'{len(unknown)} of the members of "params" are not allowed.', param=param
         )
+    return _ENCODER.encode(members).decode()

@@ -22,6 +22,8 @@ MAX_COLUMNS = 1024
 MAX_ROWS = 131_072
 """Of one request. A row may take one byte here, and gets a tenant of up to 65: ten million made 760 MB of 10."""
 
+COLUMN = re.compile(r"\$meta|[A-Za-z_][A-Za-z0-9_]{0,254}")
+
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encode = msgspec.json.Encoder().encode
 _whole: Callable[[bytes], object] = msgspec.json.Decoder().decode
@@ -72,6 +74,10 @@ def _check_columns(work: Scoped, columns: Iterable[pb.FieldData], rows: int) -> 
             )
         if index >= MAX_COLUMNS:
             raise BadRequestError("too_many_columns", f"More than {MAX_COLUMNS} columns.", param="fields_data")
+        if COLUMN.fullmatch(name) is None:
+            raise BadRequestError(
+                "invalid_column", f"fields_data[{index}] does not have the name of a field.", param="fields_data"
+            )
         if name in seen:
             raise BadRequestError("duplicate_column", f"fields_data[{index}] is there twice.", param="fields_data")
         seen.add(name)
