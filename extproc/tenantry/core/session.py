@@ -168,7 +168,7 @@ class Session:
         try:
             reply = step.run(self, event, now)
         except RequestRefusedError as refusal:
-            self.refusal = refusal
+            self.refusal = _bare(refusal)
             reply = _refusal_answer(refusal, grpc=self.grpc)
         except BaseException:
             self.state = State.FAILED
@@ -180,7 +180,7 @@ class Session:
         """Take back the reply that passed a request on, before it was sent: what the request needs cannot be made."""
         if self.state is not State.AWAIT_ANSWER:
             raise ConversationError("only a store's request can be taken back, and only before it went")
-        self.refusal = refusal
+        self.refusal = _bare(refusal)
         self.state = State.ANSWERED
         return _refusal_answer(refusal, grpc=self.grpc)
 
@@ -380,6 +380,16 @@ def _one(values: dict[str, list[bytes]], name: str) -> str:
     if len(found) != 1:
         raise ConversationError(f"{len(found)} {name} pseudo-headers, expected one")
     return found[0].decode("latin-1")
+
+
+def _bare(refusal: RequestRefusedError) -> RequestRefusedError:
+    """Return the refusal without what led to it.
+
+    A traceback holds its frames, they hold the body and the session, and the session holds the refusal: a circle, so
+    that bodies of 10 MiB that were refused stayed until Python looked for circles, some 400 MiB later.
+    """
+    refusal.__traceback__ = refusal.__cause__ = refusal.__context__ = None
+    return refusal
 
 
 def _refusal_answer(refusal: RequestRefusedError, *, grpc: bool) -> Answer:
