@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -164,9 +165,12 @@ def test_refusals_before_the_body() -> None:
 )
 def test_refusals_of_the_body(sent: RequestBody, code: str) -> None:
     method = "Delete" if code == "invalid_filter" else "Query"
-    transcript = store_transcript() >> call(method, key=KEY) << Continue() >> sent << State.ANSWERED
+    transcript = store_transcript() >> call(method, key=KEY) << Continue()
+    held = sys.getrefcount(sent)
+    transcript >> sent << State.ANSWERED
     assert heard(transcript, Answer).details == f"tenantry_{code}"
     assert transcript.session.refusal is not None
+    assert sys.getrefcount(sent) == held, "the refusal keeps what was refused"
 
 
 def test_a_body_that_announced_no_length_is_measured() -> None:
