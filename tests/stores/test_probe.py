@@ -99,10 +99,13 @@ async def left(admin: MilvusAdmin) -> list[str]:
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_the_verdict_on_each_layout(engines: Callable[[Kind], Engine], kind: Kind) -> None:
-    """At once, as several sidecars of several rules documents may prove an engine; 2.3.5 makes a proof wait long."""
+    """At once on 2.3.5, where a proof mostly waits. Milvus Lite 2.5.1 loses sight of collections made at once."""
     engine = engines(kind)
     layouts = [isolation for each, isolation in EXPECTED if each == kind]
-    reasons = await asyncio.gather(*(verdict_on(engine, isolation) for isolation in layouts))
+    if kind == "m23":
+        reasons = await asyncio.gather(*(verdict_on(engine, isolation) for isolation in layouts))
+    else:
+        reasons = [await verdict_on(engine, isolation) for isolation in layouts]
     assert dict(zip(layouts, reasons, strict=True)) == {isolation: EXPECTED[kind, isolation] for isolation in layouts}
     async with aclosing(MilvusAdmin(store_of(engine, "collection"), None)) as admin:
         assert await left(admin) == []
