@@ -235,7 +235,7 @@ async def test_nothing_unguarded_reaches_the_engine_however_often_the_sidecar_is
     assert all(reached[method] > KILLS for method in GUARDED)
     assert median(cpu) < READY_SECONDS
     if idle:
-        assert max(wall) < READY_SECONDS
+        assert median(wall) < READY_SECONDS
 
 
 async def test_the_judge_sees_a_sidecar_that_guards_nothing(lite25: Engine, tmp_path: Path) -> None:
