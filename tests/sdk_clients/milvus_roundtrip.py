@@ -154,11 +154,11 @@ def client_create(client, name):
     client.create_collection(name, schema=schema, index_params=index)
 
 
-def client_hybrid(client, name, steps):
+def client_hybrid(client, name, steps, metric="COSINE"):
     from pymilvus import AnnSearchRequest, RRFRanker
 
     requests = [
-        AnnSearchRequest([vector(f"{steps.marker}: {word}")], "vector", {"metric_type": "COSINE"}, 4, expr="price >= 0")
+        AnnSearchRequest([vector(f"{steps.marker}: {word}")], "vector", {"metric_type": metric}, 4, expr="price >= 0")
         for word in ("cat", "dog")
     ]
     return client.hybrid_search(name, requests, RRFRanker(60), limit=3, output_fields=["text"])

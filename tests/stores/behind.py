@@ -92,11 +92,12 @@ class RefusedError(Exception):
 class Tenant:
     """One tenant's client over one connection."""
 
-    def __init__(self, address: str, name: str, *, dynamic: bool = False) -> None:
-        """`dynamic`: the collection has no column for texts, so they are dynamic fields."""
+    def __init__(self, address: str, name: str, *, dynamic: bool = False, host: str = "") -> None:
+        """`dynamic`: the collection has no column for texts, so they are dynamic fields. `host`: `:authority`."""
         self.name = name
         self._dynamic = dynamic
-        self._channel = grpc.aio.insecure_channel(address, options=UNBOUNDED)
+        authority = (("grpc.default_authority", host),) if host else ()
+        self._channel = grpc.aio.insecure_channel(address, options=UNBOUNDED + authority)
         self._metadata = (("authorization", f"Bearer {KEYS[name]}"),)
 
     async def __aenter__(self) -> Self:

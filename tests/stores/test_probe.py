@@ -30,7 +30,7 @@ from tenantry.core.vector import canaries, operator, provision
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import Need, StoreOf
 
-from tools.milvus_engines import Engine, Kind, free_ports, start
+from tools.milvus_engines import KINDS, Engine, Kind, free_ports, start
 
 SECRETS = dict.fromkeys(("cache-salt", "split", "admin-token", "usage-token"), b"x" * 32)
 INSTEAD = "Use collection, or keyprefix with a VARCHAR primary key."
@@ -97,18 +97,31 @@ async def left(admin: MilvusAdmin) -> list[str]:
     return names + [name for name in databases if name in canaries.canary_databases()]
 
 
-@pytest.mark.parametrize(("kind", "isolation"), EXPECTED)
-async def test_the_verdict_on_each_layout(engines: Callable[[Kind], Engine], kind: Kind, isolation: str) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_verdict_on_each_layout(engines: Callable[[Kind], Engine], kind: Kind) -> None:
+    """At once on 2.3.5, where a proof mostly waits. Milvus Lite 2.5.1 loses sight of collections made at once."""
     engine = engines(kind)
+    layouts = [isolation for each, isolation in EXPECTED if each == kind]
+    if kind == "m23":
+        reasons = await asyncio.gather(*(verdict_on(engine, isolation) for isolation in layouts))
+    else:
+        reasons = [await verdict_on(engine, isolation) for isolation in layouts]
+    assert dict(zip(layouts, reasons, strict=True)) == {isolation: EXPECTED[kind, isolation] for isolation in layouts}
+    async with aclosing(MilvusAdmin(store_of(engine, "collection"), None)) as admin:
+        assert await left(admin) == []
+
+
+async def verdict_on(engine: Engine, isolation: str) -> str:
+    """Why a layout is refused; "" where it is safe."""
     store = store_of(engine, isolation, f"docs_{isolation}")
     async with aclosing(MilvusAdmin(store, None)) as admin:
         for name in store.collections:
             await admin.perform(provision.make_shared(shared(name, isolation)))
         found = await store_proofs.find(admin, "docs", store)
         verdicts = await store_proofs.prove(admin, "docs", store, found)
-        assert {verdict.reason for verdict in verdicts} == {EXPECTED[kind, isolation]}
-        assert {verdict.safe for verdict in verdicts} == {not EXPECTED[kind, isolation]}
-        assert await left(admin) == []
+    assert all(verdict.safe == (not verdict.reason) for verdict in verdicts)
+    (reason,) = {verdict.reason for verdict in verdicts}
+    return reason
 
 
 def rich_schema(name: str) -> pb.CollectionSchema:

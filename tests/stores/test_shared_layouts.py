@@ -11,9 +11,11 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from dataplane.harness import KEYS
 from google.protobuf.message import Message
 from tenantry.core.vector import scope
 from tenantry.core.vector._pb import milvus_pb2 as pb
+from tenantry_testing import sdk
 
 from stores.behind import DIMENSION, Key, Operator, RefusedError, Row, Tenant, behind, creation, rows, store
 from tools.milvus_engines import Engine
@@ -25,6 +27,8 @@ LAYOUTS: dict[str, tuple[str, dict[str, Any], list[Key]]] = {
     "keyprefix": ("lite25", {"notes": {"primaryField": "id"}}, ["1", "2", "3", "4"]),
 }
 """By isolation: the engine, the store's `collections`, primary keys."""
+
+CLIENTS = {"partition": "pymilvus30", "keyprefix": "pymilvus26"}
 
 
 async def provision(folder: Path, document: dict[str, Any]) -> str:
@@ -45,7 +49,10 @@ async def provision(folder: Path, document: dict[str, Any]) -> str:
 class Shared:
     """Two tenants of one shared collection."""
 
-    def __init__(self, isolation: str, acme: Tenant, globex: Tenant, engine: Engine, keys: list[Key]) -> None:
+    def __init__(
+        self, address: str, isolation: str, acme: Tenant, globex: Tenant, engine: Engine, keys: list[Key]
+    ) -> None:
+        self.address = address
         self.isolation = isolation
         self.acme = acme
         self.globex = globex
@@ -66,7 +73,7 @@ async def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         acme, globex = [
             await exits.enter_async_context(Tenant(stack.address, name, dynamic=True)) for name in ("acme", "globex")
         ]
-        yield Shared(request.param, acme, globex, engine, keys)
+        yield Shared(stack.address, request.param, acme, globex, engine, keys)
 
 
 async def test_neither_loses_a_row_to_the_other(shared: Shared) -> None:
@@ -109,6 +116,59 @@ async def test_neither_loses_a_row_to_the_other(shared: Shared) -> None:
     else:
         found = await shared.operator.rows("notes")
     assert sorted(found) == sorted(stamped)
+
+
+async def test_two_clients_at_once_share_a_collection(shared: Shared, sdks: None) -> None:
+    """By pymilvus as it is. A third tenant's rows have the same keys and stay; the collection is not a client's."""
+    async with Tenant(shared.address, "initech", dynamic=True) as witness:
+        await witness.insert("notes", kept := rows("initech", shared.keys))
+        for tenant in (shared.acme, shared.globex):
+            await tenant.delete("notes", "text != ''")
+        reports = await asyncio.gather(
+            *(
+                sdk.run(
+                    CLIENTS[shared.isolation],
+                    "milvus_shared",
+                    {
+                        "uri": f"http://{shared.address}", "token": KEYS[name], "collection": "notes",
+                        "tenant_marker": name, "keys": shared.keys,
+                    },
+                )
+                for name in ("acme", "globex")
+            )
+        )  # fmt: skip
+        for name, report in zip(("acme", "globex"), reports, strict=True):
+            _is_a_life_of_its_own(report, name, shared)
+        assert await witness.query("notes", "text != ''") == kept
+        await witness.delete("notes", "text != ''")
+
+
+def _is_a_life_of_its_own(report: sdk.Report, name: str, shared: Shared) -> None:
+    """What a client sees that has the collection to itself, but for the collection itself, which it may not change."""
+    absent = {"hybrid_search"} if shared.isolation == "partition" else set()  # Milvus 2.3.5 has none
+    assert set(report.errors) == {"create_collection", "drop_collection"} | absent, report.errors
+    for op in ("create_collection", "drop_collection"):
+        assert "is for the platform's operator: this store's collections are shared." in report.errors[op]
+    saw = {step.op: step.saw for step in report.steps}
+    one, two, three, four = own = [[row.id, row.text] for row in words(name, shared.keys)]
+    assert saw["list_collections"] == ["notes"]
+    assert saw["describe_collection"] == ["id", "vector"]
+    assert saw["count"] == [{"count(*)": len(own)}]
+    assert sorted(saw["query"]) == sorted(saw["search"]) == own
+    assert saw["search"][0] == three
+    assert sorted(saw["get"]) == [one, two]
+    if not absent:
+        assert len(saw["hybrid_search"]) == 3
+        assert all(hit in own for hit in saw["hybrid_search"])
+    for op in ("query_iterator", "search_iterator"):
+        assert sorted(row for page in saw[op] for row in page) == own, op
+    left = [[key, f"{text} (second)"] for key, text in (one, two)] + [four]
+    assert sorted(saw["query_after"]) == sorted(saw["query_at_the_end"]) == left
+
+
+def words(name: str, keys: list[Key]) -> list[Row]:
+    """The rows of tests/sdk_clients."""
+    return [Row(id=key, text=f"{name}: {word}") for key, word in zip(keys, ("ant", "bee", "cat", "dog"), strict=True)]
 
 
 def stored(shared: Shared, tenant: str, key: Key) -> Key:

@@ -170,6 +170,7 @@ async def test_a_foreign_row_raises_the_alarm_and_nothing_of_it_is_seen(scene: S
     assert scene.alterer.altered == len(FOREIGN)
     await scene.counts("tenantry_store_requests_total", len(FOREIGN), result="withheld")
     critical = [line for line in scene.log.getvalue().splitlines() if '"critical"' in line]
+    assert len(critical) == len(FOREIGN)
     assert all('"a store answered with a row of another tenant"' in line for line in critical)
     assert all('"tenant": "acme"' in line and f'"operation": "{method}"' in line for line in critical)
     assert "somebody" not in scene.log.getvalue()

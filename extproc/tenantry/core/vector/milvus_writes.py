@@ -102,11 +102,13 @@ def _rewrite_dynamic(work: Scoped, column: pb.FieldData) -> None:
             members = _members.decode(value or b"{}")
             values[row] = _encode(members)
             whole = _whole(values[row])  # Raw members were not checked
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except RecursionError:
             raise BadRequestError(
-                "invalid_json",
-                f"The dynamic field of row {row} is not a JSON object.",
-                param="fields_data",
+                "invalid_json", f"The dynamic field of row {row} is nested too deep.", param="fields_data"
+            ) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise BadRequestError(
+                "invalid_json", f"The dynamic field of row {row} is not a JSON object.", param="fields_data"
             ) from None
         if _LONG.search(values[row]) is not None and not _fits(whole):
             raise BadRequestError("invalid_json", f"Row {row} has an integer beyond 64 bits.", param="fields_data")
