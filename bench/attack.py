@@ -53,7 +53,7 @@ DELETES = 100
 SHOWN = 20
 WHY = {
     "pc-upd": "it names the reserved field, and so is refused as a whole",
-    "pc-docs": "the documents of this API are not open to tenants: refused, not rewritten",
+    "pc-docs": "rewritten, and refused by the stand-in, which has no documents",
     "iter": "Milvus Lite numbers no collections: each has the id 0, which iterators send, and which names none",
     "method-ShowCollections": "open to tenants, and shows their own collections alone: llama-index begins with it",
     "method-GetCollectionStatistics": "open to tenants about collections of their own",

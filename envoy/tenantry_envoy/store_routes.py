@@ -42,8 +42,8 @@ PATHS: dict[Literal["milvus", "pinecone"], tuple[Path, ...]] = {
         Path("pinecone.vectors", "/vectors/", ("GET", "POST")),
         Path("pinecone.stats", "/describe_index_stats", ("GET", "POST")),
         Path("pinecone.records", "/records/namespaces/"),
-        Path("pinecone.namespaces", "/namespaces", ("GET", "POST")),
-        Path("pinecone.namespace", "/namespaces/", ("GET", "DELETE")),
+        # Documents of a namespace. What makes, lists and drops namespaces has other methods, or no such path.
+        Path("pinecone.documents", "/namespaces/"),
     ),
 }
 """The second lock of each kind of store."""

@@ -94,8 +94,7 @@ LISTED = [
     ("index", "GET", "/vectors/fetch?ids=a&namespace=b"),
     ("index", "GET", "/describe_index_stats"),
     ("index", "POST", "/records/namespaces/a/search"),
-    ("index", "GET", "/namespaces"),
-    ("index", "DELETE", "/namespaces/a"),
+    ("index", "POST", "/namespaces/a/documents/search"),
 ]
 
 
@@ -120,6 +119,9 @@ UNLISTED = [
     ("GET", "/indexes"),
     ("POST", "/bulk/imports"),
     ("POST", "/namespacesx"),
+    ("GET", "/namespaces"),
+    ("POST", "/namespaces"),
+    ("DELETE", "/namespaces/a"),
     ("GET", "/metrics"),
     ("GET", "/healthz"),
     ("POST", "/expr"),
@@ -148,15 +150,15 @@ async def test_an_unlisted_grpc_service_is_unimplemented(stores: StoreStack, met
 
 async def test_the_sidecar_may_rewrite_the_path_and_nothing_else_of_where(stores: StoreStack) -> None:
     """Pinecone has namespaces in paths; the routes still hold for the new one."""
-    stores.sidecar.store, stores.sidecar.sets = "index", {":path": "/namespaces/t123.own"}
-    assert (await stores.rest(request("/namespaces/own", method="GET"))).status == 200
-    assert stores.rest_store.seen[-1].line == b"GET /namespaces/t123.own HTTP/1.1"
+    stores.sidecar.store, stores.sidecar.sets = "index", {":path": "/namespaces/t123.own/documents/search"}
+    assert (await stores.rest(request("/namespaces/own/documents/search", body=b"{}"))).status == 200
+    assert stores.rest_store.seen[-1].line == b"POST /namespaces/t123.own/documents/search HTTP/1.1"
     seen = len(stores.rest_store.seen)
     stores.sidecar.sets = {":path": "/indexes"}
-    assert (await stores.rest(request("/namespaces/own", method="GET"))).status == 404
+    assert (await stores.rest(request("/namespaces/own/documents/search", body=b"{}"))).status == 404
     for name, value in ((":method", "DELETE"), (":authority", "other"), (":scheme", "https"), ("host", "other")):
         stores.sidecar.sets = {name: value}
-        assert (await stores.rest(request("/namespaces/own", method="GET"))).status == 503, name
+        assert (await stores.rest(request("/namespaces/own/documents/search", body=b"{}"))).status == 503, name
     assert len(stores.rest_store.seen) == seen
 
 
