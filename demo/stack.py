@@ -4,7 +4,6 @@ import asyncio
 import json
 import platform
 import secrets
-import socket
 import sys
 import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -16,6 +15,7 @@ import aiohttp
 from msgspec import Struct
 from tenantry.adapters import logs
 from tenantry.adapters.bind import Address
+from tenantry.adapters.ports import free_port
 from tenantry.adapters.secrets_folder import write_missing
 from tenantry.core.apikeys import RANDOM_BYTES, digest_text, new_key
 from tenantry.core.keyring import ENGINE, USAGE_TOKEN
@@ -236,14 +236,6 @@ async def _stand_in(plan: EnginePlan, how: _Starting) -> AsyncIterator[tuple[asy
         yield process, log
     finally:
         await _stop(process)
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((ANY_PORT.host, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def _stop(process: asyncio.subprocess.Process) -> None:

@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import aiohttp
+from tenantry.adapters.ports import free_port
 
 from demo.recorder import RECORD_PATH, recording
 from demo.scenario import MODEL, EnginePlan, Scenario
-from demo.stack import ROOT, Engine, Say, StackError, free_port
+from demo.stack import ROOT, Engine, Say, StackError
 from tools.vllm_server import VllmError, VllmOptions, interpreter, vllm_server, write_tiny_model
 
 FLAGS = ("--scheduling-policy", "priority", "--enable-prompt-tokens-details")

@@ -16,7 +16,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import grpc
 from msgspec import Struct
+from tenantry.adapters.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -99,11 +99,7 @@ def start(kind: Kind, data_dir: Path, port: int | None = None) -> Iterator[Engin
 
 def free_ports(count: int) -> list[int]:
     """Return ports of 127.0.0.1 that nobody listens on, all different."""
-    with contextlib.ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+    return [free_port() for _ in range(count)]
 
 
 def _await(process: subprocess.Popen[bytes], address: str, kind: Kind, log: Path) -> None:

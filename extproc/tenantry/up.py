@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import shutil
-import socket
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from tenantry_envoy.options import EnvoyOptions, ListenerTls
 
 from tenantry.adapters import envoy_process
 from tenantry.adapters.bind import Address, require_safe
+from tenantry.adapters.ports import free_port
 from tenantry.adapters.process import Running, ServeOptions, serving, stop_signal
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.adapters.secrets_folder import write_missing
@@ -162,9 +162,7 @@ def _envoy_options(options: UpOptions, sidecar: Address, admin: Address, cds: Pa
 def _settled(address: Address) -> Address:
     if address.port != 0:
         return address
-    with socket.socket() as probe:
-        probe.bind((address.host, 0))
-        return Address(host=address.host, port=probe.getsockname()[1])
+    return Address(host=address.host, port=free_port(address.host))
 
 
 def _tell(options: UpOptions, up: Up, out: Console) -> None:

@@ -23,10 +23,11 @@ from typing import Any
 
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
+from tenantry.adapters.ports import free_port
 from tenantry.core.rollout.standing import FLEET
 from tenantry_testing.redis_server import RedisServer, redis_server
 
-from dataplane.harness import Files, Json, digest, envoy, free_port
+from dataplane.harness import Files, Json, digest, envoy
 from dataplane.processes import Process, sockets, tenantry
 from dataplane.upstream import Upstream
 from dataplane.wire import Connection, Response, ask, chat, request

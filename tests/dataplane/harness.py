@@ -8,7 +8,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -78,12 +77,6 @@ def write(path: Path, text: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.new")
     temporary.write_bytes(text if isinstance(text, bytes) else text.encode())
     temporary.replace(path)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0, what: str = "") -> float:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataplane.harness import Files, Json, Stack, envoy, free_port, rules, until
+from tenantry.adapters.ports import free_port
+
+from dataplane.harness import Files, Json, Stack, envoy, rules, until
 from dataplane.upstream import Upstream
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import json
-import socket
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI
 from tenantry.adapters.bind import Address
+from tenantry.adapters.ports import free_port
 from tenantry.adapters.secrets_folder import write_missing
 from tenantry.core.apikeys import digest_text
 from tenantry.up import UpOptions, running
@@ -66,7 +66,7 @@ async def vllm(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> As
 
     def options(name: str, *flags: str) -> VllmOptions:
         return VllmOptions(
-            python=vllm_python, model=model, port=_free_port(), served_name=name, log=folder / f"{name}.log",
+            python=vllm_python, model=model, port=free_port(), served_name=name, log=folder / f"{name}.log",
             flags=(*common, *flags), environment=environment,
         )  # fmt: skip
 
@@ -120,9 +120,3 @@ def _rules(chat: VllmOptions, embed: VllmOptions) -> dict[str, Any]:
             "globex": {"tier": "bronze", "keys": [digest_text(KEYS["globex"])]},
         },
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from dataplane.pki import Authority
+from tenantry.adapters.ports import free_port
 from tenantry.adapters.state import StateUnavailableError
 from tenantry.adapters.state.redis import RedisState
 from tenantry.core.rollout.visits import Arrival
-from tenantry_testing.redis_server import RedisServer, free_port, redis_server
+from tenantry_testing.redis_server import RedisServer, redis_server
 
 PASSWORD = "p:a/s?s#w@o%rd-never-shown"
 ENCODED = "p%3Aa%2Fs%3Fs%23w%40o%25rd-never-shown"

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tenantry.adapters.ports import free_port
 
 READY_SECONDS = 10.0
 
@@ -119,10 +120,3 @@ async def redis_server(folder: Path, *options: str, password: str | None = None)
 
 def _bulk(word: str) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode())
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,12 +12,12 @@ from aiohttp import web
 from tenantry import cli, rollout_cli
 from tenantry.adapters.admin import Admin
 from tenantry.adapters.bind import Address
+from tenantry.adapters.ports import free_port
 from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.session import Snapshot
 from tenantry.core.split import throw
 from tenantry_testing.documents import KEYS, NOW, document, keyring, secret_files
-from tenantry_testing.redis_server import free_port
 from tenantry_testing.rollouts import MODEL, SPLIT, House, MemoryStore, quickly, rollout_of, until
 
 Result = TypeVar("Result")
