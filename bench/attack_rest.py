@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from tenantry.core.errors import RequestRefusedError
-from tenantry.core.rules import Collection, Store
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.vector import scope
 from tenantry.core.vector.calls import StoreHead, StoreOf, StoreRequest
 from tenantry.core.vector.milvus_rest import milvus_rest_call

@@ -27,7 +27,7 @@ import grpc
 from google.protobuf import __version__ as protobuf_version
 from tenantry.adapters import envoy_process
 from tenantry.adapters.memory import keep_freed_memory
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import StoreHead, StoreOf, StoreResponse
 from tenantry.core.vector.grpc_frame import write_message

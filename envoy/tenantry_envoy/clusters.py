@@ -48,7 +48,8 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 from tenantry.core.errors import Problem, RulesError
 from tenantry.core.routing import cluster_name, rescue_cluster_name, store_cluster
-from tenantry.core.rules import Rules, Store
+from tenantry.core.rules import Rules
+from tenantry.core.rules_stores import Store
 from tenantry.core.schema import join
 
 from tenantry_envoy import addresses, packing

@@ -24,7 +24,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 )
 from envoy_data_plane.envoy.extensions.upstreams.http.v3 import HttpProtocolOptionsExplicitHttpConfig
 from envoy_data_plane.google.protobuf import Any
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 
 from tenantry_envoy import packing
 from tenantry_envoy.addresses import Endpoint

@@ -16,7 +16,8 @@ from rich.markup import escape
 
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.core.errors import Problem, RulesError, TenantryError
-from tenantry.core.rules import Rules, Store
+from tenantry.core.rules import Rules
+from tenantry.core.rules_stores import Store
 from tenantry.core.schema import nearest
 from tenantry.core.vector import scope
 from tenantry.core.vector.calls import Need

@@ -20,7 +20,7 @@ from typing import Protocol
 
 import msgspec
 from msgspec import Struct
-from tenantry.core.usage import UsageRecord
+from tenantry.core.usage import Record, read_record
 
 from tenantry_vllm.outbox import DROP_REASONS, SHIPPED, Item, Limits, Outbox, Verdict, batch_body, verdict
 from tenantry_vllm.sidecar_http import Answer, Endpoint, SidecarConnection, TokenError, parse_url, resolve
@@ -32,8 +32,6 @@ RESOLVE_EVERY_S = 5.0
 STOP_TIMEOUT_S = 1.0
 
 _TELL_AGAIN_S = 60.0
-
-_records = msgspec.json.Decoder(UsageRecord)
 
 
 class Transport(Protocol):
@@ -100,11 +98,11 @@ class Shipper:
         for endpoint in self._endpoints:
             _thread(partial(self._watch, endpoint), f"usage-names-{endpoint.host}").start()
 
-    def ship(self, record: UsageRecord) -> None:
+    def ship(self, record: Record) -> None:
         """Queue a record for every sidecar. Never raises, never waits for I/O; from any thread."""
         try:
             data = msgspec.json.encode(record)
-            _records.decode(data)  # a Struct checks nothing when built, and one bad record spoils its whole batch
+            read_record(data)  # a Struct checks nothing when built, and one bad record spoils its whole batch
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
             self._invalid(error)
             return

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from msgspec import Struct
-from tenantry.core.rules import TENANT_PATTERN
+from tenantry.core.rules_base import TENANT_PATTERN
 
 _ENGINE_ID = re.compile(rf"^[a-z]+[-_](?P<tenant>{TENANT_PATTERN.strip('^$')}):(?P<request_id>[0-9a-f]{{32}})(?:-|$)")
 

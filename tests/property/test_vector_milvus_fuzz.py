@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 from tenantry.core.errors import RequestRefusedError
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import ForeignRowError, StoreResponse, UnreadableResponseError
 from tenantry.core.vector.grpc_frame import write_message

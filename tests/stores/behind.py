@@ -24,7 +24,7 @@ from dataplane.upstream import Upstream
 from google.protobuf.message import Message
 from msgspec import Struct
 from tenantry.adapters.milvus_admin import MilvusAdmin
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector import operator
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.milvus import METHODS, SERVICE

@@ -24,7 +24,8 @@ from tenantry.adapters.stores import Stores
 from tenantry.core.errors import RequestRefusedError
 from tenantry.core.keyring import keyring
 from tenantry.core.rulebook import RuleBook
-from tenantry.core.rules import Collection, Rules, Store, Tier
+from tenantry.core.rules import Rules, Tier
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.session import Snapshot
 from tenantry.core.vector import canaries, operator, provision
 from tenantry.core.vector._pb import milvus_pb2 as pb

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from tenantry.core.errors import RequestRefusedError
 from tenantry.core.events import Header
-from tenantry.core.rules import Collection, Store
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.vector import scope
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import Need, StoreHead, StoreOf, StoreResponse

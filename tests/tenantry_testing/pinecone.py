@@ -5,7 +5,7 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import Message
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector.calls import Call, StoreHead, StoreOf, StoreRequest, StoreResponse, Verified
 from tenantry.core.vector.grpc_frame import write_message
 from tenantry.core.vector.pinecone import pinecone_call

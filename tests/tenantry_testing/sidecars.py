@@ -68,7 +68,7 @@ class StubSidecar:
         status = 401 if request.headers["authorization"] != f"Bearer {self.token}" else self.status
         self.statuses.append(status)
         if status == 200:
-            records = read_batch(body)
+            records = [record for record in read_batch(body) if isinstance(record, UsageRecord)]
             now_s = time.time()
             self.records += records
             self.delays_s += [now_s - record.ended_s for record in records]

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 from tenantry.adapters.milvus_admin import MilvusAdmin
-from tenantry.core.rules import Store, StoreTls
+from tenantry.core.rules_stores import Store, StoreTls
 from tenantry.core.vector import operator
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.operator import StoreCallError

@@ -281,8 +281,8 @@ async def test_a_bug_is_500_and_quotes_nothing(
 
 def sent(number: int, **more: object) -> dict[str, object]:
     return {
-        "request_id": f"r{number}", "engine": "e1", "tenant": "acme", "model": MODEL, "version": "1.5.0",
-        "ended_s": 1.0, "finish_reason": "stop", **more,
+        "kind": "request", "request_id": f"r{number}", "engine": "e1", "tenant": "acme", "model": MODEL,
+        "version": "1.5.0", "ended_s": 1.0, "finish_reason": "stop", **more,
     }  # fmt: skip
 
 
@@ -303,7 +303,8 @@ async def test_records_are_taken_counted_and_joined(door: Door) -> None:
     ("body", "message"),
     [
         ({"records": [sent(1), sent(2), sent(3, attempt=0)]}, ">= 1 - at `$.records[2].attempt`"),
-        ({"records": [sent(1), {}]}, "missing required field `request_id` - at `$.records[1]`"),
+        ({"records": [sent(1), {}]}, "missing required field `kind` - at `$.records[1]`"),
+        ({"records": [sent(1), {"kind": "request"}]}, "missing required field `request_id` - at `$.records[1]`"),
         ({"records": [sent(1, prompt="CANARY")]}, "unknown field `prompt` - at `$.records[0]`"),
         ({"records": [sent(1, request_id="x" * 129)]}, "length <= 128 - at `$.records[0].request_id`"),
         ({"records": [sent(1, schema=2)]}, "`$.records[0].schema`"),

@@ -52,7 +52,7 @@ def test_every_field_of_a_served_attempt() -> None:
         priority=3, ended_s=1e9, finish_reason="stop", input_tokens=10, cached_tokens=0, output_tokens=4, queue_ms=1.0,
         ttft_ms=9.0, time_per_token_ms=2.0, duration_ms=16.0, repetition=0.25, mean_log_probability=-0.5,
     )  # fmt: skip
-    assert record(RESULT).id == "r1/stand-in-e-1/2/mirror"
+    assert record(RESULT).id == "r1/stand-in-e-1/2/mirror/0/1"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ from tenantry.adapters.stores import Stores
 from tenantry.core.errors import ForbiddenError, UnavailableError
 from tenantry.core.keyring import keyring
 from tenantry.core.rulebook import RuleBook
-from tenantry.core.rules import Collection, Rules, Store, Tier
+from tenantry.core.rules import Rules, Tier
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.session import Snapshot
 from tenantry.core.vector import provision
 from tenantry.core.vector.calls import Need, StoreOf

@@ -2,7 +2,7 @@
 
 import pytest
 from tenantry.core.errors import RequestRefusedError
-from tenantry.core.rules import Collection, Store
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.vector import scope
 from tenantry.core.vector.calls import Need, StoreOf
 from tenantry.core.vector.layout import Layout

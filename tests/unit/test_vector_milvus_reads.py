@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from tenantry.core.errors import BadRequestError, ForbiddenError, RequestRefusedError
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import ForeignRowError, Need, StoreResponse, UnreadableResponseError
 from tenantry.core.vector.expr import FilterError

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from tenantry.core.rules import Collection, Store
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.vector import scope
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import Need, UnreadableResponseError

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry_testing.milvus import (
     COLLECTION,

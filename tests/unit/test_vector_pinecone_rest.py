@@ -12,7 +12,7 @@ from tenantry.core.errors import (
     RequestRefusedError,
     UnsupportedMediaError,
 )
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector.calls import ForeignRowError, UnreadableResponseError
 from tenantry_testing.pinecone import ACME, GLOBEX, JSON, NDJSON, Rest, opened
 

@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from tenantry.core.rules import TENANT_PATTERN, Collection, Store
+from tenantry.core.rules_base import TENANT_PATTERN
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.vector import canaries, fit, milvus_writes, probe, provision
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.calls import Need

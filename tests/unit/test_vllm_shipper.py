@@ -78,7 +78,8 @@ class FakeTransport:
         if isinstance(behaves, Exception):
             raise behaves
         if behaves == 200:
-            ids = [record.request_id.lstrip("0") or "0" for record in read_batch(body)]
+            records = [record for record in read_batch(body) if isinstance(record, UsageRecord)]
+            ids = [record.request_id.lstrip("0") or "0" for record in records]
             self.network.taken.setdefault(self.address, []).extend(ids)
         return Answer(status=behaves, text="Object missing required field `tenant`" if behaves == 400 else "")
 

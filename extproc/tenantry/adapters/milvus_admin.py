@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import grpc
 
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector.milvus import SERVICE
 from tenantry.core.vector.operator import Failure, Pause, Send, Steps, StoreCallError, version
 

@@ -22,8 +22,8 @@ from tenantry.core.errors import RequestRefusedError, RulesError
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.rollout.standing import FLEET, Event, TransitionError, tenant_scope, tier_scope
 from tenantry.core.routing import has_beta
-from tenantry.core.rules import TENANT_PATTERN, TIER_PATTERN
-from tenantry.core.usage import MAX_BATCH_BYTES, read_batch
+from tenantry.core.rules_base import TENANT_PATTERN, TIER_PATTERN
+from tenantry.core.usage import MAX_BATCH_BYTES, UsageRecord, read_batch
 
 MAX_HISTORY = 1_000
 MAX_TEXT = 500
@@ -153,7 +153,8 @@ class RolloutRoutes:
             self._sidecar.metrics.rollouts.records_refused()
             raise
         for record in records:
-            rollouts.record(record)
+            if isinstance(record, UsageRecord) and record.final:
+                rollouts.record(record)
         return _json({"accepted": len(records)})
 
     async def _beta(self, request: web.Request, rollouts: Rollouts) -> web.Response:

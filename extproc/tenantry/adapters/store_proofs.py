@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector import canaries, probe
 from tenantry.core.vector.fit import Shared, survey
 from tenantry.core.vector.operator import Steps, StoreCallError

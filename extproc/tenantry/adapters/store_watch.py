@@ -11,7 +11,7 @@ from tenantry.adapters import logs
 from tenantry.adapters.store_metrics import StoreMetrics
 from tenantry.adapters.store_proofs import Admin, Found, find, prove
 from tenantry.adapters.store_verdicts import VerdictFile
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector.operator import StoreCallError
 
 RECHECK_SECONDS = 60.0

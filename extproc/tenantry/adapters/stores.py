@@ -17,7 +17,7 @@ from tenantry.adapters.store_provisions import Provisions
 from tenantry.adapters.store_verdicts import VerdictFile
 from tenantry.adapters.store_watch import RECHECK_SECONDS, Connect, Standing, StoreWatch
 from tenantry.core.errors import ForbiddenError, UnavailableError
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.session import Snapshot, closed
 from tenantry.core.vector.calls import Need, StoreOf
 

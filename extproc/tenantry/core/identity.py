@@ -24,7 +24,8 @@ from msgspec import Struct
 from tenantry.core.apikeys import digest
 from tenantry.core.errors import ForbiddenError, UnauthenticatedError
 from tenantry.core.rulebook import RuleBook
-from tenantry.core.rules import TENANT_PATTERN, Jwt, Mtls
+from tenantry.core.rules import Jwt, Mtls
+from tenantry.core.rules_base import TENANT_PATTERN
 from tenantry.core.tenant import Proof, Tenant
 
 MAX_CREDENTIAL_BYTES = 8192

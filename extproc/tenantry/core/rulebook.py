@@ -10,7 +10,8 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
-from tenantry.core.rules import Model, Rules, Store, TenantRules, key_of
+from tenantry.core.rules import Model, Rules, TenantRules, key_of
+from tenantry.core.rules_stores import Store
 from tenantry.core.tenant import Profile
 
 _PORT = re.compile(r":[0-9]*$")

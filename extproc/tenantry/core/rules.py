@@ -14,40 +14,32 @@ from datetime import datetime
 from itertools import chain, pairwise
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from tenantry.core.errors import Problem, RulesError
+from tenantry.core.rules_base import (
+    Document,
+    Endpoint,
+    HeaderName,
+    KeyDigest,
+    ModelName,
+    OddsMargin,
+    Percent,
+    PositiveInt,
+    Seconds,
+    StickySource,
+    TenantName,
+    TierName,
+    VersionName,
+    bad_ports,
+)
+from tenantry.core.rules_billing import Billing, ModelProfile, Price, Quota, UsageSource
+from tenantry.core.rules_stores import Store, StoreName, store_problems
 from tenantry.core.schema import at_most, join, nearest, unprintable
 from tenantry.core.schema import parse as parse_schema
 
-TENANT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
-TenantName = Annotated[str, Meta(pattern=TENANT_PATTERN, description="1 to 63 of A-Z a-z 0-9 . _ -")]
-TIER_PATTERN = r"^[a-z0-9][a-z0-9-]{0,31}$"
-TierName = Annotated[str, Meta(pattern=TIER_PATTERN, description="1 to 32 of a-z 0-9 -")]
-ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}$", description="as clients send it")]
-VersionName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,63}$", description='quote it: "1.4"')]
-Endpoint = Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}$", description="host:port")]
-KeyDigest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$", description="from `tenantry key new`")]
-HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="lower case")]
-Percent = Annotated[float, Meta(ge=0, le=100)]
-PositiveInt = Annotated[int, Meta(gt=0, le=10**15)]
-Seconds = Annotated[float, Meta(gt=0, le=86_400)]
-OddsMargin = Annotated[float, Meta(ge=1, le=1_000)]
-StickySource = Annotated[
-    str,
-    Meta(
-        pattern=r"^(body\.[A-Za-z_][A-Za-z0-9_]{0,63}|header\.[a-z0-9][a-z0-9-]{0,63})$",
-        description="body.MEMBER or header.NAME",
-    ),
-]
-
-
-class _Document(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
-    """Base of every struct of the document: frozen, strict, camelCase outside."""
-
-
-class Jwt(_Document, frozen=True, kw_only=True):
+class Jwt(Document, frozen=True, kw_only=True):
     """Tokens that Envoy's `jwt_authn` verifies; the sidecar trusts its metadata, never the header.
 
     `jwks_file` is a path on the proxy's disk. The tenant is the string claim `tenant_claim`;
@@ -61,13 +53,13 @@ class Jwt(_Document, frozen=True, kw_only=True):
     tier_claim: str | None = None
 
 
-class Mtls(_Document, frozen=True, kw_only=True):
+class Mtls(Document, frozen=True, kw_only=True):
     """Client certificates: the tenant is what follows `uri_san_prefix` in the URI SAN that Envoy verified."""
 
     uri_san_prefix: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9+.-]*://.*/$", description="ends with /")]
 
 
-class Identity(_Document, frozen=True, kw_only=True):
+class Identity(Document, frozen=True, kw_only=True):
     """Which credentials make a tenant. A credential of a kind that is off is ignored, and still stripped."""
 
     api_keys: bool = True
@@ -75,13 +67,7 @@ class Identity(_Document, frozen=True, kw_only=True):
     mtls: Mtls | None = None
 
 
-class Quota(_Document, frozen=True, kw_only=True):
-    """What a tier may spend."""
-
-    compute_units_per_minute: PositiveInt
-
-
-class Tier(_Document, frozen=True, kw_only=True):
+class Tier(Document, frozen=True, kw_only=True):
     """An SLA tier. `priority` is vLLM's: the lower, the earlier; `weight` is its share under contention."""
 
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
@@ -89,9 +75,10 @@ class Tier(_Document, frozen=True, kw_only=True):
     max_in_flight: PositiveInt | None = None
     max_queue_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     quota: Quota | None = None
+    price: Price = Price()
 
 
-class Version(_Document, frozen=True, kw_only=True):
+class Version(Document, frozen=True, kw_only=True):
     """One version of a model: where it runs and by which name its engine knows it.
 
     `served_name` defaults to the model's name. `scheduling: priority` declares that the pool runs
@@ -104,7 +91,7 @@ class Version(_Document, frozen=True, kw_only=True):
     scheduling: Literal["fcfs", "priority"] = "fcfs"
 
 
-class GuardMargins(_Document, frozen=True, kw_only=True):
+class GuardMargins(Document, frozen=True, kw_only=True):
     """How much worse than the stable version a candidate may be before it counts against it.
 
     Odds and ratios are candidate over stable, `log_probability_drop` is in nats per output token. A candidate within
@@ -120,7 +107,7 @@ class GuardMargins(_Document, frozen=True, kw_only=True):
     log_probability_drop: Annotated[float, Meta(ge=0, le=100)] = 0.1
 
 
-class Guard(_Document, frozen=True, kw_only=True):
+class Guard(Document, frozen=True, kw_only=True):
     """When a candidate is taken back: `alpha` is the false-alarm probability over the whole rollout.
 
     `max_tenants` tenants are judged by themselves too, the others together. The candidate's first `warmup_requests`
@@ -133,7 +120,7 @@ class Guard(_Document, frozen=True, kw_only=True):
     warmup_requests: Annotated[int, Meta(ge=0, le=100_000)] = 30
 
 
-class Rescue(_Document, frozen=True, kw_only=True):
+class Rescue(Document, frozen=True, kw_only=True):
     """When a candidate that has not answered is taken for hung, and the stable version answers instead.
 
     A stream sends its headers at once, so `stream_seconds` may be short. A whole answer sends nothing before it is
@@ -144,7 +131,7 @@ class Rescue(_Document, frozen=True, kw_only=True):
     answer_seconds: Seconds = 120.0
 
 
-class Records(_Document, frozen=True, kw_only=True):
+class Records(Document, frozen=True, kw_only=True):
     """How long the guard waits for the engines' usage records of a request that ended.
 
     Without its record within `seconds` a request counts by its status alone. A mirrored copy has nothing else: without
@@ -155,7 +142,7 @@ class Records(_Document, frozen=True, kw_only=True):
     mirror_seconds: Seconds = 60.0
 
 
-class AutomaticSteps(_Document, frozen=True, kw_only=True):
+class AutomaticSteps(Document, frozen=True, kw_only=True):
     """The share grows by itself through `percents`, after `min_units` candidate units and `min_seconds` at each.
 
     Off unless it stands here. The last step promotes (100) or stays; no data and no doubt ever takes a step.
@@ -171,7 +158,7 @@ class AutomaticSteps(_Document, frozen=True, kw_only=True):
     min_seconds: Seconds = 3_600.0
 
 
-class Rollout(_Document, frozen=True, kw_only=True):
+class Rollout(Document, frozen=True, kw_only=True):
     """A candidate version: `percent` of each tenant's own units, `mirror_percent` of the others copied.
 
     `percent_by_tier` and `percent_by_tenant` override `percent`, the tenant's own last. `sticky` says where a request
@@ -196,15 +183,21 @@ class Rollout(_Document, frozen=True, kw_only=True):
     steps: AutomaticSteps | None = None
 
 
-class Model(_Document, frozen=True, kw_only=True):
-    """A model that clients can name."""
+class Model(Document, frozen=True, kw_only=True):
+    """A model that clients can name.
+
+    `profile` says what its tokens weigh. `usage` says how the usage of a request is learnt: from the engine's `plugin`;
+    by an `estimate` from byte counts where there is none; or by reading the `response`, which the sidecar then sees.
+    """
 
     stable: VersionName
     versions: Annotated[dict[VersionName, Version], Meta(min_length=1)]
     rollout: Rollout | None = None
+    profile: ModelProfile = ModelProfile()
+    usage: UsageSource = "plugin"
 
 
-class Key(_Document, frozen=True, kw_only=True):
+class Key(Document, frozen=True, kw_only=True):
     """One API key, as its digest. `not_after` lets a rotation overlap."""
 
     digest: KeyDigest
@@ -212,12 +205,13 @@ class Key(_Document, frozen=True, kw_only=True):
     name: str = ""
 
 
-class TenantRules(_Document, frozen=True, kw_only=True):
+class TenantRules(Document, frozen=True, kw_only=True):
     """What is special about a tenant.
 
     `models` limits it to these (absent: all). `pins` fix versions, `beta` asks for candidates,
     `adapters` name the LoRA adapter that answers for it. `beta_self_service` lets the tenant set
-    its beta flag itself, at run time; without it the document's `betaSelfService` counts.
+    its beta flag itself, at run time; without it the document's `betaSelfService` counts. `quota` takes the place
+    of its tier's.
     """
 
     tier: TierName | None = None
@@ -227,59 +221,10 @@ class TenantRules(_Document, frozen=True, kw_only=True):
     beta: bool = False
     beta_self_service: bool | None = None
     adapters: dict[ModelName, ModelName] = {}
+    quota: Quota | None = None
 
 
-FieldName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$", description="as in the schema")]
-CollectionName = Annotated[
-    str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,221}$", description="1 to 222 of A-Z a-z 0-9 _")
-]
-StoreName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="1 to 63 of a-z 0-9 -")]
-HostName = Annotated[str, Meta(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$", description="lower case, no port")]
-
-
-class Collection(_Document, frozen=True, kw_only=True):
-    """A collection that tenants share.
-
-    `tenant_field` is the VARCHAR field that says whose a row is. `primary_field` is the VARCHAR primary key, which
-    `keyprefix` has to know. `spread` equal collections (NAME, NAME__1, ...) hold the tenants, by a hash: Milvus has no
-    more than 1,024 partitions in one. Raising it later moves tenants away from their rows.
-    """
-
-    tenant_field: FieldName = "tenant_id"
-    primary_field: FieldName | None = None
-    spread: Annotated[int, Meta(ge=1, le=1_024)] = 1
-
-
-class StoreTls(_Document, frozen=True, kw_only=True):
-    """TLS to a store. Its certificate is of a CA in `ca_file` (on the proxy's disk) and names the endpoint's host."""
-
-    ca_file: Annotated[str, Meta(min_length=1)] = "/etc/ssl/certs/ca-certificates.crt"
-
-
-class Store(_Document, frozen=True, kw_only=True):
-    """A vector store and how tenants are kept apart in it.
-
-    `endpoints` speak gRPC and REST, as Milvus does on its one port, or REST alone where `grpc_endpoints` are named.
-
-    Under `partition` and `keyprefix` tenants share the `collections` named here, which the operator makes. Under
-    `database` and `collection` tenants make their own, of any name, and `tenant_field` is added to each. `hosts` are
-    the names under which clients reach this store; a store without any serves every other host, one for each kind.
-    `load_and_flush` lets tenants flush collections that they share, and load them with parameters (it costs others
-    time, never rows).
-    """
-
-    kind: Literal["milvus", "pinecone"]
-    endpoints: Annotated[tuple[Endpoint, ...], Meta(min_length=1)]
-    grpc_endpoints: tuple[Endpoint, ...] = ()
-    tls: StoreTls | None = None
-    isolation: Literal["database", "collection", "partition", "keyprefix", "namespace"]
-    hosts: Annotated[tuple[HostName, ...], Meta(max_length=64)] = ()
-    tenant_field: FieldName = "tenant_id"
-    collections: dict[CollectionName, Collection] = {}
-    load_and_flush: bool = False
-
-
-class Limits(_Document, frozen=True, kw_only=True):
+class Limits(Document, frozen=True, kw_only=True):
     """Bounds. Bytes and seconds are in the names; `forward_headers` adds to what an upstream may see."""
 
     max_body_bytes: Annotated[int, Meta(ge=1024, le=256 * 1024 * 1024)] = 10 * 1024 * 1024
@@ -288,13 +233,13 @@ class Limits(_Document, frozen=True, kw_only=True):
     forward_headers: tuple[HeaderName, ...] = ()
 
 
-class Metrics(_Document, frozen=True, kw_only=True):
+class Metrics(Document, frozen=True, kw_only=True):
     """How many tenants get a label of their own; the others count together as `other`."""
 
     max_tenants: Annotated[int, Meta(ge=0, le=10_000)] = 200
 
 
-class Rules(_Document, frozen=True, kw_only=True):
+class Rules(Document, frozen=True, kw_only=True):
     """The whole document, version 1."""
 
     version: Literal[1]
@@ -307,6 +252,7 @@ class Rules(_Document, frozen=True, kw_only=True):
     stores: dict[StoreName, Store] = {}
     limits: Limits = Limits()
     metrics: Metrics = Metrics()
+    billing: Billing = Billing()
 
 
 def parse(document: object) -> Rules:
@@ -331,80 +277,12 @@ def _dangling(rules: Rules) -> Iterator[Problem]:
     for name, model in rules.models.items():
         yield from _dangling_versions(name, model)
         for version, where in model.versions.items():
-            yield from _bad_ports(join(f"{join('models', name)}.versions", version), where.endpoints)
+            yield from bad_ports(join(f"{join('models', name)}.versions", version), where.endpoints)
     yield from _dangling_overrides(rules)
     for name, tenant in rules.tenants.items():
         yield from _dangling_tenant(rules, name, tenant)
     yield from _credentials(rules)
-    yield from _stores(rules)
-
-
-def _stores(rules: Rules) -> Iterator[Problem]:
-    served: dict[tuple[str, str], str] = {}
-    for name, store in rules.stores.items():
-        path = join("stores", name)
-        yield from _bad_ports(path, store.endpoints)
-        yield from _bad_ports(path, store.grpc_endpoints, "grpcEndpoints")
-        yield from _unfit(path, store)
-        for host in store.hosts or ("",):
-            first = served.setdefault((store.kind, host), name)
-            if first != name:
-                yield Problem(
-                    path=f"{path}.hosts",
-                    message=f'{store.kind} store "{first}" serves {host or "every host"} already',
-                    hint="name the hosts by which clients reach each of them",
-                )
-
-
-def _unfit(path: str, store: Store) -> Iterator[Problem]:
-    if (store.isolation == "namespace") != (store.kind == "pinecone"):
-        right = "namespace" if store.kind == "pinecone" else "database, collection, partition or keyprefix"
-        yield Problem(
-            path=join(path, "isolation"),
-            message=f"{store.kind} has no isolation by {store.isolation}",
-            hint=f"use {right}",
-        )
-    if store.tls is not None:
-        yield from _unnamed_hosts(path, "endpoints", store.endpoints)
-        yield from _unnamed_hosts(path, "grpcEndpoints", store.grpc_endpoints)
-    shared = store.isolation in ("partition", "keyprefix")
-    if shared != bool(store.collections):
-        yield Problem(
-            path=join(path, "collections"),
-            message="no collection is named" if shared else f"tenants name their own under {store.isolation}",
-            hint="name those that tenants share" if shared else "remove it; tenantField of the store is for all",
-        )
-    for name, collection in store.collections.items():
-        where = join(f"{path}.collections", name)
-        if "__" in name:
-            yield Problem(path=where, message="a name with __ is kept for spread collections", hint="choose another")
-        if (store.isolation == "keyprefix") != (collection.primary_field is not None):
-            needed = collection.primary_field is None
-            yield Problem(
-                path=join(where, "primaryField"),
-                message="keyprefix must know the primary key" if needed else "only keyprefix rewrites primary keys",
-                hint="name the VARCHAR primary field" if needed else "remove it",
-            )
-        elif collection.primary_field == collection.tenant_field:
-            yield Problem(path=join(where, "primaryField"), message="it is the tenant field", hint="name another")
-
-
-def _unnamed_hosts(path: str, member: str, endpoints: Iterable[str]) -> Iterator[Problem]:
-    for index, endpoint in enumerate(endpoints):
-        host = endpoint.rpartition(":")[0]
-        if host.startswith("[") or host.replace(".", "").isdigit():
-            yield Problem(
-                path=f"{path}.{member}[{index}]",
-                message="an address has no name that its certificate could prove",
-                hint="give the host's name, or remove tls",
-            )
-
-
-def _bad_ports(path: str, endpoints: Iterable[str], member: str = "endpoints") -> Iterator[Problem]:
-    for index, endpoint in enumerate(endpoints):
-        port = int(endpoint.rpartition(":")[2])
-        if not 1 <= port <= 65535:
-            yield Problem(path=f"{path}.{member}[{index}]", message=f"no port has the number {port}", hint="1 to 65535")
+    yield from store_problems(rules.stores)
 
 
 def _dangling_tiers(rules: Rules) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from tenantry.core.errors import TenantryError
 from tenantry.core.events import Header
-from tenantry.core.rules import Store
+from tenantry.core.rules_stores import Store
 from tenantry.core.vector.column import Column
 
 

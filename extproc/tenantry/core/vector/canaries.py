@@ -10,7 +10,7 @@ import re
 from google.protobuf.message import Message
 from msgspec import Struct, structs
 
-from tenantry.core.rules import Collection, Store
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.vector import scope
 from tenantry.core.vector.calls import StoreHead, StoreOf, StoreResponse
 from tenantry.core.vector.grpc_frame import PREFIX_BYTES, write_message

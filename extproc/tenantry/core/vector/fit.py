@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from tenantry.core.rules import Collection, Store
+from tenantry.core.rules_stores import Collection, Store
 from tenantry.core.vector._pb import milvus_pb2 as pb
 from tenantry.core.vector.canary_rows import parameter
 from tenantry.core.vector.milvus_rows import VARCHAR
