@@ -232,7 +232,7 @@ def test_what_is_wrong_is_named_with_its_place_and_what_would_be_right(
         ("tiers.gold.weight", (0, -1, 1_000_001, float("inf"), float("nan")), (0.001, 1_000_000)),
         ("tiers.gold.maxInFlight", (0, -1, 10**15 + 1), (1, 10**15)),
         ("tiers.gold.maxQueueSeconds", (0, 86_401), (0.5, 86_400)),
-        ("tiers.gold.quota", ({"computeUnitsPerMinute": 0}, {"alertAt": [0]}), ({"computeUnitsPerMinute": 1}, {"computeUnitsPerPeriod": 1})),
+        ("tiers.gold.quota", ({"computeUnitsPerMinute": 0}, {"alertAt": [0]}), ({"computeUnitsPerMinute": 1},)),
         ("models.chat-8b.rollout.percent", (-0.1, 100.1, float("nan")), (0, 100)),
         ("models.chat-8b.rollout.mirrorPercent", (-0.1, 100.1), (0, 100)),
         ("models.chat-8b.rollout.guard", ({"alpha": 0}, {"alpha": 1}), ({"alpha": 0.5},)),
