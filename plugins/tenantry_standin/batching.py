@@ -10,7 +10,7 @@ next step on. A step holds at most `max_step_tokens` tokens: first one for each 
 prefill, in chunks, of sequences already running, then of waiting ones by (priority, arrival), lower
 first, while fewer than `max_running` run.
 
-Left out, because nothing here needs it: KV memory beyond the prefix cache, and therefore preemption.
+Left out, because nothing here needs it: a limit of KV memory beyond the prefix cache, and therefore preemption.
 Times are in milliseconds, on any clock that does not run backwards.
 """
 

@@ -43,6 +43,7 @@ class EngineMeter:
         self._deliver = deliver
         self._step = 0
         self._works = False
+        self._closed = False
         self.meter = Meter(identity, _MODEL, self._unix_s, start_ns=now_ns, part_ns=PART_NS)
         self.meter.cold_start(_cold_start(identity, cold, speed, ended_s=self._unix_s(now_ns)), now_ns)
 
@@ -86,9 +87,11 @@ class EngineMeter:
             await asyncio.sleep(TICK_S)
 
     def close(self) -> None:
-        """Write what is left."""
-        for record in self.meter.close(self._now_ns()):
-            self._deliver(record)
+        """Write what is left; the engine's life ends here, once."""
+        if not self._closed:
+            self._closed = True
+            for record in self.meter.close(self._now_ns()):
+                self._deliver(record)
 
     def _collect(self) -> None:
         for record in self.meter.collect():

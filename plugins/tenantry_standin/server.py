@@ -52,6 +52,7 @@ async def start(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
+    own_id: str = "",
     log: Log = lambda _event, /, **_fields: None,
     on_finished: Callable[[Finished], None] = lambda _finished: None,
     on_record: Callable[[Record], None] = lambda _record: None,
@@ -59,10 +60,11 @@ async def start(
 ) -> RunningEngine:
     """Start an engine in the running loop; port 0 takes a free one. Any number of them may share a process.
 
-    `on_record` gets each usage record, of every kind, once it is ready; what it raises is logged and harms no answer.
-    `record_counts` says what became of the records, for /metrics (`Shipper.counts`).
+    `own_id` is the engine's in its records; empty draws one (`records.engine_id`). `on_record` gets each usage record, of
+    whatever kind, once it is ready; what it raises is logged and harms no answer. `record_counts` says what became of
+    the records, for /metrics (`Shipper.counts`).
     """
-    own_id = engine_id(config.engine_name or f"{config.model}-{config.version}", uuid4().hex[:8])
+    own_id = own_id or engine_id(config.engine_name or f"{config.model}-{config.version}", uuid4().hex[:8])
 
     def deliver(record: Record) -> None:
         engine.totals.update(records=int(isinstance(record, UsageRecord) and record.final))
@@ -95,8 +97,11 @@ async def start(
         await runner.cleanup()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
         meter.close()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
     url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
     return RunningEngine(url=url, port=bound_port, engine_id=own_id, engine=engine, seen=seen, stop=stop)
