@@ -60,9 +60,9 @@ async def start(
 ) -> RunningEngine:
     """Start an engine in the running loop; port 0 takes a free one. Any number of them may share a process.
 
-    `own_id` is the engine's in its records; empty draws one (`records.engine_id`). `on_record` gets each usage record, of
-    whatever kind, once it is ready; what it raises is logged and harms no answer. `record_counts` says what became of
-    the records, for /metrics (`Shipper.counts`).
+    `own_id` is the engine's in its records; empty draws one (`records.engine_id`). `on_record` gets each usage record,
+    of whatever kind, once it is ready; what it raises is logged and harms no answer. `record_counts` says what became
+    of the records, for /metrics (`Shipper.counts`).
     """
     own_id = own_id or engine_id(config.engine_name or f"{config.model}-{config.version}", uuid4().hex[:8])
 

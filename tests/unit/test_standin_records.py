@@ -98,7 +98,7 @@ class Bench:
 
     @property
     def records(self) -> list[UsageRecord]:
-        """Those of requests."""
+        """Those of requests, parts as well."""
         return [record for record in self.all_records if isinstance(record, UsageRecord)]
 
     def post(self, headers: Mapping[str, str] | None = None, **members: Any) -> Any:
@@ -115,9 +115,9 @@ class Bench:
     async def one(self) -> UsageRecord:
         """Wait for the record of the only attempt."""
         async with asyncio.timeout(10):
-            while not self.records:
+            while not (ended := [record for record in self.records if record.final]):
                 await asyncio.sleep(0.002)
-        (only,) = self.records
+        (only,) = ended
         return only
 
 
