@@ -88,7 +88,7 @@ class Delivery:
         return True
 
     def start(self) -> None:
-        """Start the threads; raise SpoolError when the spool's folder cannot be used. Ledger and sidecars may be down."""
+        """Start the threads; raise SpoolError when the spool's folder cannot be used. Nothing else needs to be up."""
         self._shipper.start()
 
     def deliver(self, record: Record) -> None:
