@@ -12,7 +12,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 from msgspec import Struct
@@ -26,8 +25,8 @@ Segments = Callable[[], tuple[dict[int, int], int | None]]
 """Returns the segments by number with the bytes that may be read, and the number of the one being written."""
 
 _CHUNK_BYTES = 16 * MAX_FRAME_BYTES
-_CURSOR_EVERY_S = 1.0
-_READ_TRIES = 5
+_SETTLE_EVERY_S = 1.0
+_READ_TRIES, _READ_EVERY_S = 5, 1.0
 
 
 class _Waiting(Struct, frozen=True):
@@ -67,12 +66,13 @@ class SpoolReader:
         self._last = 0
         self._at = 0
         self._expected = self._written = folder.read_cursor()
-        self._written_s = -math.inf
+        self._settled_s = -math.inf
         self._acknowledged_at = (0, 0)
         self._finished: deque[tuple[int, int]] = deque()  # segments read to their end, and the sequence behind them
         self._spoilt: set[int] = set()
         self._unexplained = False
         self._failures = 0
+        self._not_before_s = -math.inf
 
     @property
     def finished(self) -> bool:
@@ -87,8 +87,11 @@ class SpoolReader:
         return sum(max(0, size - (at if each == number else HEADER_BYTES)) for each, size in list(sizes.items()))
 
     def batch(self, records: int, size: int) -> tuple[Entry, ...]:
-        """Return the first records that are not acknowledged, of at most so many and so many bytes; raise OSError."""
-        while len(self._waiting) < records and self._fill():
+        """Return the first records that are not acknowledged, of at most so many and so many bytes; raise OSError.
+
+        What could not be read is tried again after a second, five times, and then given up as damage.
+        """
+        while len(self._waiting) < records and self._clock() >= self._not_before_s and self._fill():
             pass
         found: list[Entry] = []
         for waiting in self._waiting:
@@ -101,7 +104,7 @@ class SpoolReader:
         return tuple(found)
 
     def acknowledge(self, count: int) -> None:
-        """Note that the first `count` records need not be sent again, for good within a second. Raise OSError."""
+        """Note that the first `count` records need not be sent again; on disk this is within a second."""
         for _ in range(count):
             last = self._waiting.popleft()
             self._acknowledged_at = (last.number, last.end)
@@ -109,20 +112,22 @@ class SpoolReader:
         self.settle()
 
     def settle(self, *, now: bool = False) -> None:
-        """Write the cursor, `now` or when it is time to, and delete the segments that are done with. Raise OSError."""
-        done = bool(self._finished) and self._finished[0][1] <= self._lacking
-        late = now or self._clock() >= self._written_s + _CURSOR_EVERY_S
-        if not done and (not late or self._lacking == self._written):
+        """Write the cursor, `now` or when it is time to, and delete the segments that are done with.
+
+        A disk that will not have it is no trouble of this side: the same is sent again, at worst, and known by its ids.
+        """
+        if not now and self._clock() < self._settled_s + _SETTLE_EVERY_S:
             return
-        failure = self._write_cursor()
-        self._delete_finished()
-        if failure is not None and (failure := self._write_cursor()) is not None:  # deleting may have made room
-            raise failure
+        self._settled_s = self._clock()
+        if not self._write_cursor():
+            self._delete_finished()  # which may make room
+            self._write_cursor()
+        else:
+            self._delete_finished()
 
     def close(self) -> None:
         """Let go of the folder; delete it if it has nothing left."""
-        with suppress(OSError):
-            self.settle(now=True)
+        self.settle(now=True)
         self.folder.remove()
 
     @property
@@ -130,24 +135,26 @@ class SpoolReader:
         """The first sequence that the ledger may lack."""
         return self._waiting[0].entry.sequence if self._waiting else self._expected
 
-    def _write_cursor(self) -> OSError | None:
-        try:
-            self.folder.write_cursor(self._lacking)
-        except OSError as error:
-            return error
-        self._written, self._written_s = self._lacking, self._clock()
-        return None
+    def _write_cursor(self) -> bool:
+        if self._lacking != self._written:
+            try:
+                self.folder.write_cursor(self._lacking)
+            except OSError:
+                return False
+            self._written = self._lacking
+        return True
 
     def _delete_finished(self) -> None:
         while self._finished and self._finished[0][1] <= self._lacking:
             number = self._finished[0][0]
-            if number in self._spoilt:
-                path = self.folder.set_aside(number)
-                self._log(
-                    f"A damaged segment of the usage spool is kept at {path}; what was sound in it was delivered."
-                )
-            else:
-                self.folder.segment(number).unlink(missing_ok=True)
+            try:
+                if number in self._spoilt:
+                    kept = self.folder.set_aside(number)
+                    self._log(f"A damaged segment of the usage spool is kept at {kept}, what was sound was delivered.")
+                else:
+                    self.folder.segment(number).unlink(missing_ok=True)
+            except OSError:
+                return
             self._finished.popleft()
             self._spoilt.discard(number)
             self._released(number)
@@ -172,13 +179,14 @@ class SpoolReader:
         return True
 
     def _read_on(self, number: int, size: int, *, live: bool) -> None:
-        wanted = min(_CHUNK_BYTES, size - self._at)
+        wanted = min(_CHUNK_BYTES if self._at else HEADER_BYTES, size - self._at)
         try:
             data = _read(self.folder.segment(number), self._at, wanted)
             if len(data) < wanted:
                 raise OSError(errno.EIO, f"is shorter than {size} bytes, which it had")  # noqa: TRY301
         except OSError as error:
             self._failures += 1
+            self._not_before_s = self._clock() + _READ_EVERY_S
             if live or self._failures < _READ_TRIES:
                 raise
             self._spoil(number, f"cannot be read from byte {self._at} on: {error.strerror or error}")
