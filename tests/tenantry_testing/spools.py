@@ -132,13 +132,14 @@ class FakeLedger:
     """A ledger behind a transport: books each id once, and counts how often each came.
 
     `behaves` is a status, an exception to raise before booking, or `lost`: it books, and the answer never arrives.
-    Records whose number is in `hates` are refused.
+    Records whose number is in `hates` are refused, with their places if it `names_bad`.
     """
 
     def __init__(self) -> None:
         self.came: Counter[str] = Counter()
         self.behaves: int | Exception | str = 200
         self.hates: set[int] = set()
+        self.names_bad = True
         self.posts = 0
 
     @property
@@ -155,8 +156,10 @@ class FakeLedger:
         if self.behaves not in {200, "lost"}:
             return Answer(status=int(self.behaves), text="<html>no ledger</html>")
         records = read_batch(body)
-        if bad := [one.id for one in records if isinstance(one, UsageRecord) and int(one.request_id, 16) in self.hates]:
-            return Answer(status=400, text=msgspec.json.encode({"error": f"{bad[0]} is hated"}).decode())
+        bad = [place for place, one in enumerate(records) if int(one.id.split("/")[0], 16) in self.hates]
+        if bad:
+            said = {"error": f"records[{bad[0]}] is hated"} | ({"bad": bad} if self.names_bad else {})
+            return Answer(status=400, text=msgspec.json.encode(said).decode())
         new = len({one.id for one in records} - set(self.came))
         self.came.update(one.id for one in records)
         if self.behaves == "lost":
