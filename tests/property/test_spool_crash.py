@@ -5,19 +5,17 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tenantry.adapters.ports import free_port
-from tenantry.core.usage import read_batch
+from tenantry_testing.ledger_stub import StubLedger
 from tenantry_testing.spools import SMALL, Log, claimed, left_in, number_of, payload, spooling, until
 from tenantry_vllm.spool_folder import abandoned
 from tenantry_vllm.spool_format import frame, header
@@ -70,72 +68,12 @@ def test_what_was_acknowledged_survives_kill_9_of_the_writer_under_load(tmp_path
     assert not log.having("destroyed")
 
 
-class Ledger(ThreadingHTTPServer):
-    """A ledger whose memory stands for its database: it survives what happens to its connections.
-
-    Each POST draws what becomes of it: booked and answered, booked and cut, cut, refused with 503, or late.
-    """
-
-    daemon_threads = True
-
-    def __init__(self, port: int, seed: int) -> None:
-        self.booked: Counter[int] = Counter()
-        self.came = 0
-        self.rng = random.Random(seed)
-        self.kind = True
-        self.lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Routes)
-        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
-
-    def handle_error(self, *_: object) -> None:
-        """The other side was killed: that is the point."""
-
-
-class _Routes(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Ledger
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        assert (self.path, self.headers["authorization"]) == ("/records", "Bearer right-token")
-        with self.server.lock:
-            fate = (
-                "well" if self.server.kind else self.server.rng.choice(["well", "well", "lost", "cut", "503", "late"])
-            )
-        if fate == "late":
-            time.sleep(0.2)
-        if fate == "503":
-            self._answer(503, b"{}")
-            return
-        if fate == "cut":
-            self.connection.close()
-            return
-        with self.server.lock:
-            ids = [int(one.id.split("/")[0], 16) for one in read_batch(body)]
-            new = [one for one in ids if one not in self.server.booked]
-            self.server.booked.update(new)
-            self.server.came += len(ids)
-        if fate == "lost":
-            self.connection.close()
-            return
-        self._answer(200, b'{"new":%d,"known":%d}' % (len(new), len(ids) - len(new)))
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
-
-
 def test_no_record_is_lost_or_counted_twice_by_kill_9_in_the_middle_of_posts(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("right-token")
     root = tmp_path / "spool"
     port = free_port()
-    ledger = Ledger(port, seed=6)
+    ledger = StubLedger(port, seed=6)
     ledger.kind = False
     rng, acknowledged, first = random.Random(7), [], 0
     for number in range(ROUNDS):
@@ -146,7 +84,7 @@ def test_no_record_is_lost_or_counted_twice_by_kill_9_in_the_middle_of_posts(tmp
         if number % 2:  # the ledger dies as well, and comes back with what its database has
             ledger.shutdown()
             ledger.server_close()
-            before, ledger = ledger, Ledger(port, seed=number)
+            before, ledger = ledger, StubLedger(port, seed=number)
             ledger.booked, ledger.came, ledger.kind = before.booked, before.came, False
     ledger.kind = True
     with process(str(root), "last", "-", f"http://127.0.0.1:{port}", str(token)) as started:

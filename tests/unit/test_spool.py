@@ -6,14 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 from msgspec.structs import replace
 from tenantry_testing.spools import SMALL, Log, SickDisk, claimed, fill, left_in, number_of, payload, spooling, until
-from tenantry_vllm.spool import Spool, SpoolError, SpoolLimits
+from tenantry_vllm.spool import DiskRule, Spool, SpoolError, SpoolLimits
 from tenantry_vllm.spool_folder import Disk, Folder, abandoned, bytes_below, claim, folder_name
 from tenantry_vllm.spool_format import FRAME_BYTES, HEADER_BYTES, header
 from tenantry_vllm.spool_reader import SpoolReader
@@ -501,11 +501,45 @@ def test_limits_that_fit_not_together_are_refused() -> None:
         SpoolLimits(spool_bytes=10_000_000)
 
 
-@contextmanager
-def tmpfs(path: Path, size: int) -> Iterator[Path]:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 KiB, which really is full when it is full."""
+    if os.geteuid() != 0:
+        pytest.skip("a file system of 256 KiB takes root; full disks are injected instead")
+    path = tmp_path / "disk"
     path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True, capture_output=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)], check=True, capture_output=True)
     try:
         yield path
     finally:
         subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@pytest.mark.parametrize("rule", ["refuse", "count"])
+def test_a_disk_that_really_is_full(small_disk: Path, rule: DiskRule) -> None:
+    ballast, log, limits = small_disk / "ballast", Log(), replace(SMALL, reserve_bytes=20_000)
+    ballast.write_bytes(bytes(120_000))
+    with spooling(small_disk, log=log, rule=rule, limits=limits) as spool:
+        assert spool.accepting
+        sent, refused_at = 0, None
+        while spool.state != "full":
+            if not spool.accepting and refused_at is None:
+                refused_at = spool.fsynced
+            spool.append(payload(sent))
+            sent += 1
+            time.sleep(0.001)
+        if rule == "refuse":
+            assert refused_at is not None
+            assert refused_at < spool.fsynced, "what ran already was still written, to the reserve"
+        assert spool.accepting == (rule == "count")
+        before = spool.fsynced
+        time.sleep(0.1)
+        assert spool.fsynced - before < 8, "full is full"
+        ballast.unlink()
+        until(lambda: spool.fsynced == spool.appended)
+        until(lambda: spool.accepting)
+        assert spool.append(payload(9999)) is not None
+    assert not spool.dropped.total()
+    assert left_in(small_disk / "e-1") == [*range(sent), 9999]
+    assert log.having("is full: No space left on device")
+    assert log.having("works again; 0 usage records were lost")
