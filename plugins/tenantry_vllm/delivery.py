@@ -23,7 +23,7 @@ from tenantry_vllm.ledger_lane import RECORDS_PATH, LedgerLane
 from tenantry_vllm.shipper import Shipper
 from tenantry_vllm.sidecar_http import SidecarConnection, parse_url, resolve, token_from
 from tenantry_vllm.sidecar_tls import TlsFiles
-from tenantry_vllm.spool import Spool, SpoolLimits
+from tenantry_vllm.spool import Spool, limits_of
 from tenantry_vllm.spool_health import DROP_REASONS, DiskRule, DiskState
 from tenantry_vllm.spool_reader import SpoolReader
 
@@ -165,9 +165,7 @@ class _Ledger:
                 endpoint, found[next(addresses) % len(found)], token, options.tls, timeout_s=LEDGER_TIMEOUT_S
             )
 
-        self.spool = Spool(
-            root, options.engine, log=log, rule=options.disk_full, limits=SpoolLimits(spool_bytes=options.spool_bytes)
-        )
+        self.spool = Spool(root, options.engine, log=log, rule=options.disk_full, limits=limits_of(options.spool_bytes))
         jitter = random.random  # so that a fleet does not come back in step
         self.lane = LedgerLane(root, self._reader, connect, log=log, jitter=jitter)
         self._log = log

@@ -27,9 +27,11 @@ from tenantry_vllm.spool_format import FRAME_BYTES, HEADER_BYTES, MAX_PAYLOAD_BY
 from tenantry_vllm.spool_health import FULL, DiskRule, Health
 from tenantry_vllm.spool_repair import repair
 
-__all__ = ["Spool", "SpoolError", "SpoolLimits"]
+__all__ = ["Spool", "SpoolError", "SpoolLimits", "limits_of"]
 
 _GROUP_BYTES = 1024 * 1024
+LEAST_SPOOL_BYTES = 1024 * 1024
+
 _PASSING = (*FULL, errno.EIO, errno.EROFS)
 _MEASURE_EVERY_S = 60.0
 
@@ -48,10 +50,17 @@ class SpoolLimits(Struct, frozen=True, kw_only=True):
     retry_s: float = 1.0
     stalled_s: float = 10.0
 
-    def __post_init__(self) -> None:
-        if self.spool_bytes < 2 * (self.segment_bytes + self.reserve_bytes):
-            least = 2 * (self.segment_bytes + self.reserve_bytes)
-            raise ValueError(f"spool_bytes is {self.spool_bytes}; at least {least} make two segments and the reserve")
+
+def limits_of(spool_bytes: int) -> SpoolLimits:
+    """Return the bounds of a spool of that size: segments and reserve of a small one are small; raise ValueError."""
+    if spool_bytes < LEAST_SPOOL_BYTES:
+        raise ValueError(f"spool_bytes is {spool_bytes}, must be {LEAST_SPOOL_BYTES} at least")
+    usual = SpoolLimits()
+    return SpoolLimits(
+        spool_bytes=spool_bytes,
+        segment_bytes=min(usual.segment_bytes, spool_bytes // 16),
+        reserve_bytes=min(usual.reserve_bytes, spool_bytes // 8),
+    )
 
 
 class Spool:

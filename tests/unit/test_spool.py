@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from msgspec.structs import replace
 from tenantry_testing.spools import SMALL, Log, SickDisk, claimed, fill, left_in, number_of, payload, spooling, until
-from tenantry_vllm.spool import Spool, SpoolError, SpoolLimits
+from tenantry_vllm.spool import Spool, SpoolError, SpoolLimits, limits_of
 from tenantry_vllm.spool_folder import Disk, Folder, abandoned, bytes_below, claim, folder_name
 from tenantry_vllm.spool_format import FRAME_BYTES, HEADER_BYTES, header
 from tenantry_vllm.spool_health import DiskRule
@@ -522,9 +522,12 @@ def test_what_is_no_record_is_dropped_by_size(tmp_path: Path, size: int) -> None
         assert spool.health.dropped["too_large"] == 1
 
 
-def test_limits_that_fit_not_together_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 100663296 make two segments and the reserve"):
-        SpoolLimits(spool_bytes=10_000_000)
+def test_a_small_spool_has_small_segments() -> None:
+    assert limits_of(4 * 1024**3) == SpoolLimits()
+    small = limits_of(1024**2)
+    assert (small.segment_bytes, small.reserve_bytes) == (64 * 1024, 128 * 1024)
+    with pytest.raises(ValueError, match="spool_bytes is 10, must be 1048576 at least"):
+        limits_of(10)
 
 
 @pytest.fixture
