@@ -71,7 +71,8 @@ class PostgresServer:
                     str(_programs() / "postgres"), "-D", str(self.data), "-p", str(self.port), "-h", "127.0.0.1",
                     "-k", "", "-c", "shared_buffers=16MB", "-c", "max_connections=40",
                 ],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/", user=_user(), group=_group(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
+                user=_user(), group=_group(),
             )  # fmt: skip
         until = time.monotonic() + READY_SECONDS
         while not await asyncio.to_thread(self._answers):
