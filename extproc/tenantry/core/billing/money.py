@@ -36,12 +36,12 @@ def rounded(exact: Sequence[Fraction], digits: int) -> tuple[Decimal, ...]:
     by_remainder = sorted(range(len(units)), key=lambda line: (sign * (units[line] - scaled[line]), -line))
     for line in by_remainder[: abs(missing)]:
         units[line] += sign
-    return tuple(_decimal(amount, digits) for amount in units)
+    return tuple(decimal_of(amount, digits) for amount in units)
 
 
 def total(amounts: Sequence[Decimal], digits: int) -> Decimal:
     """Return the exact sum of rounded amounts, whatever the precision of the decimal context."""
-    return _decimal(sum(int(Fraction(amount) * 10**digits) for amount in amounts), digits)
+    return decimal_of(sum(int(Fraction(amount) * 10**digits) for amount in amounts), digits)
 
 
 def divided(whole: int, weights: Sequence[int]) -> tuple[int, ...]:
@@ -65,6 +65,7 @@ def _nearest(amount: Fraction) -> int:
     return int(amount + _HALF) if amount >= 0 else -int(_HALF - amount)
 
 
-def _decimal(units: int, digits: int) -> Decimal:
+def decimal_of(units: int, digits: int) -> Decimal:
+    """Return a whole number of 10^-digits as an exact decimal."""
     sign, figures = (1 if units < 0 else 0), tuple(int(figure) for figure in str(abs(units)))
     return Decimal((sign, figures, -digits))
