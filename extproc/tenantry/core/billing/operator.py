@@ -98,6 +98,13 @@ class Statement(Struct, frozen=True, kw_only=True):
     conserved: bool
 
 
+class Bills(Struct, frozen=True, kw_only=True):
+    """What somebody may see of a period: invoices by tenant's name, and for the operator the statement."""
+
+    invoices: tuple[Invoice, ...] = ()
+    statement: Statement | None = None
+
+
 def statement(
     period: str, tallies: Iterable[Tally], engines: Iterable[EngineTally], invoices: Iterable[Invoice],
     billing: Billing, *, closed: bool = False,
