@@ -20,7 +20,7 @@ def write_parquet(table: UsageTable, path: Path) -> None:
     and moments in UTC to the second.
     """
     try:
-        import pyarrow  # noqa: PLC0415  # 170 MB that nothing else needs
+        import pyarrow as pa  # noqa: PLC0415  # 170 MB that nothing else needs
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError:
         raise ParquetError(
@@ -29,14 +29,14 @@ def write_parquet(table: UsageTable, path: Path) -> None:
 
     def type_of(column: Column) -> object:
         if column.kind == "decimal":
-            return pyarrow.decimal128(DECIMAL_DIGITS, column.digits)
+            return pa.decimal128(DECIMAL_DIGITS, column.digits)
         if column.kind == "whole":
-            return pyarrow.decimal128(DECIMAL_DIGITS, 0) if column.name == "kv_byte_ms" else pyarrow.int64()
-        return pyarrow.timestamp("s", tz="UTC") if column.kind == "time" else pyarrow.string()
+            return pa.decimal128(DECIMAL_DIGITS, 0) if column.name == "kv_byte_ms" else pa.int64()
+        return pa.timestamp("s", tz="UTC") if column.kind == "time" else pa.string()
 
     columns = [
-        pyarrow.array([row[index] for row in table.rows], type=type_of(column))
+        pa.array([row[index] for row in table.rows], type=type_of(column))
         for index, column in enumerate(table.columns)
     ]
-    made = pyarrow.Table.from_arrays(columns, names=[column.name for column in table.columns])
+    made = pa.Table.from_arrays(columns, names=[column.name for column in table.columns])
     parquet.write_table(made, path)
