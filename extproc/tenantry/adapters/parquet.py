@@ -35,8 +35,7 @@ def write_parquet(table: UsageTable, path: Path) -> None:
         return pa.timestamp("s", tz="UTC") if column.kind == "time" else pa.string()
 
     columns = [
-        pa.array([row[index] for row in table.rows], type=type_of(column))
-        for index, column in enumerate(table.columns)
+        pa.array([row[index] for row in table.rows], type=type_of(column)) for index, column in enumerate(table.columns)
     ]
     made = pa.Table.from_arrays(columns, names=[column.name for column in table.columns])
     parquet.write_table(made, path)
