@@ -54,7 +54,9 @@ def usage_shown(table: UsageTable) -> Table:
     if len(records) > 1:
         made.add_section()
         sums = [sum((Decimal(str(record[name])) for record in records), Decimal(0)) for name in _NAMES]
-        whole = [table.columns[[column.name for column in table.columns].index(name)].kind == "whole" for name in _NAMES]
+        whole = [
+            table.columns[[column.name for column in table.columns].index(name)].kind == "whole" for name in _NAMES
+        ]
         made.add_row(
             "all", *[""] * (len(shown) + marked),
             *(_figure(int(each) if is_whole else each) for each, is_whole in zip(sums, whole, strict=True)),
@@ -109,10 +111,13 @@ def statement_shown(statement: Statement) -> Iterator[str | Table]:
     else:
         for model, time in statement.by_model.items():
             if time.difference_ns:
-                yield f"  [red]{escape(model)}: records and engines' accounts differ by {time.difference_ns:,} GPU-ns[/]"
-    for model in statement.cold_starts:
-        held = _figure(decimal_of(model.gpu_ns, GPU_DIGITS))
-        yield f"  cold starts of {escape(model.model)}: {model.starts}, {held} GPU s; {plain(model.amount)} {currency}"
+                yield (
+                    f"  [red]{escape(model)}: engines' accounts and their requests' records differ by "
+                    f"{time.difference_ns:,} GPU-ns[/]"
+                )
+    for cold in statement.cold_starts:
+        held = _figure(decimal_of(cold.gpu_ns, GPU_DIGITS))
+        yield f"  cold starts of {escape(cold.model)}: {cold.starts}, {held} GPU s; {plain(cold.amount)} {currency}"
     if statement.training_gpu_ns:
         yield f"  training, on GPUs of its own: {_figure(decimal_of(statement.training_gpu_ns, GPU_DIGITS))} GPU s"
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from tenantry.adapters import logs
 from tenantry.adapters.bind import BindError, Tls, parse_address
 from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.billing_cli import invoice, profile, usage_app
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
 from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rulebook import RuleBook
@@ -43,6 +44,9 @@ secrets_app = App(name="secrets", help="The files of key material that a sidecar
 app.command(key_app)
 app.command(secrets_app)
 app.command(ledger_app)
+app.command(usage_app)
+app.command(invoice)
+app.command(profile)
 app.command(rollout_app)
 app.command(stores_app)
 
