@@ -26,5 +26,7 @@ def open_ledger(where: str) -> Ledger:
     try:
         from tenantry.adapters.ledger.postgres import PostgresLedger  # noqa: PLC0415  # psycopg is an extra
     except ModuleNotFoundError as error:
-        raise LedgerUnavailableError("a ledger in PostgreSQL needs psycopg: pip install 'tenantry[postgres]'") from error
+        raise LedgerUnavailableError(
+            "a ledger in PostgreSQL needs psycopg: pip install 'tenantry[postgres]'"
+        ) from error
     return PostgresLedger(where)

@@ -17,7 +17,7 @@ from aiohttp import web
 from tenantry.adapters import logs
 from tenantry.adapters.ledger.live import Live, LiveRules
 from tenantry.adapters.ledger.metrics import LedgerMetrics
-from tenantry.adapters.ledger.store import Ledger, LedgerUnavailableError, PeriodError, UnbookableError
+from tenantry.adapters.ledger.store import Ledger, LedgerUnavailableError, PeriodError
 from tenantry.adapters.rollout_routes import bears, error
 from tenantry.core.errors import RequestRefusedError, UnauthenticatedError
 from tenantry.core.identity import Presented, authenticate
@@ -82,13 +82,6 @@ class LedgerService:
         async def handle(request: web.Request) -> web.Response:
             try:
                 return await handler(request)
-            except RequestRefusedError as refused:
-                return error(refused.http_status, refused.message)
-            except UnbookableError as bad:
-                self.metrics.refused()
-                return answer({"error": str(bad), "bad": [bad.index]}, status=400)
-            except PeriodError as wrong:
-                return error(409, str(wrong))
             except LedgerUnavailableError as away:
                 self.metrics.unavailable()
                 logs.get().error("the ledger's database is away", problems=(str(away),))
@@ -97,13 +90,23 @@ class LedgerService:
                 return error(413, f"the body is larger than {MAX_BATCH_BYTES} bytes")
             except web.HTTPException:
                 raise
-            except ValueError as bad_input:  # msgspec's errors and undecodable bytes are ValueErrors
-                return error(400, str(bad_input))
+            except _ON_PURPOSE as known:
+                return error(_status(known), str(known))
             except Exception as bug:  # noqa: BLE001  # aiohttp would log its text, which may quote the request
                 logs.get().error("a ledger request failed", exc_info=bug)
                 return error(500, "internal error; see the log")
 
         return handle
+
+
+_ON_PURPOSE = (RequestRefusedError, PeriodError, ValueError)
+"""msgspec's errors and undecodable bytes are ValueErrors."""
+
+
+def _status(known: Exception) -> int:
+    if isinstance(known, RequestRefusedError):
+        return known.http_status
+    return 409 if isinstance(known, PeriodError) else 400
 
 
 def answer(value: Any, status: int = 200) -> web.Response:

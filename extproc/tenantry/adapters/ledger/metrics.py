@@ -51,7 +51,9 @@ class LedgerMetrics:
         of_version = ("model", "version")
         self._busy = self._counter("engine_busy_gpu_seconds", "GPU time of engines' steps", of_version)
         self._idle = self._counter("engine_idle_gpu_seconds", "GPU time in which nothing ran", of_version)
-        self._records = self._counter("ledger_records", "Records by kind, and new, known or refused", ("kind", "result"))
+        self._records = self._counter(
+            "ledger_records", "Records by kind, and new, known or refused", ("kind", "result")
+        )
         self._delay = self._histogram(
             "ledger_delay_seconds", "From the end of what a record tells of until it was booked", (), _DELAY_SECONDS
         )
@@ -59,7 +61,9 @@ class LedgerMetrics:
         self._unaccounted = self._gauge(
             "ledger_unaccounted_gpu_seconds", "Busy time of this period that no record accounts for", of_version
         )
-        self._newest = self._gauge("ledger_newest_record_timestamp_seconds", "Unix time of the newest booked record", ())
+        self._newest = self._gauge(
+            "ledger_newest_record_timestamp_seconds", "Unix time of the newest booked record", ()
+        )
         self._rules_ok = self._gauge("rules_last_reload_ok", "1 when the newest document is live", ())
         self._newest_s = 0.0
 
@@ -75,9 +79,7 @@ class LedgerMetrics:
         self._models.admit(rules.models)
         self._tiers.admit(rules.tiers)
 
-    def booked(
-        self, records: Sequence[Record], units_micro: Sequence[int], new: Iterable[str], now_s: float
-    ) -> None:
+    def booked(self, records: Sequence[Record], units_micro: Sequence[int], new: Iterable[str], now_s: float) -> None:
         """Count a batch; of its records those that are new, and once each."""
         left = set(new)
         for record, units in zip(records, units_micro, strict=True):

@@ -15,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from tenantry.adapters.ledger.http import LedgerService, answer, unavailable
+from tenantry.adapters.ledger.store import UnbookableError
 from tenantry.core.billing.compute_units import compute_units_micro
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules_billing import ModelProfile
@@ -53,6 +54,9 @@ def routes(service: LedgerService) -> Iterable[web.RouteDef]:
         try:
             # A sender that goes away must not leave a batch half counted.
             return await asyncio.shield(asyncio.ensure_future(_booked(service, records)))
+        except UnbookableError as error:
+            service.metrics.refused()
+            return answer({"error": str(error), "bad": [error.index]}, status=400)
         finally:
             waiting -= 1
 

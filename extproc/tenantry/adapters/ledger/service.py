@@ -69,7 +69,7 @@ async def ledger_serving(options: LedgerOptions) -> AsyncIterator[LedgerRunning]
     require_safe(options.listen, options.tls, "the ledger")
     async with contextlib.AsyncExitStack() as stack:
         metrics = LedgerMetrics()
-        rules = LiveRules(options.rules, options.secrets, lambda live: metrics.rules_live(live and live.book))
+        rules = LiveRules(options.rules, options.secrets, lambda live: metrics.rules_live(live.book if live else None))
         ledger = open_ledger(options.db)
         stack.push_async_callback(ledger.close)
         service = LedgerService(ledger, rules, metrics)
