@@ -29,6 +29,7 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 usage_app = App(name="usage", help="What was used: by tenant, model, version, adapter, hour. `record` books training.")
 usage_app.command(record)
 
+FROM_HELP = "Instead of a period: a day or a whole hour (UTC), like 2026-11-25 or 2026-11-25T13:00."
 MAX_CONFIG_BYTES = 4 * 1024 * 1024
 
 
@@ -37,8 +38,8 @@ def usage(
     *,
     by: str = "tenant,model",
     period: str | None = None,
-    begin: Annotated[str | None, Parameter(name="--from")] = None,
-    end: Annotated[str | None, Parameter(name="--to")] = None,
+    begin: Annotated[str | None, Parameter(name="--from", help=FROM_HELP)] = None,
+    end: Annotated[str | None, Parameter(name="--to", help="The first hour that does not count.")] = None,
     tenant: str | None = None,
     model: str | None = None,
     format: Literal["table", "csv", "json", "parquet"] | None = None,  # noqa: A002  # the option's name
@@ -53,8 +54,6 @@ def usage(
         Columns, with commas between: tenant, tier, model, version, adapter, hour.
     period
         A billing period, like 2026-11. Default: the present one.
-    begin, end
-        Instead of a period: days or whole hours (UTC), like 2026-11-25 or 2026-11-25T13:00.
     tenant
         One tenant. With a tenant's own API key it is always that one.
     model
@@ -174,8 +173,8 @@ def _say_none(reach: Reach, span: Span, tenant: str | None, model: str | None) -
         if name is not None:
             known = {getattr(tally, what) for tally in _tallies(reach, [what], span, None, None)} - {""}
             if known and name not in known:
-                raise TenantryError(f"no usage of {what} {name!r} in {span}; {nearest(name, known)}")
-    err.print(f"No usage in {span} yet.", markup=False)
+                raise TenantryError(f"no usage of {what} {name!r} {span}; {nearest(name, known)}")
+    err.print(f"No usage {span} yet.", markup=False)
 
 
 def _format_of(path: Path | None) -> Literal["table", "csv", "json", "parquet"]:

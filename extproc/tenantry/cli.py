@@ -17,6 +17,7 @@ from tenantry.adapters.bind import BindError, Tls, parse_address
 from tenantry.adapters.rules_file import read_file, read_rules
 from tenantry.billing_cli import invoice, profile, usage_app
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
+from tenantry.core.billing.notes import billing_notes
 from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, not_acted_on
@@ -193,6 +194,8 @@ def check(rules: Path, /) -> None:
     )
     for note in not_acted_on(document):
         out.print(f"  note: accepted, not acted on by this release: {note}")
+    for note in billing_notes(document):
+        out.print(f"  note: {note}", markup=False)
 
 
 @app.command

@@ -25,8 +25,10 @@ class Reach:
         key, which opens that tenant's own. To book records: the usage token (default: .tenantry/secrets/usage-token).
     ledger_ca
         The CA of the ledger's certificate.
-    ledger_cert, ledger_key
-        A client certificate and its key, where the ledger asks for one.
+    ledger_cert
+        A client certificate, where the ledger asks for one.
+    ledger_key
+        Its key.
     """
 
     ledger: str = LEDGER

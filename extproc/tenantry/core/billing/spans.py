@@ -13,7 +13,10 @@ class SpanError(TenantryError):
 
 
 class Span(Struct, frozen=True, kw_only=True):
-    """A billing period, or the time between two whole hours (Unix seconds; `to_s` is no part of it)."""
+    """A billing period, or the time between two whole hours (Unix seconds; `to_s` is no part of it).
+
+    As text it follows a noun: "usage in 2026-11", "usage from 2026-11-25 13:00Z".
+    """
 
     period: str | None = None
     from_s: int | None = None
@@ -21,7 +24,7 @@ class Span(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         if self.period is not None:
-            return self.period
+            return f"in {self.period}"
         begins, ends = (
             datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%MZ") if moment is not None else ""
             for moment in (self.from_s, self.to_s)
