@@ -100,7 +100,7 @@ def _book(training: Training, reach: Reach) -> None:
 def _run(  # noqa: PLR0917  # the command's own arguments
     command: tuple[str, ...], base: Training, part: int | None, gpus: int, part_minutes: float, reach: Reach
 ) -> int:
-    from tenantry.adapters.ledger.training import Job, metered  # noqa: PLC0415
+    from tenantry.adapters.ledger.training import PATIENCE_SECONDS, Job, metered  # noqa: PLC0415
 
     if gpus < 1 or part_minutes <= 0:
         raise TenantryError("--gpus and --part-minutes must be above 0")
@@ -109,7 +109,9 @@ def _run(  # noqa: PLR0917  # the command's own arguments
         job=base.job, tenant=base.tenant, model=base.model, tier=base.tier, adapter=base.adapter, gpus=gpus,
         first_part=first,
     )  # fmt: skip
-    ended = asyncio.run(metered(command, job, client_of(reach, USAGE_TOKEN), part_s=part_minutes * 60.0))
+    ended = asyncio.run(
+        metered(command, job, client_of(reach, USAGE_TOKEN), part_s=part_minutes * 60.0, patience_s=PATIENCE_SECONDS)
+    )
     if ended.known:
         err.print(f"tenantry: {ended.known} parts of job {job.job} were booked before; is its name used twice?")
     if ended.unconfirmed:

@@ -42,7 +42,7 @@ def routes(service: LedgerService) -> Iterable[web.RouteDef]:
         except SpanError as wrong:
             return error(400, str(wrong))
         except PriceError as unpriced:
-            return error(409, str(unpriced))
+            return error(409, str(unpriced) if reader is None else "Something on this invoice has no price yet.")
         except _NobodyError as unknown_tenant:
             return error(404, str(unknown_tenant))
 

@@ -107,9 +107,7 @@ class _Account:
             self.why = str(refused)
 
 
-async def metered(
-    command: Sequence[str], job: Job, books: Books, *, part_s: float, patience_s: float = PATIENCE_SECONDS
-) -> Ended:
+async def metered(command: Sequence[str], job: Job, books: Books, *, part_s: float, patience_s: float) -> Ended:
     """Run a command and book its wall time times GPUs; raise TenantryError if it cannot be started.
 
     SIGTERM, SIGINT and SIGHUP are passed on to it. Its exit code comes back even if the ledger is away.

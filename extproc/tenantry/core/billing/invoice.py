@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from operator import itemgetter
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -106,8 +107,8 @@ def invoices(
 
     `tallies` are all tenants' of that period, by tenant, tier, model, version, adapter and measured (or finer).
     """
-    books = _books(period, tallies, engines, rules)
-    return tuple(_invoice(period, tenant, books[tenant], rules, closed=closed) for tenant in sorted(books))
+    books = _Books(period, tallies, engines)
+    return tuple(_invoice(tenant, books, rules, closed=closed) for tenant in sorted(books.tallies))
 
 
 def invoice(
@@ -115,8 +116,7 @@ def invoice(
     closed: bool = False,
 ) -> Invoice:  # fmt: skip
     """Return one tenant's invoice, empty without usage; it needs the tallies of all for its share of cold starts."""
-    books = _books(period, tallies, engines, rules)
-    return _invoice(period, tenant, books.get(tenant, []), rules, closed=closed)
+    return _invoice(tenant, _Books(period, tallies, engines), rules, closed=closed)
 
 
 def tier_of(tenant: str, tier: str, rules: Rules) -> tuple[str, Tier]:
@@ -127,28 +127,32 @@ def tier_of(tenant: str, tier: str, rules: Rules) -> tuple[str, Tier]:
         raise PriceError(f"{tenant} has usage without a tier; give it one in the rules (tenants.{tenant}.tier)")
     if name not in rules.tiers:
         raise PriceError(
-            f'{tenant} has usage in tier "{name}", which the rules do not have; put it back to price it, or close the '
-            f"period before a tier goes; {nearest(name, rules.tiers)}"
+            f'{tenant} has usage in tier "{name}", which the rules do not have; put it back to price it; '
+            f"{nearest(name, rules.tiers)}"
         )
     return name, rules.tiers[name]
 
 
-def _books(
-    period: str, tallies: Iterable[Tally], engines: Iterable[EngineTally], rules: Rules
-) -> dict[str, list[Line]]:
-    """Return each tenant's lines, sorted, with prices but without amounts."""
-    billed = [tally for tally in tallies if tally.owner == "tenant" and tally.period == period]
-    merged: dict[str, dict[_Key, list[Tally]]] = defaultdict(lambda: defaultdict(list))
-    for tally in billed:
-        merged[tally.tenant][_key(tally, rules)].append(tally)
-    books = {
-        tenant: [_usage_line(tenant, key, of_key, rules) for key, of_key in sorted(keys.items())]
-        for tenant, keys in merged.items()
-    }
-    for model, by_tenant in cold_start_shares(period, billed, engines).items():
-        for tenant, by_tier in by_tenant.items():
-            books[tenant] += _cold_start_lines(tenant, model, by_tier, rules)
-    return books
+class _Books:
+    """What tenants pay for in a period, by tenant; no prices yet, so that one tenant's mistakes are its own."""
+
+    def __init__(self, period: str, tallies: Iterable[Tally], engines: Iterable[EngineTally]) -> None:
+        billed = [tally for tally in tallies if tally.owner == "tenant" and tally.period == period]
+        self.period = period
+        self.shares = cold_start_shares(period, billed, engines)
+        self.tallies: dict[str, list[Tally]] = defaultdict(list)
+        for tally in billed:
+            self.tallies[tally.tenant].append(tally)
+
+    def lines(self, tenant: str, rules: Rules) -> list[Line]:
+        """Return a tenant's lines, sorted, with prices but without amounts."""
+        merged: dict[_Key, list[Tally]] = defaultdict(list)
+        for tally in self.tallies.get(tenant, ()):
+            merged[_key(tally, rules)].append(tally)
+        lines = [_usage_line(tenant, key, of_key, rules) for key, of_key in sorted(merged.items(), key=itemgetter(0))]
+        for model, by_tenant in self.shares.items():
+            lines += _cold_start_lines(tenant, model, by_tenant.get(tenant, {}), rules)
+        return lines
 
 
 def _key(tally: Tally, rules: Rules) -> _Key:
@@ -195,11 +199,12 @@ def _cold_start_lines(tenant: str, model: str, by_tier: dict[str, int], rules: R
     ]
 
 
-def _invoice(period: str, tenant: str, lines: Sequence[Line], rules: Rules, *, closed: bool) -> Invoice:
+def _invoice(tenant: str, books: _Books, rules: Rules, *, closed: bool) -> Invoice:
+    lines = books.lines(tenant, rules)
     digits = rules.billing.currency_digits
     amounts = rounded([exact_amount(line) for line in lines], digits)
     return Invoice(
-        period=period,
+        period=books.period,
         tenant=tenant,
         currency=rules.billing.currency,
         closed=closed,
