@@ -161,6 +161,13 @@ def test_a_quota_stands_on_the_invoice_with_what_is_used_of_it() -> None:
     assert of("globex").quota is None
 
 
+def test_corrections_of_another_period_use_no_quota_of_this_one() -> None:
+    tallies = [tally(compute_units_micro=5_000_000), tally(corrects="2026-10", compute_units_micro=7_000_000)]
+    quota = invoice(PERIOD, "acme", tallies, [], rules()).quota
+    assert quota is not None
+    assert quota.used_micro == 5_000_000
+
+
 def test_a_tenants_own_quota_takes_the_place_of_its_tiers() -> None:
     own = {"acme": {"tier": "gold", "quota": {"computeUnitsPerPeriod": 20}}, "globex": {"tier": "bronze"}}
     quota = of("acme", rules(tenants=own)).quota

@@ -36,6 +36,11 @@ def test_figures_are_exact_sums() -> None:
     assert str(plain(tiny["gpu_seconds"])) == "0.000000001"
 
 
+def test_a_peak_is_the_highest_and_no_sum() -> None:
+    (row,) = usage_table([tally(peak_kv_bytes=7), tally(peak_kv_bytes=9), tally(peak_kv_bytes=8)], ["tenant"]).records()
+    assert row["peak_kv_bytes"] == 9
+
+
 def test_the_order_of_tallies_changes_nothing() -> None:
     few = TALLIES[:5]
     assert len({as_csv(usage_table(order, ["model", "tenant"])) for order in permutations(few)}) == 1
