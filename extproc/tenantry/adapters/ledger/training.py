@@ -112,11 +112,11 @@ async def metered(command: Sequence[str], job: Job, books: Books, *, part_s: flo
 
     SIGTERM, SIGINT and SIGHUP are passed on to it. Its exit code comes back even if the ledger is away.
     """
+    account = _Account(job, books, patience_s)
     try:
         process = await asyncio.create_subprocess_exec(*command)
     except OSError as error:
         raise TenantryError(f"cannot run {command[0]!r}: {error.strerror or error}") from None
-    account = _Account(job, books, patience_s)
     async with _forwarding(process.send_signal):
         ended = asyncio.ensure_future(_end(process))
         while not (await asyncio.wait([ended], timeout=part_s))[0]:
