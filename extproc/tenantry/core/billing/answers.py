@@ -110,7 +110,9 @@ def _lago(ids: tuple[str, ...], body: Any) -> Reading | None:
     for key, faults in details.items():
         place = int(key)
         # Its own words, with nothing beside: an id that is known *and* something else wrong is for a person.
-        known = isinstance(faults, dict) and faults.get("transaction_id") == ["value_already_exist"] and len(faults) == 1
+        known = (
+            isinstance(faults, dict) and faults.get("transaction_id") == ["value_already_exist"] and len(faults) == 1
+        )
         verdicts[place] = "taken" if known else "refused"
         words[place] = "" if known else one_line(msgspec.json.encode(faults).decode())
     return Reading(verdicts=tuple(verdicts), words=tuple(words))

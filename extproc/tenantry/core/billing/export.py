@@ -1,13 +1,16 @@
-"""What others' billing is told: settled usage of tenants as events of OpenMeter, Lago and Stripe.
+"""What others' billing is told: usage that tenants pay for, as events of OpenMeter, Lago and Stripe.
 
-Theory of operation. Only what a tenant pays for is told; mirrored copies, failed attempts and the like are the
-operator's. Whose a record is may change while the parts of its attempt still come, so a record is told once it is
-settled, and each later change is an event of its own: the first *revision* of a record adds its figures, the second takes
-them back, the third adds them again. So an odd revision means that the destination counts the record, an even one that it
-does not, and what to say next follows from that alone (`next_revision`). Ids are made of the record's id and the
-revision: the same event is the same event, however often it is sent.
+Theory of operation. A ledger's entries are never changed, and each is somebody's. Those of tenants are told, with their
+ids and their figures, in the order in which they were booked; those of the operator (mirrored copies, failed attempts,
+parts of a request that has not ended) are not. When it turns out later that somebody else pays for a record, the ledger
+has an entry that takes it back, with negative figures and an id of its own, and that is told like any other. So each
+event is the same however often it is made or sent, and the sum of those of a tenant is what the ledger's own invoice
+says.
 
-OpenMeter and Lago get an event a record. Stripe takes whole numbers and 1,000 events a second at most, so it gets a sum
+What corrects a period that the ledger had closed is told at the time at which it was booked, not at that of the usage:
+the other side has closed the period too, and would drop it without a word.
+
+OpenMeter and Lago get an event an usage. Stripe takes whole numbers and 1,000 events a second at most, so it gets a sum
 for each tenant and hour. The part below one unit is carried to the tenant's next sum: nothing is rounded away.
 """
 
@@ -20,29 +23,33 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Struct
 
-from tenantry.core.billing.tallies import Kind, Owner
+from tenantry.core.billing.tallies import Kind
 
 CLOUD_EVENT_TYPE = "tenantry.usage.v1"
 HOUR_S = 3600
 
 
-class Entry(Struct, frozen=True, kw_only=True, tag="record"):
-    """What one record adds to its tenant's bill, or takes back from it: an even revision has negative figures.
+class Usage(Struct, frozen=True, kw_only=True, tag="usage"):
+    """One entry of the ledger that is a tenant's. Figures are negative where it takes back.
 
-    `input_tokens` are those that were computed, without the cached ones; of training, all GPU time is in
-    `prefill_gpu_ns`. `requests` is 1 for an attempt's last record. `compute_units_micro` are millionths.
+    `id` is the entry's, `record_id` the record's that it is about. `at_s` is Unix time: of the usage, or of the booking
+    where it corrects a closed period, which `corrects` names then. `input_tokens` are those that were computed, without
+    the cached ones; of training, all GPU time is in `prefill_gpu_ns`. `requests` is 1 for the record that ended an
+    attempt. `compute_units_micro` are millionths.
     """
 
+    id: str
     record_id: str
-    revision: int = 1
     kind: Kind = "request"
     tenant: str
     tier: str = ""
     model: str = ""
     version: str = ""
     adapter: str = ""
-    measured: str = "engine"
-    ended_s: float
+    measured: str = ""
+    period: str = ""
+    corrects: str = ""
+    at_s: float
     requests: int = 0
     prefill_gpu_ns: int = 0
     decode_gpu_ns: int = 0
@@ -52,11 +59,6 @@ class Entry(Struct, frozen=True, kw_only=True, tag="record"):
     compute_units_micro: int = 0
 
     @property
-    def id(self) -> str:
-        """The event's id: the record's own, and a suffix for what changes it later."""
-        return self.record_id if self.revision == 1 else f"{self.record_id}/revision/{self.revision}"
-
-    @property
     def gpu_ns(self) -> int:
         """GPU time of both phases."""
         return self.prefill_gpu_ns + self.decode_gpu_ns
@@ -64,13 +66,10 @@ class Entry(Struct, frozen=True, kw_only=True, tag="record"):
     @property
     def counts(self) -> bool:
         """Whether there is anything to tell: a part in which nothing was measured adds nothing."""
-        return any(getattr(self, name) for name in FIGURES)
-
-
-FIGURES = (
-    "requests", "prefill_gpu_ns", "decode_gpu_ns", "input_tokens", "cached_tokens", "output_tokens",
-    "compute_units_micro",
-)  # fmt: skip
+        return any((
+            self.requests, self.prefill_gpu_ns, self.decode_gpu_ns, self.input_tokens, self.cached_tokens,
+            self.output_tokens, self.compute_units_micro,
+        ))  # fmt: skip
 
 
 class HourSum(Struct, frozen=True, kw_only=True, tag="hour"):
@@ -90,7 +89,7 @@ class HourSum(Struct, frozen=True, kw_only=True, tag="hour"):
         return f"tenantry-{hashlib.sha256(said).hexdigest()[:40]}"
 
 
-Item = Entry | HourSum
+Item = Usage | HourSum
 
 _items: msgspec.json.Decoder[Item] = msgspec.json.Decoder(Item)
 
@@ -100,23 +99,9 @@ def read_item(data: bytes) -> Item:
     return _items.decode(data)
 
 
-def next_revision(owner: Owner, revision: int) -> int | None:
-    """Return the revision to tell next, None for nothing; `revision` is the last one that was told, 0 for none."""
-    counted = revision % 2 == 1
-    return None if counted == (owner == "tenant") else revision + 1
-
-
-def revised(entry: Entry, revision: int) -> Entry:
-    """Return a first revision as a later one."""
-    if revision % 2 == 1:
-        return msgspec.structs.replace(entry, revision=revision)
-    negative = {name: -getattr(entry, name) for name in FIGURES}
-    return msgspec.structs.replace(entry, revision=revision, **negative)
-
-
-def hour_of(ended_s: float) -> int:
+def hour_of(at_s: float) -> int:
     """Return the Unix time at which the hour began."""
-    return int(ended_s // HOUR_S) * HOUR_S
+    return int(at_s // HOUR_S) * HOUR_S
 
 
 def whole(micro: int, carry_micro: int, unit_micro: int) -> tuple[int, int]:
@@ -145,11 +130,11 @@ class CloudEvent(Struct, frozen=True, kw_only=True):
     data: dict[str, str | int]
 
 
-def cloud_event(entry: Entry, *, source: str, subject: str) -> CloudEvent:
-    """Return an entry as a CloudEvent."""
-    moment = datetime.fromtimestamp(round(entry.ended_s, 3), UTC)
+def cloud_event(usage: Usage, *, source: str, subject: str) -> CloudEvent:
+    """Return usage as a CloudEvent."""
+    moment = datetime.fromtimestamp(round(usage.at_s, 3), UTC)
     return CloudEvent(
-        id=entry.id, source=source, subject=subject, data=properties(entry),
+        id=usage.id, source=source, subject=subject, data=properties(usage),
         time=moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
     )  # fmt: skip
 
@@ -164,53 +149,56 @@ class LagoEvent(Struct, frozen=True, kw_only=True):
     properties: dict[str, str | int]
 
 
-def lago_event(entry: Entry, *, code: str, subscription: str) -> LagoEvent:
-    """Return an entry as Lago's event, to the millisecond."""
+def lago_event(usage: Usage, *, code: str, subscription: str) -> LagoEvent:
+    """Return usage as Lago's event, to the millisecond."""
     return LagoEvent(
-        transaction_id=entry.id, external_subscription_id=subscription, code=code,
-        timestamp=decimal_text(round(entry.ended_s * 1000), 3), properties=properties(entry),
+        transaction_id=usage.id, external_subscription_id=subscription, code=code,
+        timestamp=decimal_text(round(usage.at_s * 1000), 3), properties=properties(usage),
     )  # fmt: skip
 
 
-def properties(entry: Entry) -> dict[str, str | int]:
+def properties(usage: Usage) -> dict[str, str | int]:
     """Return what can be priced or grouped by. Fractions are decimal text: JSON's numbers are read as binary ones."""
     return {
-        "kind": entry.kind,
+        "kind": usage.kind,
         "owner": "tenant",
-        "record_id": entry.record_id,
-        "revision": entry.revision,
-        "tenant": entry.tenant,
-        "tier": entry.tier,
-        "model": entry.model,
-        "version": entry.version,
-        "adapter": entry.adapter,
-        "measured": entry.measured,
-        "requests": entry.requests,
-        "input_tokens": entry.input_tokens,
-        "cached_tokens": entry.cached_tokens,
-        "output_tokens": entry.output_tokens,
-        "gpu_seconds": decimal_text(entry.gpu_ns, 9),
-        "prefill_gpu_seconds": decimal_text(entry.prefill_gpu_ns, 9),
-        "decode_gpu_seconds": decimal_text(entry.decode_gpu_ns, 9),
-        "compute_units": decimal_text(entry.compute_units_micro, 6),
+        "record_id": usage.record_id,
+        "tenant": usage.tenant,
+        "tier": usage.tier,
+        "model": usage.model,
+        "version": usage.version,
+        "adapter": usage.adapter,
+        "measured": usage.measured,
+        "period": usage.period,
+        "corrects": usage.corrects,
+        "requests": usage.requests,
+        "input_tokens": usage.input_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+        "gpu_seconds": decimal_text(usage.gpu_ns, 9),
+        "prefill_gpu_seconds": decimal_text(usage.prefill_gpu_ns, 9),
+        "decode_gpu_seconds": decimal_text(usage.decode_gpu_ns, 9),
+        "compute_units": decimal_text(usage.compute_units_micro, 6),
     }
 
 
 def stripe_form(total: HourSum, *, source: str, event_name: str, customer: str) -> bytes:
     """Return a sum as the form of Stripe's `POST /v1/billing/meter_events`; its time is the hour's beginning."""
-    return urlencode({
-        "event_name": event_name,
-        "identifier": total.id(source),
-        "timestamp": str(total.hour),
-        "payload[stripe_customer_id]": customer,
-        "payload[value]": str(total.value),
-    }).encode()
+    return urlencode(
+        {
+            "event_name": event_name,
+            "identifier": total.id(source),
+            "timestamp": str(total.hour),
+            "payload[stripe_customer_id]": customer,
+            "payload[value]": str(total.value),
+        }
+    ).encode()
 
 
-def summed(entries: Iterable[Entry]) -> dict[tuple[str, int], int]:
+def summed(usages: Iterable[Usage]) -> dict[tuple[str, int], int]:
     """Return millionths of compute units by tenant and hour."""
     sums: dict[tuple[str, int], int] = {}
-    for entry in entries:
-        key = (entry.tenant, hour_of(entry.ended_s))
-        sums[key] = sums.get(key, 0) + entry.compute_units_micro
+    for usage in usages:
+        key = (usage.tenant, hour_of(usage.at_s))
+        sums[key] = sums.get(key, 0) + usage.compute_units_micro
     return sums

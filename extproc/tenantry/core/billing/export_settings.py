@@ -1,11 +1,11 @@
 """The document that says where usage is exported to: `tenantry ledger export run FILE`.
 
-    version: 1
-    source: prod-eu
-    since: "2026-11-01T00:00:00Z"
-    openmeter: {url: "https://openmeter.example", tokenFile: /run/secrets/openmeter}
-    lago: {url: "https://lago.example", tokenFile: /run/secrets/lago, code: tenantry_usage}
-    stripe: {tokenFile: /run/secrets/stripe, eventName: compute_units, customers: {acme: cus_123}}
+version: 1
+source: prod-eu
+since: "2026-11-01T00:00:00Z"
+openmeter: {url: "https://openmeter.example", tokenFile: /run/secrets/openmeter}
+lago: {url: "https://lago.example", tokenFile: /run/secrets/lago, code: tenantry_usage}
+stripe: {tokenFile: /run/secrets/stripe, eventName: compute_units, customers: {acme: cus_123}}
 """
 
 from datetime import UTC, datetime
@@ -41,8 +41,8 @@ class Destination(Document, frozen=True, kw_only=True):
 class OpenMeter(Destination, frozen=True, kw_only=True):
     """`subjects`: a tenant's subject, where it is not the tenant's name.
 
-    `remembers_hours` is how long OpenMeter knows the ids that it has seen. It has to be told to at all, and then forgets
-    after 24 hours unless `dedupe.config.expiration` says otherwise.
+    `remembers_hours` is how long OpenMeter knows the ids that it has seen. It has to be told to at all, and then
+    forgets after 24 hours unless `dedupe.config.expiration` says otherwise.
     """
 
     url: Url
@@ -80,14 +80,12 @@ class Stripe(Destination, frozen=True, kw_only=True):
 class ExportSettings(Document, frozen=True, kw_only=True):
     """`source` names this ledger among others that report to the same place; it must never change.
 
-    Usage that ended before `since` is not exported. A record is settled, and told, once its attempt has ended, or
-    `settle_seconds` after it was booked.
+    Usage that ended before `since` is not exported: it was billed otherwise.
     """
 
     version: Literal[1] = 1
     source: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}$")]
     since: Annotated[str, Meta(max_length=40, description='in quotes: "2026-11-01T00:00:00Z"')]
-    settle_seconds: Annotated[float, Meta(ge=0, le=86_400)] = 60.0
     openmeter: OpenMeter | None = None
     lago: Lago | None = None
     stripe: Stripe | None = None

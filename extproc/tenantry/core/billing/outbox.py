@@ -6,9 +6,9 @@
        +--unknown, while the destination remembers     parked --a person: discard--> discarded
        +--unknown, for longer than it remembers -----> parked
 
-An event is *in doubt* from the moment of the first send whose fate is unknown; that moment is on disk before a byte goes
-out. It may be sent again while the destination is sure to recognise it, and no longer: then nobody but a person can
-say whether it was counted. While in doubt the very same bytes are sent, whatever has become of the settings.
+An event is *in doubt* from the moment of the first send whose fate is unknown; that moment is on disk before a byte
+goes out. It may be sent again while the destination is sure to recognise it, and no longer: then nobody but a person
+can say whether it was counted. While in doubt the very same bytes are sent, whatever has become of the settings.
 """
 
 from typing import Literal

@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from tenantry.adapters.ledger.export.outbox import Claimed, Render, Unmapped
 from tenantry.core.billing.answers import MAX_ANSWER_BYTES, Answer
-from tenantry.core.billing.export import Entry, HourSum, Item, cloud_event, lago_event, stripe_form
+from tenantry.core.billing.export import HourSum, Item, Usage, cloud_event, lago_event, stripe_form
 from tenantry.core.billing.export_settings import DestinationName, ExportSettings, Lago, OpenMeter, Stripe
 
 MAX_TOKEN_BYTES = 64 * 1024
@@ -60,9 +60,12 @@ class Http:
             raise RuntimeError("not entered")
         try:
             # All of it, the answer's last byte too, within the one time.
-            async with asyncio.timeout(seconds), self._session.post(
-                url, data=body, headers=headers, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=None)
-            ) as response:
+            async with (
+                asyncio.timeout(seconds),
+                self._session.post(
+                    url, data=body, headers=headers, allow_redirects=False, timeout=aiohttp.ClientTimeout(total=None)
+                ) as response,
+            ):
                 return Answer(
                     status=response.status, body=await _read(response),
                     retry_after_s=_retry_after(response.headers.get("retry-after"), self._now()),
@@ -79,10 +82,10 @@ def renderer(name: DestinationName, settings: ExportSettings) -> Render:
     """Return what makes the text to send of an item, by the settings of this moment."""
 
     def render(item: Item) -> str | Unmapped:
-        if name == "openmeter" and settings.openmeter is not None and isinstance(item, Entry):
+        if name == "openmeter" and settings.openmeter is not None and isinstance(item, Usage):
             subject = settings.openmeter.subjects.get(item.tenant, item.tenant)
             return msgspec.json.encode(cloud_event(item, source=settings.source, subject=subject)).decode()
-        if name == "lago" and settings.lago is not None and isinstance(item, Entry):
+        if name == "lago" and settings.lago is not None and isinstance(item, Usage):
             subscription = settings.lago.subscriptions.get(item.tenant, item.tenant)
             return msgspec.json.encode(lago_event(item, code=settings.lago.code, subscription=subscription)).decode()
         if name == "stripe" and settings.stripe is not None and isinstance(item, HourSum):
@@ -106,9 +109,7 @@ def _url(name: DestinationName, settings: OpenMeter | Lago | Stripe) -> str:
     return settings.url.rstrip("/") + path
 
 
-def _headers(
-    name: DestinationName, settings: OpenMeter | Lago | Stripe, events: Sequence[Claimed]
-) -> dict[str, str]:
+def _headers(name: DestinationName, settings: OpenMeter | Lago | Stripe, events: Sequence[Claimed]) -> dict[str, str]:
     # Exactly so: OpenMeter compares the whole header, a charset would be another type.
     types = {
         "openmeter": "application/cloudevents-batch+json",

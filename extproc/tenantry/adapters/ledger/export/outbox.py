@@ -1,8 +1,8 @@
 """The outbox: what is to be sent, what is on its way, what became of it. Each method is one transaction.
 
-The rules are `core.billing.outbox`'s. Before a byte goes out, `claim` has written that it may; after an answer, `finish`
-writes what it meant. A process that dies in between leaves rows in state `sending`: the next claim finds them, and they
-are in doubt.
+The rules are `core.billing.outbox`'s. Before a byte goes out, `claim` has written that it may; after an answer,
+`finish` writes what it meant. A process that dies in between leaves rows in state `sending`: the next claim finds them,
+and they are in doubt.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +19,9 @@ from tenantry.core.billing.outbox import State, after, overdue
 from tenantry.core.errors import TenantryError
 
 LEASE = "exporter"
+LEASE_SECONDS = 60.0
+KEEP_SECONDS = 45 * 86_400
+"""What was sent is kept so long for people to look at; Stripe takes nothing that is older than 35 days."""
 
 
 class LeaseLostError(TenantryError):
@@ -81,7 +84,7 @@ class Parked(Struct, frozen=True, kw_only=True):
     destination: str
     id: str
     tenant: str
-    ended_s: float
+    at_s: float
     reason: str
     changed_s: float
     doubtful_since_s: float | None
@@ -89,7 +92,7 @@ class Parked(Struct, frozen=True, kw_only=True):
     counted: int = 0
 
 
-_COLUMNS = "id, item, tries, answers, doubtful_since_s, body, ended_s"
+_COLUMNS = "id, item, tries, answers, doubtful_since_s, body, at_s"
 _PARK = (
     "UPDATE export_events SET state = 'parked', reason = ?, changed_s = ? WHERE destination = ? AND id = ? "
     "AND state = 'pending'"
@@ -103,7 +106,7 @@ class Outbox:
         self._tables = tables
         self.holder = holder
 
-    async def lease(self, now_s: float, seconds: float) -> bool:
+    async def lease(self, now_s: float) -> bool:
         """Take or keep the right to export; return whether this process has it. One process has it at a time."""
         async with self._tables.transaction() as tx:
             rows = await tx.rows(
@@ -111,7 +114,7 @@ class Outbox:
                 "holder = excluded.holder, until_s = excluded.until_s WHERE export_lease.holder = excluded.holder "
                 # A clock that was set back must not keep everybody out.
                 "OR export_lease.until_s <= ? OR export_lease.until_s > ? RETURNING holder",
-                LEASE, self.holder, now_s + seconds, now_s, now_s + 10 * seconds,
+                LEASE, self.holder, now_s + LEASE_SECONDS, now_s, now_s + 10 * LEASE_SECONDS,
             )  # fmt: skip
             return bool(rows)
 
@@ -136,12 +139,12 @@ class Outbox:
         Raises LeaseLostError. `fresh`: those that were tried least come first, else those that are in doubt.
         """
         async with self._tables.transaction() as tx:
-            await self._check_lease(tx)
+            await self.hold(tx, now_s)
             await tx.rows(
                 "UPDATE export_events SET state = 'pending' WHERE destination = ? AND state = 'sending'", destination
             )
             parked = await _park_overdue(tx, destination, remembers_hours, now_s)
-            order = "tries, ended_s, id" if fresh else "doubtful_since_s IS NULL, doubtful_since_s, tries, ended_s, id"
+            order = "tries, at_s, id" if fresh else "doubtful_since_s IS NULL, doubtful_since_s, tries, at_s, id"
             rows = await tx.rows(
                 f"SELECT {_COLUMNS} FROM export_events WHERE destination = ? AND state = 'pending' "  # noqa: S608
                 f"ORDER BY {order} LIMIT ?", destination, size,
@@ -168,10 +171,10 @@ class Outbox:
         for fate in fates:
             now = after(fate.verdict, fate.words, doubtful_before_s=fate.event.doubtful_before_s, sent_s=sent_s)
             # Out of doubt, it is rendered anew the next time: the settings may have been mended.
-            keep = now.doubtful_since_s is not None or now.state == "done"
+            body = fate.event.body if now.doubtful_since_s is not None else None
             changes.append((
-                now.state, now.doubtful_since_s, now.reason, fate.event.body if keep else None, int(fate.answered),
-                sent_s, destination, fate.event.id,
+                now.state, now.doubtful_since_s, now.reason, body, int(fate.answered), sent_s, destination,
+                fate.event.id,
             ))  # fmt: skip
         async with self._tables.transaction() as tx:
             await tx.many(
@@ -179,6 +182,15 @@ class Outbox:
                 "answers = answers + ?, changed_s = ? WHERE destination = ? AND id = ? AND state = 'sending'",
                 changes,
             )
+
+    async def forget(self, now_s: float, limit: int = 5_000) -> None:
+        """Forget events that have been done for long, `limit` at most."""
+        async with self._tables.transaction() as tx:
+            rows = await tx.rows(
+                "SELECT destination, id FROM export_events WHERE state IN ('done', 'discarded') AND changed_s < ? LIMIT ?",
+                now_s - KEEP_SECONDS, limit,
+            )  # fmt: skip
+            await tx.many("DELETE FROM export_events WHERE destination = ? AND id = ?", rows)
 
     async def standing(self) -> list[Standing]:
         """Return each destination's figures."""
@@ -202,7 +214,7 @@ class Outbox:
         """Return what waits for a person, longest first."""
         async with self._tables.transaction() as tx:
             rows = await tx.rows(
-                "SELECT destination, id, tenant, ended_s, reason, changed_s, doubtful_since_s, item FROM export_events "
+                "SELECT destination, id, tenant, at_s, reason, changed_s, doubtful_since_s, item FROM export_events "
                 "WHERE state = 'parked' AND (destination = ? OR ? = '') ORDER BY changed_s, id LIMIT ?",
                 destination or "", destination or "", limit,
             )  # fmt: skip
@@ -225,15 +237,22 @@ class Outbox:
                 if not rows:
                     raise NoEventError(await _not_parked(tx, destination, event_id))
 
-    async def _check_lease(self, tx: Transaction) -> None:
-        rows = await tx.rows("SELECT holder FROM export_lease WHERE name = ?", LEASE)
-        if [row[0] for row in rows] != [self.holder]:
+    async def hold(self, tx: Transaction, now_s: float) -> None:
+        """Make sure, in a transaction, that this process may export; raise LeaseLostError.
+
+        It writes, so that another process that takes the right over waits for the transaction's end.
+        """
+        rows = await tx.rows(
+            "UPDATE export_lease SET until_s = ? WHERE name = ? AND holder = ? RETURNING holder",
+            now_s + LEASE_SECONDS, LEASE, self.holder,
+        )  # fmt: skip
+        if not rows:
             raise LeaseLostError("another exporter has taken over")
 
 
 def _claimed(row: tuple[Any, ...], render: Render, oldest_s: float | None) -> Claimed | Unmapped:
-    event_id, item, _tries, answers, doubtful_since_s, body, ended_s = row
-    if oldest_s is not None and ended_s < oldest_s:
+    event_id, item, _tries, answers, doubtful_since_s, body, at_s = row
+    if oldest_s is not None and at_s < oldest_s:
         return Unmapped(why="older than the destination takes")
     if doubtful_since_s is None or body is None:
         body = render(read_item(item.encode()))
@@ -258,17 +277,17 @@ async def _park_overdue(
 
 
 async def _parked(tx: Transaction, row: tuple[Any, ...]) -> Parked:
-    destination, event_id, tenant, ended_s, reason, changed_s, doubtful_since_s, text = row
+    destination, event_id, tenant, at_s, reason, changed_s, doubtful_since_s, text = row
     item = read_item(text.encode())
     counted = 0
     if isinstance(item, HourSum):
         others = await tx.rows(
-            "SELECT item FROM export_events WHERE destination = ? AND state = 'done' AND tenant = ? AND ended_s = ?",
-            destination, tenant, ended_s,
+            "SELECT item FROM export_events WHERE destination = ? AND state = 'done' AND tenant = ? AND at_s = ?",
+            destination, tenant, at_s,
         )  # fmt: skip
         counted = sum(other.value for (each,) in others if isinstance(other := read_item(each.encode()), HourSum))
     return Parked(
-        destination=destination, id=event_id, tenant=tenant, ended_s=ended_s, reason=reason, changed_s=changed_s,
+        destination=destination, id=event_id, tenant=tenant, at_s=at_s, reason=reason, changed_s=changed_s,
         doubtful_since_s=doubtful_since_s, item=item, counted=counted,
     )  # fmt: skip
 
@@ -284,10 +303,10 @@ async def add(
 ) -> None:
     """Add items (id, Unix time of the usage, item); one that is there already stays as it is."""
     await tx.many(
-        "INSERT INTO export_events (destination, id, tenant, ended_s, item, added_s, state, changed_s) "
+        "INSERT INTO export_events (destination, id, tenant, at_s, item, added_s, state, changed_s) "
         "VALUES (?, ?, ?, ?, ?, ?, 'pending', ?) ON CONFLICT (destination, id) DO NOTHING",
         [
-            (destination, event_id, item.tenant, ended_s, msgspec.json.encode(item).decode(), now_s, now_s)
-            for event_id, ended_s, item in items
+            (destination, event_id, item.tenant, at_s, msgspec.json.encode(item).decode(), now_s, now_s)
+            for event_id, at_s, item in items
         ],
     )

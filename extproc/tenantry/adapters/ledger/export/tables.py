@@ -12,12 +12,8 @@ CREATE TABLE IF NOT EXISTS export_lease (
   name TEXT PRIMARY KEY, holder TEXT NOT NULL, until_s DOUBLE PRECISION NOT NULL
 );
 
-CREATE TABLE IF NOT EXISTS export_revisions (
-  destination TEXT NOT NULL, record_id TEXT NOT NULL, revision INTEGER NOT NULL, PRIMARY KEY (destination, record_id)
-);
-
 CREATE TABLE IF NOT EXISTS export_cursors (
-  destination TEXT PRIMARY KEY, place BIGINT NOT NULL
+  destination TEXT PRIMARY KEY, seq BIGINT NOT NULL
 );
 
 CREATE TABLE IF NOT EXISTS export_sums (

@@ -82,9 +82,7 @@ class SqliteTables:
 
 
 class _Transaction:
-    def __init__(
-        self, connection: sqlite3.Connection, do: Callable[[Callable[[], Any]], Any]
-    ) -> None:
+    def __init__(self, connection: sqlite3.Connection, do: Callable[[Callable[[], Any]], Any]) -> None:
         self._connection = connection
         self._do = do
 
