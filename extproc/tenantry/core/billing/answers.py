@@ -97,7 +97,7 @@ def _faulty(destination: DestinationName, ids: tuple[str, ...], answer: Answer) 
 
 
 def _lago(ids: tuple[str, ...], body: Any) -> Reading | None:
-    """Read `error_details`: by an event's place in the batch, or of a batch of one as it is. The rest was not booked."""
+    """Read `error_details`: by an event's place, or as it is for a batch of one. The rest was not booked."""
     details = body.get("error_details") if isinstance(body, dict) else None
     if not isinstance(details, dict) or not details:
         return None

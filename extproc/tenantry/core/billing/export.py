@@ -23,10 +23,11 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import Struct
 
+from tenantry.core.billing.booking import Entry
+from tenantry.core.billing.periods import hour_of
 from tenantry.core.billing.tallies import Kind
 
 CLOUD_EVENT_TYPE = "tenantry.usage.v1"
-HOUR_S = 3600
 
 
 class Usage(Struct, frozen=True, kw_only=True, tag="usage"):
@@ -99,9 +100,19 @@ def read_item(data: bytes) -> Item:
     return _items.decode(data)
 
 
-def hour_of(at_s: float) -> int:
-    """Return the Unix time at which the hour began."""
-    return int(at_s // HOUR_S) * HOUR_S
+def usage_of(entry: Entry) -> Usage | None:
+    """Return what is told of an entry, None for nothing: it is the operator's, or adds nothing."""
+    if entry.owner != "tenant":
+        return None
+    usage = Usage(
+        id=entry.id, record_id=entry.record_id, kind=entry.kind, tenant=entry.tenant, tier=entry.tier,
+        model=entry.model, version=entry.version, adapter=entry.adapter, measured=entry.measured, period=entry.period,
+        corrects=entry.corrects, at_s=entry.booked_s if entry.corrects else entry.ended_s, requests=entry.requests,
+        prefill_gpu_ns=entry.prefill_gpu_ns, decode_gpu_ns=entry.decode_gpu_ns, input_tokens=entry.input_tokens,
+        cached_tokens=entry.cached_tokens, output_tokens=entry.output_tokens,
+        compute_units_micro=entry.compute_units_micro,
+    )  # fmt: skip
+    return usage if usage.counts else None
 
 
 def whole(micro: int, carry_micro: int, unit_micro: int) -> tuple[int, int]:

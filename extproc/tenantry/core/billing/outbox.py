@@ -45,7 +45,7 @@ def overdue(doubtful_since_s: float | None, remembers_hours: float | None, now_s
 
 
 def after(verdict: Verdict, words: str, *, doubtful_before_s: float | None, sent_s: float) -> After:
-    """Return what follows from a verdict on a send at `sent_s`; before it, the event was in doubt since then, or not."""
+    """Return what follows from a verdict on a send; None: the event was not in doubt before it."""
     if verdict == "taken":
         return After(state="done")
     if verdict == "unknown":
@@ -89,5 +89,5 @@ class Pace(Struct, frozen=True, kw_only=True):
         return Pace(size=1, most=self.most, failures=self.failures + 1, not_before_s=now_s + pause_s)
 
     def due(self, now_s: float) -> bool:
-        """Return whether the destination may be tried; a clock that was set back delays it by its longest pause at most."""
+        """Return whether the destination may be tried; a clock that was set back does not hold it up for longer."""
         return now_s >= self.not_before_s or now_s < self.not_before_s - MAX_RETRY_AFTER_S

@@ -5,63 +5,72 @@ wherever a process ends.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
-from tenantry.adapters.ledger.export.outbox import Outbox, add
+from tenantry.adapters.ledger.export.outbox import LeaseLostError, Outbox, add
 from tenantry.adapters.ledger.export.tables import Tables, Transaction
-from tenantry.core.billing.export import HOUR_S, HourSum, Usage, summed, whole
+from tenantry.core.billing.booking import Entry
+from tenantry.core.billing.export import HourSum, Usage, summed, usage_of, whole
 from tenantry.core.billing.export_settings import DestinationName, ExportSettings
+from tenantry.core.billing.periods import HOUR_S
 
 PAGE = 500
 LAG_S = 300.0
 """A sum is told so long after its hour ended, so that what is booked late is mostly in it."""
 
-_USAGE = (
-    "id", "record_id", "kind", "tenant", "tier", "model", "version", "adapter", "measured", "period", "corrects",
-    "requests", "prefill_gpu_ns", "decode_gpu_ns", "input_tokens", "cached_tokens", "output_tokens",
-    "compute_units_micro",
-)  # fmt: skip
-_SELECT = (
-    f"SELECT seq, owner, ended_s, booked_s, {', '.join(_USAGE)} FROM ledger_entries "  # noqa: S608  # our own names
-    "WHERE seq > ? ORDER BY seq LIMIT ?"
-)
+
+class Entries(Protocol):
+    """A ledger, as far as an export reads it."""
+
+    async def entries(self, after: int, limit: int) -> list[Entry]:
+        """Return up to `limit` entries beyond a `seq`, in order; may raise LedgerUnavailableError."""
 
 
 class Collector:
     """Fills the outbox of one ledger."""
 
-    def __init__(self, tables: Tables, outbox: Outbox, settings: ExportSettings) -> None:
+    def __init__(self, ledger: Entries, tables: Tables, outbox: Outbox, settings: ExportSettings) -> None:
+        self._ledger = ledger
         self._tables = tables
         self._outbox = outbox
         self._settings = settings
 
     async def collect(self, destination: DestinationName, now_s: float) -> bool:
         """Add a page of events, and the sums that are due; return whether there may be more. Raises LeaseLostError."""
-        async with self._tables.transaction() as tx:
-            await self._outbox.hold(tx, now_s)
-            rows = await tx.rows("SELECT seq FROM export_cursors WHERE destination = ?", destination)
-            entries = await tx.rows(_SELECT, rows[0][0] if rows else 0, PAGE)
-            usages = [usage for entry in entries if (usage := self._usage(entry)) is not None]
-            if self._settings.stripe is not None and destination == "stripe":
-                await _sum_up(tx, destination, usages, now_s)
-                await _tell_sums(tx, destination, self._settings.source, self._settings.stripe.unit_micro, now_s)
-            else:
-                await add(tx, destination, [(usage.id, usage.at_s, usage) for usage in usages], now_s)
-            if entries:
-                await tx.rows(
-                    "INSERT INTO export_cursors (destination, seq) VALUES (?, ?) "
-                    "ON CONFLICT (destination) DO UPDATE SET seq = excluded.seq RETURNING seq",
-                    destination, entries[-1][0],
-                )  # fmt: skip
+        before = await self._place(destination)
+        entries = await self._ledger.entries(before, PAGE)
+        usages = [
+            usage
+            for entry in entries
+            if entry.ended_s >= self._settings.since_s and (usage := usage_of(entry)) is not None
+        ]
+        stripe = self._settings.stripe if destination == "stripe" else None
+        if entries or stripe is not None:
+            async with self._tables.transaction() as tx:
+                await self._outbox.hold(tx, now_s)
+                await _move(tx, destination, before, entries[-1].seq if entries else before)
+                if stripe is None:
+                    await add(tx, destination, [(usage.id, usage.at_s, usage) for usage in usages], now_s)
+                else:
+                    await _sum_up(tx, destination, usages, now_s)
+                    await _tell_sums(tx, destination, self._settings.source, stripe.unit_micro, now_s)
         return len(entries) >= PAGE
 
-    def _usage(self, entry: tuple[Any, ...]) -> Usage | None:
-        _, owner, ended_s, booked_s, *values = entry
-        if owner != "tenant" or ended_s < self._settings.since_s:
-            return None
-        fields = dict(zip(_USAGE, values, strict=True))
-        usage = Usage(at_s=booked_s if fields["corrects"] else ended_s, **fields)
-        return usage if usage.counts else None
+    async def _place(self, destination: DestinationName) -> int:
+        async with self._tables.transaction() as tx:
+            rows = await tx.rows("SELECT seq FROM export_cursors WHERE destination = ?", destination)
+        return int(rows[0][0]) if rows else 0
+
+
+async def _move(tx: Transaction, destination: DestinationName, before: int, now: int) -> None:
+    """Write how far a destination has come; raise LeaseLostError when it was elsewhere, whoever did it."""
+    rows = await tx.rows(
+        "INSERT INTO export_cursors (destination, seq) VALUES (?, ?) ON CONFLICT (destination) "
+        "DO UPDATE SET seq = excluded.seq WHERE export_cursors.seq = ? RETURNING seq",
+        destination, now, before,
+    )  # fmt: skip
+    if not rows:
+        raise LeaseLostError("another exporter has been at it")
 
 
 async def _sum_up(tx: Transaction, destination: DestinationName, usages: Sequence[Usage], now_s: float) -> None:

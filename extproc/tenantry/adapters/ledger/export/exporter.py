@@ -6,14 +6,11 @@ for any of it, and what cannot be exported now waits in the ledger.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
-from typing import Self
 
 from tenantry.adapters import logs
-from tenantry.adapters.ledger.export.collector import Collector
-from tenantry.adapters.ledger.export.http import Http, renderer
+from tenantry.adapters.ledger.export.collector import Collector, Entries
+from tenantry.adapters.ledger.export.http import Sender, renderer
 from tenantry.adapters.ledger.export.metrics import ExportMetrics
 from tenantry.adapters.ledger.export.outbox import LEASE_SECONDS, Claimed, Fate, LeaseLostError, Outbox
 from tenantry.adapters.ledger.export.tables import Tables
@@ -30,15 +27,14 @@ STRIPE_TAKES_SECONDS = 34 * 86_400
 
 
 class Exporter:
-    """Exports one ledger to the destinations of `settings`. `now` is Unix time, `chance` a draw from 0 to 1.
-
-    `async with` opens what sends. Then `run`, or call `collect` and `deliver` while the outbox is leased.
-    """
+    """Exports one ledger to the destinations of `settings`. `now` is Unix time, `chance` a draw from 0 to 1."""
 
     def __init__(
         self,
+        ledger: Entries,
         tables: Tables,
         settings: ExportSettings,
+        sender: Sender,
         *,
         holder: str,
         now: Callable[[], float],
@@ -46,31 +42,18 @@ class Exporter:
         metrics: ExportMetrics,
     ) -> None:
         self.outbox = Outbox(tables, holder=holder)
-        self._collector = Collector(tables, self.outbox, settings)
+        self._collector = Collector(ledger, tables, self.outbox, settings)
         self._settings = settings
         self._now = now
         self._chance = chance
         self._metrics = metrics
-        self._http = Http(now)
+        self._sender = sender
         self._paces = {name: _pace(_of(settings, name)) for name in settings.names()}
         self._troubles: dict[str, str] = {}
         self._leased = False
 
-    async def __aenter__(self) -> Self:
-        """Open what sends."""
-        await self._http.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it, and give the lease back where that is possible."""
-        await self._http.__aexit__(kind, error, trace)
-        with contextlib.suppress(LedgerUnavailableError):
-            await self.outbox.release()
-
     async def run(self) -> None:
-        """Export until cancelled. A database that fails is tried again, and while another process exports, this waits."""
+        """Export until cancelled. It tries a failing database again, and waits for another exporter."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat(self._keep, LEASE_EVERY_SECONDS))
             for name in self._settings.names():
@@ -142,7 +125,7 @@ class Exporter:
             batch = waiting.pop()
             if abs(self._now() - claimed_s) > LEASE_SECONDS:  # stalled, or halving for long: somebody else may be at it
                 return [*fates, *_not_sent([batch, *waiting])], "the batch took too long", None
-            answer = await self._http.send(name, _of(self._settings, name), batch)
+            answer = await self._sender.send(name, _of(self._settings, name), batch)
             reading = read_answer(name, tuple(event.id for event in batch), answer)
             if "split" in reading.verdicts:
                 middle = len(batch) // 2

@@ -10,7 +10,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import aiohttp
 import msgspec
@@ -26,8 +26,17 @@ _NOT_LEFT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aioht
 """No connection, so not a byte of the request got anywhere."""
 
 
+class Sender(Protocol):
+    """What an exporter sends by."""
+
+    async def send(
+        self, name: DestinationName, settings: OpenMeter | Lago | Stripe, events: Sequence[Claimed]
+    ) -> Answer:
+        """Send events, of Stripe one, and return what came back; nothing is raised but cancellation."""
+
+
 class Http:
-    """One session for all destinations. `now` is Unix time, for a Retry-After that is a date."""
+    """A Sender. One session for all destinations. `now` is Unix time, for a Retry-After that is a date."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -48,7 +57,7 @@ class Http:
     async def send(
         self, name: DestinationName, settings: OpenMeter | Lago | Stripe, events: Sequence[Claimed]
     ) -> Answer:
-        """Send events, of Stripe one, and return what came back; nothing is raised but cancellation."""
+        """See Sender."""
         try:
             headers = _headers(name, settings, events)
         except (OSError, ValueError) as error:

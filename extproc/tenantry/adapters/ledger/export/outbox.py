@@ -187,7 +187,8 @@ class Outbox:
         """Forget events that have been done for long, `limit` at most."""
         async with self._tables.transaction() as tx:
             rows = await tx.rows(
-                "SELECT destination, id FROM export_events WHERE state IN ('done', 'discarded') AND changed_s < ? LIMIT ?",
+                "SELECT destination, id FROM export_events WHERE state IN ('done', 'discarded') AND changed_s < ? "
+                "LIMIT ?",
                 now_s - KEEP_SECONDS, limit,
             )  # fmt: skip
             await tx.many("DELETE FROM export_events WHERE destination = ? AND id = ?", rows)
