@@ -37,8 +37,8 @@ Reply = tuple[int, bytes]
 class BillingStandIn:
     """All three at once. `counted` is how often each event counted, `total` what it comes to by customer.
 
-    `weather(path)` says what becomes of a request: "" for nothing in particular; a status, answered without a look; the same
-    with a `+`: after it was taken; "hang", "hang+": no answer; "garbage", "garbage+": a page that is no answer.
+    `weather(path)` says what becomes of a request: "" for nothing in particular; a status, answered without a look; the
+    same with a `+`: after it was taken; "hang", "hang+": no answer; "garbage", "garbage+": a page that is no answer.
     Customers in `refused` are refused for good.
     """
 
@@ -105,7 +105,12 @@ class BillingStandIn:
             elif ("lago", event["transaction_id"]) in self.seen_s:
                 details[str(place)] = {"transaction_id": ["value_already_exist"]}
         if details:
-            said = {"status": 422, "error": "Unprocessable Entity", "code": "validation_errors", "error_details": details}
+            said = {
+                "status": 422,
+                "error": "Unprocessable Entity",
+                "code": "validation_errors",
+                "error_details": details,
+            }
             return 422, json.dumps(said).encode()
         for event in events:
             self._is_new("lago", event["transaction_id"], None)
@@ -121,7 +126,11 @@ class BillingStandIn:
 
     def _stripe_new(self, form: dict[str, str]) -> Reply:
         expected = {"event_name", "identifier", "timestamp", "payload[stripe_customer_id]", "payload[value]"}
-        if set(form) != expected or len(form["identifier"]) > 100 or re.fullmatch(r"-?\d+", form["payload[value]"]) is None:
+        if (
+            set(form) != expected
+            or len(form["identifier"]) > 100
+            or re.fullmatch(r"-?\d+", form["payload[value]"]) is None
+        ):
             self.faults.append(f"form {form}")
             return 400, b'{"error": {"type": "invalid_request_error", "message": "invalid"}}'
         if not self.now() - 35 * 24 * HOUR <= int(form["timestamp"]) <= self.now() + 300:
@@ -130,7 +139,10 @@ class BillingStandIn:
             return 400, b'{"error": {"type": "invalid_request_error", "message": "No such customer"}}'
         identifier = form["identifier"]
         if not self._is_new("stripe", identifier, 24.0):
-            said = {"type": "invalid_request_error", "message": f"An event already exists with identifier {identifier}."}
+            said = {
+                "type": "invalid_request_error",
+                "message": f"An event already exists with identifier {identifier}.",
+            }
             return 400, json.dumps({"error": said}).encode()
         self._count(identifier, form["payload[stripe_customer_id]"], Decimal(form["payload[value]"]))
         return 200, json.dumps({"object": "billing.meter_event", "identifier": identifier}).encode()
@@ -149,12 +161,10 @@ class BillingStandIn:
 
 def cloud_event_faults(event: Any) -> list[str]:
     """Return what is wrong with a CloudEvent in JSON (cloudevents/spec 1.0.2, spec.md and json-format.md)."""
-    faults = []
     if not isinstance(event, dict):
         return ["no object"]
-    for name in ("specversion", "id", "source", "type"):
-        if not isinstance(event.get(name), str) or not event[name]:
-            faults.append(f"{name} is missing or empty")
+    required = ("specversion", "id", "source", "type")
+    faults = [f"{name} is missing" for name in required if not isinstance(event.get(name), str) or not event[name]]
     if event.get("specversion") != "1.0":
         faults.append("specversion is not 1.0")
     if "subject" in event and not event["subject"]:

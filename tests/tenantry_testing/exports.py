@@ -13,7 +13,14 @@ from tenantry.adapters.ledger.export.outbox import LEASE_SECONDS, Claimed
 from tenantry.adapters.ledger.export.tables_sqlite import SqliteTables
 from tenantry.core.billing.answers import Answer
 from tenantry.core.billing.booking import Entry
-from tenantry.core.billing.export_settings import DestinationName, ExportSettings, Lago, OpenMeter, Stripe, parse_settings
+from tenantry.core.billing.export_settings import (
+    DestinationName,
+    ExportSettings,
+    Lago,
+    OpenMeter,
+    Stripe,
+    parse_settings,
+)
 from tenantry.core.billing.periods import hour_of, period_of
 from tenantry_testing.billing_standins import TOKEN, BillingStandIn
 
@@ -144,8 +151,9 @@ class Rig:
         while self.clock.now_s < end_s:
             for name in names:
                 await self.step(name)
-            due_s = min(self.exporter._paces[name].not_before_s for name in names)
-            self.clock.now_s = min(max(due_s, self.clock.now_s + 1) if due_s > self.clock.now_s else self.clock.now_s + 600, end_s)
+            tries = [self.exporter._paces[name].not_before_s for name in names]
+            ahead = [due_s for due_s in tries if due_s > self.clock.now_s]
+            self.clock.now_s = min([*ahead, self.clock.now_s + 600, end_s])
         for name in names:
             await self.step(name)
 

@@ -116,8 +116,10 @@ def usage_of(entry: Entry) -> Usage | None:
 
 
 def whole(micro: int, carry_micro: int, unit_micro: int) -> tuple[int, int]:
-    """Return so many whole units, and what is carried on: from 0 up to, but not including, one unit."""
-    return divmod(micro + carry_micro, unit_micro)
+    """Return so many whole units, and what is carried on: less than one unit, on the side of zero where the sum is."""
+    total = micro + carry_micro
+    units = abs(total) // unit_micro * (1 if total >= 0 else -1)
+    return units, total - units * unit_micro
 
 
 def decimal_text(value: int, digits: int) -> str:
