@@ -35,7 +35,7 @@ Reply = tuple[int, bytes]
 
 @dataclass
 class BillingStandIn:
-    """All three at once. `counted` is how often each event counted, `total` what it comes to by customer.
+    """All three at once. `counted` and `counted_at` are how often each event counted, `total` what it comes to by customer.
 
     `weather(path)` says what becomes of a request: "" for nothing in particular; a status, answered without a look; the
     same with a `+`: after it was taken; "hang", "hang+": no answer; "garbage", "garbage+": a page that is no answer.
@@ -47,6 +47,7 @@ class BillingStandIn:
     refused: set[str] = field(default_factory=set)
     weather: Callable[[str], str] = lambda _path: ""
     counted: Counter[str] = field(default_factory=Counter)
+    counted_at: Counter[tuple[str, str]] = field(default_factory=Counter)
     total: Counter[str] = field(default_factory=Counter)
     seen_s: dict[tuple[str, str], float] = field(default_factory=dict)
     keys: dict[str, Reply] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class BillingStandIn:
             return 400, b'{"title": "Bad Request", "detail": "invalid event"}'
         for event in events:
             if self._is_new("openmeter", f"{event['source']} {event['id']}", self.remembers_hours):
-                self._count(event["id"], event["subject"], Decimal(event["data"]["compute_units"]))
+                self._count("openmeter", event["id"], event["subject"], Decimal(event["data"]["compute_units"]))
         return 204, b""
 
     def _lago(self, headers: Mapping[str, str], body: bytes) -> Reply:
@@ -115,7 +116,7 @@ class BillingStandIn:
         for event in events:
             self._is_new("lago", event["transaction_id"], None)
             units = Decimal(event["properties"]["compute_units"])
-            self._count(event["transaction_id"], event["external_subscription_id"], units)
+            self._count("lago", event["transaction_id"], event["external_subscription_id"], units)
         return 200, json.dumps({"events": events}).encode()
 
     def _stripe(self, headers: Mapping[str, str], body: bytes) -> Reply:
@@ -144,7 +145,7 @@ class BillingStandIn:
                 "message": f"An event already exists with identifier {identifier}.",
             }
             return 400, json.dumps({"error": said}).encode()
-        self._count(identifier, form["payload[stripe_customer_id]"], Decimal(form["payload[value]"]))
+        self._count("stripe", identifier, form["payload[stripe_customer_id]"], Decimal(form["payload[value]"]))
         return 200, json.dumps({"object": "billing.meter_event", "identifier": identifier}).encode()
 
     def _is_new(self, destination: str, event_id: str, hours: float | None) -> bool:
@@ -154,8 +155,9 @@ class BillingStandIn:
         self.seen_s[destination, event_id] = self.now()
         return True
 
-    def _count(self, event_id: str, customer: str, amount: Decimal) -> None:
+    def _count(self, destination: str, event_id: str, customer: str, amount: Decimal) -> None:
         self.counted[event_id] += 1
+        self.counted_at[destination, event_id] += 1
         self.total[customer] += amount  # type: ignore[assignment]  # exact sums
 
 

@@ -1,5 +1,6 @@
 """Parts of an export for tests: a clock, entries, settings, and a sender without a network."""
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from tenantry.core.billing.export_settings import (
     parse_settings,
 )
 from tenantry.core.billing.periods import hour_of, period_of
+
 from tenantry_testing.billing_standins import TOKEN, BillingStandIn
 
 NOW = 1_795_000_000.0
@@ -102,7 +104,8 @@ def settings_for(folder: Path, *names: str, url: str = "http://127.0.0.1:1", **c
 def empty_ledger(folder: Path) -> Path:
     """Return a SQLite file for an outbox whose entries come from elsewhere."""
     path = folder / "ledger.db"
-    sqlite3.connect(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
     return path
 
 
@@ -120,7 +123,7 @@ class Rig:
         self.chance = chance
         self.registry = CollectorRegistry()
         self._metrics = ExportMetrics(self.registry)
-        self.tables = SqliteTables(empty_ledger(folder))
+        self.tables = SqliteTables(empty_ledger(folder), durable=False)
         self.starts = 0
         self.exporter = self._new()
 
@@ -150,7 +153,8 @@ class Rig:
         end_s = self.clock.now_s + seconds
         while self.clock.now_s < end_s:
             for name in names:
-                await self.step(name)
+                if self.exporter._paces[name].due(self.clock()):
+                    await self.step(name)
             tries = [self.exporter._paces[name].not_before_s for name in names]
             ahead = [due_s for due_s in tries if due_s > self.clock.now_s]
             self.clock.now_s = min([*ahead, self.clock.now_s + 600, end_s])

@@ -3,8 +3,10 @@
 import json
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs
 
+import msgspec
 import pytest
 from tenantry.core.billing.export import (
     HourSum,
@@ -24,11 +26,9 @@ from tenantry.core.errors import RulesError
 from tenantry_testing.billing_standins import cloud_event_faults
 from tenantry_testing.exports import NOW, EntryList, settings_for
 
-import msgspec
 
-
-def told(**fields: object) -> Usage:
-    usage = usage_of(EntryList().add(**fields))  # type: ignore[arg-type]
+def told(**fields: Any) -> Usage:
+    usage = usage_of(EntryList().add(**fields))
     assert usage is not None
     return usage
 
@@ -79,7 +79,8 @@ def test_only_what_a_tenant_pays_for_is_told() -> None:
     for owner in ("mirror", "failed", "unstamped", "unfinished"):
         assert usage_of(entries.add(owner=owner)) is None
     assert usage_of(entries.add(owner="tenant")) is not None
-    nothing = {"requests": 0, "prefill_gpu_ns": 0, "decode_gpu_ns": 0, "input_tokens": 0, "output_tokens": 0}
+    figures = ("requests", "prefill_gpu_ns", "decode_gpu_ns", "input_tokens", "output_tokens")
+    nothing: dict[str, Any] = dict.fromkeys(figures, 0)
     assert usage_of(entries.add(micro=0, **nothing)) is None
 
 
@@ -142,12 +143,18 @@ STRIPE = {"tokenFile": "k", "eventName": "units", "customers": {"acme": "cus_1"}
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"lagoo": {}}, 'lagoo: unknown key; did you mean "lago"? (known: lago, openmeter, since, source, stripe, version)'),
+        (
+            {"lagoo": {}},
+            'lagoo: unknown key; did you mean "lago"? (known: lago, openmeter, since, source, stripe, version)',
+        ),
         ({"since": "yesterday"}, 'since: "yesterday" is no moment; with its offset, as "2026-11-01T00:00:00Z"'),
         ({"since": "2026-11-01"}, 'since: "2026-11-01" is no moment; with its offset, as "2026-11-01T00:00:00Z"'),
         ({"stripe": None}, "(document): no destination; name at least one of openmeter, lago, stripe"),
         ({"stripe": {"tokenFile": "k", "eventName": "units"}}, "stripe.customers: missing; it has no default"),
-        ({"stripe": {"eventName": "units", "customers": {}}}, "stripe.tokenFile: missing; a file that holds a restricted key"),
+        (
+            {"stripe": {"eventName": "units", "customers": {}}},
+            "stripe.tokenFile: missing; a file that holds a restricted key",
+        ),
         ({"stripe": STRIPE | {"unitMicro": 10}}, "stripe.unitMicro: invalid enum value 10"),
         ({"openmeter": {"url": "https://me:pw@om.example"}},
          "openmeter.url: holds a credential; put it into a file and name it in tokenFile"),

@@ -1,22 +1,26 @@
 """The export against stand-ins of the three destinations, on a clock of its own; no network."""
 
-from collections.abc import Callable
+import os
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tenantry.adapters.ledger.export.outbox import LeaseLostError, NoEventError
 from tenantry.core.billing.export import HourSum
+from tenantry.core.billing.export_settings import DestinationName
 from tenantry_testing.billing_standins import BillingStandIn
 from tenantry_testing.exports import NOW, Clock, Direct, Rig, settings_for
 
 HOURS = 3600.0
+DEEP = os.environ.get("DEEP") == "1"
 
 
 class Bench:
     """A rig, its stand-in and its clock."""
 
-    def __init__(self, folder: Path, *names: str, **changes: object) -> None:
+    def __init__(self, folder: Path, *names: DestinationName, **changes: Any) -> None:
         self.clock = Clock()
         self.standin = BillingStandIn(now=self.clock)
         self.rig = Rig(folder, settings_for(folder, *names, **changes), Direct(self.standin), self.clock)
@@ -25,19 +29,27 @@ class Bench:
     @property
     def counts(self) -> set[int]:
         """How often events counted: {1} where each did once."""
-        return set(self.standin.counted.values())
+        return set(self.standin.counted_at.values())
 
 
 @pytest.fixture
-async def bench(tmp_path: Path) -> Callable[..., Bench]:
-    return lambda *names, **changes: Bench(tmp_path, *names, **changes)
+async def bench(tmp_path: Path) -> AsyncIterator[Callable[..., Bench]]:
+    made: list[Bench] = []
+
+    def make(*names: DestinationName, **changes: Any) -> Bench:
+        made.append(Bench(tmp_path, *names, **changes))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.rig.tables.close()
 
 
 Make = Callable[..., Bench]
 
 
 @pytest.mark.parametrize("name", ["openmeter", "lago"])
-async def test_entries_of_tenants_are_told_once(bench: Make, name: str) -> None:
+async def test_entries_of_tenants_are_told_once(bench: Make, name: DestinationName) -> None:
     b = bench(name)
     for number in range(1_234):
         b.ledger.add(tenant=("acme", "globex")[number % 2], owner=("tenant", "failed")[number % 5 == 4])
@@ -137,7 +149,7 @@ async def test_a_tenant_that_stripe_has_no_customer_for_waits_for_a_person(bench
 
 
 @pytest.mark.parametrize("name", ["openmeter", "lago"])
-async def test_a_bad_event_is_parked_and_holds_nobody_up(bench: Make, name: str) -> None:
+async def test_a_bad_event_is_parked_and_holds_nobody_up(bench: Make, name: DestinationName) -> None:
     b = bench(name)
     b.standin.refused = {"evil"}
     for number in range(250):
@@ -166,7 +178,7 @@ async def test_an_event_that_breaks_its_destination_holds_nobody_up_for_long(ben
 @pytest.mark.parametrize(
     "weather", ["500", "500+", "503+", "hang", "hang+", "garbage", "garbage+", "429", "401", "404", "302"]
 )
-async def test_bad_weather_loses_and_doubles_nothing(bench: Make, name: str, weather: str) -> None:
+async def test_bad_weather_loses_and_doubles_nothing(bench: Make, name: DestinationName, weather: str) -> None:
     b = bench(name)
     b.ledger.add(tenant="acme")
     b.ledger.add(tenant="globex")
@@ -181,10 +193,10 @@ async def test_bad_weather_loses_and_doubles_nothing(bench: Make, name: str, wea
     assert b.rig.metric("trouble", destination=name) == 0
 
 
-@pytest.mark.parametrize("weather", ["hang", "hang+", "503"])
+@pytest.mark.parametrize("weather", ["hang+", *(["hang", "503", "garbage+"] if DEEP else [])])
 async def test_48_hours_without_a_destination(bench: Make, weather: str) -> None:
     b = bench("openmeter", "lago", "stripe")
-    names = ("openmeter", "lago", "stripe")
+    names: tuple[DestinationName, ...] = ("openmeter", "lago", "stripe")
     await b.rig.step("stripe")
     b.standin.weather = lambda _path: weather
     for _ in range(48):
@@ -206,14 +218,10 @@ async def test_48_hours_without_a_destination(bench: Make, weather: str) -> None
     assert len(sums) == 96
     told = {each.id for each in b.ledger.held}
     for name in ("openmeter", "lago"):
-        here = {event_id for at, event_id in _seen(b.standin) if at == name}
+        here = {event_id for at, event_id in b.standin.counted_at if at == name}
         assert told == here | {each.id for each in by_name[name]}
     if weather == "503":  # what was refused did not count, but nobody can know that
         assert not {each.id for each in by_name["stripe"]} & set(b.standin.counted)
-
-
-def _seen(standin: BillingStandIn) -> set[tuple[str, str]]:
-    return {(at, event_id.rpartition(" ")[2]) for at, event_id in standin.seen_s}
 
 
 async def test_48_hours_without_an_exporter(bench: Make) -> None:
@@ -239,13 +247,13 @@ async def test_stripe_in_doubt_for_more_than_23_hours_is_not_sent_again(
 ) -> None:
     b = bench("stripe")
     b.ledger.add()
-    await b.rig.pass_time(1 * HOURS, "stripe")
+    await b.rig.pass_time(0.5 * HOURS, "stripe")
 
     def kill(_path: str) -> str:
         raise KilledError
 
     take = b.standin.take
-    b.clock.now_s += 300
+    b.clock.now_s += 0.5 * HOURS
     if taken:
         b.standin.take = lambda path, headers, body: (take(path, headers, body), kill(path))[0]  # type: ignore[method-assign]
     else:

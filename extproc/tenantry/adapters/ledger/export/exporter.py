@@ -100,7 +100,7 @@ class Exporter:
         )  # fmt: skip
         self._metrics.events(name, "parked", claim.parked)
         if claim.parked:
-            logs.get().error("export: events are left for a person", destination=name, events=claim.parked)
+            logs.get().error("export: events are left for a person", kind=name, count=claim.parked)
         if not claim.events:
             return claim.parked > 0
         fates, trouble, retry_after_s = await self._send(name, claim.events, now_s)
@@ -146,9 +146,9 @@ class Exporter:
         if trouble != self._troubles.get(name, ""):
             self._troubles[name] = trouble
             if trouble:
-                logs.get().error("export: in trouble", where=name, said=trouble)
+                logs.get().error("export: in trouble", kind=name, reason=trouble)
             else:
-                logs.get().info("export: goes on", where=name)
+                logs.get().info("export: goes on", kind=name)
 
 
 def _of(settings: ExportSettings, name: DestinationName) -> OpenMeter | Lago | Stripe:

@@ -27,14 +27,14 @@ CREATE TABLE IF NOT EXISTS export_carries (
 );
 
 CREATE TABLE IF NOT EXISTS export_events (
-  destination TEXT NOT NULL, id TEXT NOT NULL, tenant TEXT NOT NULL, ended_s DOUBLE PRECISION NOT NULL,
+  destination TEXT NOT NULL, id TEXT NOT NULL, tenant TEXT NOT NULL, at_s DOUBLE PRECISION NOT NULL,
   item TEXT NOT NULL, added_s DOUBLE PRECISION NOT NULL, state TEXT NOT NULL, tries BIGINT NOT NULL DEFAULT 0,
   answers BIGINT NOT NULL DEFAULT 0, doubtful_since_s DOUBLE PRECISION, body TEXT, changed_s DOUBLE PRECISION NOT NULL,
   reason TEXT NOT NULL DEFAULT '', who TEXT NOT NULL DEFAULT '', why TEXT NOT NULL DEFAULT '',
   PRIMARY KEY (destination, id)
 );
 
-CREATE INDEX IF NOT EXISTS export_events_by_turn ON export_events (destination, state, tries, ended_s, id);
+CREATE INDEX IF NOT EXISTS export_events_by_turn ON export_events (destination, state, tries, at_s, id);
 
 CREATE INDEX IF NOT EXISTS export_events_in_doubt ON export_events (destination, state, doubtful_since_s)
   WHERE doubtful_since_s IS NOT NULL;

@@ -17,10 +17,14 @@ BUSY_SECONDS = 5.0
 
 
 class SqliteTables:
-    """Tables in `path`, which the ledger has made: an export never begins a ledger."""
+    """Tables in `path`, which the ledger has made: an export never begins a ledger.
 
-    def __init__(self, path: Path) -> None:
+    Without `durable`, for tests of other things, a commit does not wait for the disk.
+    """
+
+    def __init__(self, path: Path, *, durable: bool = True) -> None:
         self._path = path
+        self._durable = durable
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry-export")
         self._turn = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -65,7 +69,7 @@ class SqliteTables:
             raise LedgerUnavailableError(f"ledger {self._path}: there is none; start `tenantry ledger serve` first")
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'OFF'}")
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
         except sqlite3.Error:
