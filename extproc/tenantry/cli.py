@@ -20,6 +20,7 @@ from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
+from tenantry.ledger_cli import app as ledger_app
 from tenantry.rollout_cli import app as rollout_app
 from tenantry.stores_cli import app as stores_app
 
@@ -41,6 +42,7 @@ key_app = App(name="key", help="API keys: made, rotated with an overlap, revoked
 secrets_app = App(name="secrets", help="The files of key material that a sidecar needs.")
 app.command(key_app)
 app.command(secrets_app)
+app.command(ledger_app)
 app.command(rollout_app)
 app.command(stores_app)
 

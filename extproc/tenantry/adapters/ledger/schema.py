@@ -14,6 +14,7 @@ Both databases add these exactly; SQLite would turn an overflow into a float wit
 
 Statements are written with `?` for a value, as SQLite has it; PostgreSQL's driver wants `%s`.
 """
+# ruff: noqa: S608  # what is put into statements are this module's own names
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -59,23 +60,26 @@ def tables(*, serial: str) -> list[str]:
         f"CREATE TABLE ledger_entries (seq {serial}, {_columns(_WRITTEN)})",
         "CREATE INDEX ledger_entries_by_request ON ledger_entries (request_id)",
         f"CREATE TABLE ledger_reports (seq {serial}, {_columns(_REPORT)})",
-        f"CREATE TABLE ledger_sums ({_columns(SUM_KEY)}, {_halves(FIGURES)}, {_columns(('peak_kv_bytes',))}, "
-        f"PRIMARY KEY ({', '.join(SUM_KEY)}))",
-        f"CREATE TABLE ledger_engine_sums ({_columns(ENGINE_KEY)}, {_halves(ENGINE_FIGURES)}, "
-        f"PRIMARY KEY ({', '.join(ENGINE_KEY)}))",
-        "CREATE TABLE ledger_periods (period TEXT PRIMARY KEY, closed_s DOUBLE PRECISION NOT NULL, "
-        "records BIGINT NOT NULL)",
+        _sums_table("ledger_sums", SUM_KEY, FIGURES, "peak_kv_bytes"),
+        _sums_table("ledger_engine_sums", ENGINE_KEY, ENGINE_FIGURES),
+        "CREATE TABLE ledger_periods (period TEXT PRIMARY KEY, closed_s DOUBLE PRECISION NOT NULL, records BIGINT)",
         "CREATE TABLE ledger_schema (version BIGINT NOT NULL)",
         f"INSERT INTO ledger_schema VALUES ({SCHEMA_VERSION})",
     ]
 
 
 def _columns(names: Iterable[str]) -> str:
-    return ", ".join(f"{name} {_TYPES.get(name, 'TEXT NOT NULL')}" for name in names)
+    return ", ".join(map(_column, names))
 
 
-def _halves(figures: Iterable[str]) -> str:
-    return ", ".join(f"{name}_high BIGINT NOT NULL, {name}_low BIGINT NOT NULL" for name in figures)
+def _column(name: str) -> str:
+    return f"{name} {_TYPES.get(name, 'TEXT NOT NULL')}"
+
+
+def _sums_table(table: str, key: Sequence[str], figures: Iterable[str], *peaks: str) -> str:
+    halves = (f"{name}_high BIGINT NOT NULL, {name}_low BIGINT NOT NULL" for name in figures)
+    columns = ", ".join([_columns(key), *halves, *map(_column, peaks)])
+    return f"CREATE TABLE {table} ({columns}, PRIMARY KEY ({', '.join(key)}))"
 
 
 def _insert(table: str, names: Sequence[str]) -> str:
@@ -192,8 +196,7 @@ def tallies_statement(query: Query) -> tuple[str, list[object]]:
     groups = ", ".join(_groups(query))
     where = " AND ".join(text for text, _ in conditions) or "1 = 1"
     statement = (
-        f"SELECT {groups}, max(peak_kv_bytes), {_sums_of(FIGURES)} FROM ledger_sums WHERE {where} "  # noqa: S608  # our names
-        f"GROUP BY {groups} ORDER BY {groups}"
+        f"SELECT {groups}, max(peak_kv_bytes), {_sums_of(FIGURES)} FROM ledger_sums WHERE {where} GROUP BY {groups}"
     )
     return statement, [value for _, value in conditions]
 
@@ -206,25 +209,26 @@ def tallies_of(query: Query, rows: Iterable[Row]) -> list[Tally]:
     """Return the tallies of the rows; without those from which everything was taken back again."""
     groups = _groups(query)
     found = []
-    for row in rows:
+    # In Python's order: that of PostgreSQL depends on its locale.
+    for row in sorted(rows, key=lambda row: tuple(row[: len(groups)])):
         figures = dict(zip(FIGURES, _wholes(row[len(groups) + 1 :]), strict=True))
         if any(figures.values()):
-            named = dict(zip(groups, row, strict=False))
-            found.append(Tally(**named, **figures, peak_kv_bytes=int(row[len(groups)])))
+            columns: dict[str, Any] = dict(zip(groups, row, strict=False)) | figures
+            found.append(Tally(**columns, peak_kv_bytes=int(row[len(groups)])))
     return found
 
 
 ENGINE_TALLIES = (
     "SELECT model, version, sum(CASE WHEN reports_high > 0 OR reports_low > 0 THEN 1 ELSE 0 END), "
-    f"{_sums_of(ENGINE_FIGURES)} FROM ledger_engine_sums WHERE period = ? "  # noqa: S608  # our names
-    "GROUP BY model, version ORDER BY model, version"
+    f"{_sums_of(ENGINE_FIGURES)} FROM ledger_engine_sums WHERE period = ? "
+    "GROUP BY model, version"
 )
 
 
 def engine_tallies_of(period: str, rows: Iterable[Row]) -> list[EngineTally]:
     """Return the tallies of the rows; without those of engines that used no GPU time that anybody knows of."""
     found = []
-    for model, version, engines, *halves in rows:
+    for model, version, engines, *halves in sorted(rows, key=lambda row: tuple(row[:2])):
         figures = dict(zip(ENGINE_FIGURES, _wholes(halves), strict=True))
         if any(figures.values()):
             figures.pop("reports")

@@ -2,7 +2,7 @@
 
 What was acknowledged is on the disk: write-ahead log with synchronous=FULL. One connection, used by one thread of its
 own; the event loop never waits for the disk. Processes take turns by BEGIN IMMEDIATE, which waits up to BUSY_SECONDS
-for another's turn. A file that is not ours, or of a newer release, is never written to; a file that was moved away while
+for another's turn. A file that is not ours, or of a newer release, is never written to; one that was moved away while
 it was open is let go of.
 """
 

@@ -78,7 +78,7 @@ class Ledger(Protocol):
         """Return how the GPUs of each model and version spent a period."""
 
     async def entries(self, after: int, limit: int) -> list[Entry]:
-        """Return up to `limit` entries with a `seq` above `after`, in its order: nothing ever comes in between later."""
+        """Return up to `limit` entries with a `seq` above `after`, in its order; none ever comes in between later."""
 
     async def close_period(self, period: str, now_s: float, *, not_before_s: float) -> ClosedPeriod:
         """Close a period, once; raise PeriodError before `not_before_s`, or while an earlier one is open."""

@@ -24,6 +24,9 @@ from tenantry.core.usage import ColdStart, EngineSpan, Record, Training, UsageRe
 MAX_FIGURE = 2**62
 """Of one entry. Sums have no bound."""
 
+MAX_TEXT_BYTES = 2_000
+"""Of a record's names together: what PostgreSQL can have in one index entry (2,704 bytes)."""
+
 
 class Entry(Struct, frozen=True, kw_only=True):
     """One line of the ledger. Figures are negative where it takes back.
@@ -113,7 +116,7 @@ Key = tuple[object, ...]
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What is to be written for a batch. `peaks` belong to keys of `sums`; figures stand in the order of their names."""
+    """What is to be written for a batch. `peaks` belong to keys of `sums`; figures are in the order of their names."""
 
     new: tuple[str, ...]
     known: int
@@ -132,9 +135,11 @@ def refusal(record: Record, units_micro: int) -> str:
         figures = [record.gpu_ns] if isinstance(record, ColdStart) else [units_micro]
     if max(map(abs, figures)) > MAX_FIGURE:
         return f"a figure is beyond 2^62 ({max(figures):.1e})"
-    # PostgreSQL's texts cannot hold it.
-    if any("\0" in value for value in msgspec.structs.astuple(record) if isinstance(value, str)):
+    texts = [value for value in msgspec.structs.astuple(record) if isinstance(value, str)]
+    if any("\0" in text for text in texts):
         return "a text holds a NUL character"
+    if sum(len(text.encode()) for text in texts) > MAX_TEXT_BYTES:
+        return f"its texts hold more than {MAX_TEXT_BYTES} bytes together"
     return ""
 
 
