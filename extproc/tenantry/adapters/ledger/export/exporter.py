@@ -6,6 +6,7 @@ for any of it, and what cannot be exported now waits in the ledger.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from tenantry.adapters import logs
@@ -51,16 +52,25 @@ class Exporter:
         self._paces = {name: _pace(_of(settings, name)) for name in settings.names()}
         self._troubles: dict[str, str] = {}
         self._leased = False
+        self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Export until cancelled. It tries a failing database again, and waits for another exporter."""
+        """Export until `stop`. It tries a failing database again, and waits for another exporter."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat(self._keep, LEASE_EVERY_SECONDS))
             for name in self._settings.names():
                 tasks.create_task(self._repeat(lambda name=name: self._serve(name), IDLE_SECONDS))  # type: ignore[misc]
 
+        # Nobody has to wait for the next process to find out.
+        with contextlib.suppress(LedgerUnavailableError):
+            await self.outbox.release()
+
+    def stop(self) -> None:
+        """End `run` once the batches that are on their way have been answered for."""
+        self._stopping.set()
+
     async def _repeat(self, step: Callable[[], Awaitable[None]], seconds: float) -> None:
-        while True:
+        while not self._stopping.is_set():
             try:
                 await step()
                 self._note("ledger", "")
@@ -69,7 +79,8 @@ class Exporter:
                 self._note("ledger", str(error))
             except LeaseLostError:
                 self._leased = False
-            await asyncio.sleep(seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), seconds)
 
     async def _keep(self) -> None:
         self._leased = await self.outbox.lease(self._now())
@@ -79,7 +90,7 @@ class Exporter:
 
     async def _serve(self, name: DestinationName) -> None:
         more = self._leased
-        while more:
+        while more and not self._stopping.is_set():
             more = await self.collect(name)
             more = await self.deliver(name) or more
 

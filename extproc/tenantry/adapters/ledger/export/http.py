@@ -76,7 +76,7 @@ class Http:
                 ) as response,
             ):
                 return Answer(
-                    status=response.status, body=await _read(response),
+                    status=response.status, body=_scrubbed(await _read(response), headers),
                     retry_after_s=_retry_after(response.headers.get("retry-after"), self._now()),
                 )  # fmt: skip
         except _NOT_LEFT as error:
@@ -158,6 +158,12 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(body) > MAX_ANSWER_BYTES:
             return b""  # no answer of a destination is so long: it is read as none
     return bytes(body)
+
+
+def _scrubbed(body: bytes, headers: dict[str, str]) -> bytes:
+    """Return an answer without our token, which something that only echoes would put into a log."""
+    token = headers.get("authorization", "").removeprefix("Bearer ").encode()
+    return body.replace(token, b"***") if token else body
 
 
 def _retry_after(text: str | None, now_s: float) -> float | None:

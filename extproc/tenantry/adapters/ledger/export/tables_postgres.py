@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from tenantry.adapters.ledger.export.tables import SCHEMA, Transaction
 from tenantry.adapters.ledger.store import LedgerUnavailableError
@@ -16,10 +17,15 @@ _LAYING_OUT = 0x746E6578
 
 
 class PostgresTables:
-    """Tables in the database at `url`; the same that the ledger has, or the export could count twice after a restore."""
+    """Tables in the ledger's database at `url`, in the first schema of its path."""
 
     def __init__(self, url: str) -> None:
+        try:
+            parts = conninfo_to_dict(url)
+        except psycopg.Error:
+            raise LedgerUnavailableError("--db: is no postgresql:// URL") from None
         self._url = url
+        self._named = f"ledger in PostgreSQL {parts.get('dbname', '')!r} at {parts.get('host', 'this machine')}"
         self._turn = asyncio.Lock()
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._closed = False
@@ -34,8 +40,7 @@ class PostgresTables:
                     yield _Transaction(connection)
             except (psycopg.Error, OSError) as error:
                 await self._let_go()
-                # Its text may hold the URL's password in no known case, but it is long and of several lines.
-                raise LedgerUnavailableError(f"ledger in PostgreSQL: {' '.join(str(error).split())[:300]}") from error
+                raise LedgerUnavailableError(f"{self._named}: {' '.join(str(error).split())[:300]}") from error
             except asyncio.CancelledError:
                 await self._let_go()
                 raise
@@ -48,7 +53,7 @@ class PostgresTables:
 
     async def _opened(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         if self._closed:
-            raise LedgerUnavailableError("ledger in PostgreSQL: was closed")
+            raise LedgerUnavailableError(f"{self._named}: was closed")
         if self._connection is not None and not self._connection.closed:
             return self._connection
         connection = await psycopg.AsyncConnection.connect(self._url, connect_timeout=TIMEOUT_S, autocommit=True)
