@@ -35,7 +35,7 @@ Reply = tuple[int, bytes]
 
 @dataclass
 class BillingStandIn:
-    """All three at once. `counted` and `counted_at` are how often each event counted, `total` what it comes to by customer.
+    """All three at once. `counted`, `counted_at`: how often each event counted; `total`: what it comes to by customer.
 
     `weather(path)` says what becomes of a request: "" for nothing in particular; a status, answered without a look; the
     same with a `+`: after it was taken; "hang", "hang+": no answer; "garbage", "garbage+": a page that is no answer.
@@ -191,7 +191,7 @@ async def served(standin: BillingStandIn) -> AsyncIterator[str]:
 
     app = web.Application()
     app.add_routes([web.route("*", "/{path:.*}", answer)])
-    runner = web.AppRunner(app, shutdown_timeout=0)
+    runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
     await runner.setup()
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()

@@ -11,6 +11,7 @@ from tenantry.adapters.ledger.export.exporter import Exporter
 from tenantry.adapters.ledger.export.http import Sender, _body, _headers, _url
 from tenantry.adapters.ledger.export.metrics import ExportMetrics
 from tenantry.adapters.ledger.export.outbox import LEASE_SECONDS, Claimed
+from tenantry.adapters.ledger.export.tables import Tables
 from tenantry.adapters.ledger.export.tables_sqlite import SqliteTables
 from tenantry.core.billing.answers import Answer
 from tenantry.core.billing.booking import Entry
@@ -114,7 +115,7 @@ class Rig:
 
     def __init__(
         self, folder: Path, settings: ExportSettings, sender: Sender, clock: Clock, *,
-        ledger: Any = None, chance: Callable[[], float] = lambda: 0.5,
+        ledger: Any = None, tables: Tables | None = None, chance: Callable[[], float] = lambda: 0.5,
     ) -> None:  # fmt: skip
         self.ledger = EntryList() if ledger is None else ledger
         self.settings = settings
@@ -123,7 +124,7 @@ class Rig:
         self.chance = chance
         self.registry = CollectorRegistry()
         self._metrics = ExportMetrics(self.registry)
-        self.tables = SqliteTables(empty_ledger(folder), durable=False)
+        self.tables = tables or SqliteTables(empty_ledger(folder), durable=False)
         self.starts = 0
         self.exporter = self._new()
 

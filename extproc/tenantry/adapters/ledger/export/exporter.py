@@ -56,6 +56,7 @@ class Exporter:
 
     async def run(self) -> None:
         """Export until `stop`. It tries a failing database again, and waits for another exporter."""
+        await self._guarded(self._keep)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._repeat(self._keep, LEASE_EVERY_SECONDS))
             for name in self._settings.names():
@@ -71,16 +72,19 @@ class Exporter:
 
     async def _repeat(self, step: Callable[[], Awaitable[None]], seconds: float) -> None:
         while not self._stopping.is_set():
-            try:
-                await step()
-                self._note("ledger", "")
-            except LedgerUnavailableError as error:
-                self._metrics.ledger_failed()
-                self._note("ledger", str(error))
-            except LeaseLostError:
-                self._leased = False
+            await self._guarded(step)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), seconds)
+
+    async def _guarded(self, step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+            self._note("ledger", "")
+        except LedgerUnavailableError as error:
+            self._metrics.ledger_failed()
+            self._note("ledger", str(error))
+        except LeaseLostError:
+            self._leased = False
 
     async def _keep(self) -> None:
         self._leased = await self.outbox.lease(self._now())
