@@ -14,10 +14,12 @@ from tenantry.adapters import logs
 from tenantry.adapters.admin_client import AdminClient
 from tenantry.adapters.bind import BindError, Tls, parse_address
 from tenantry.core.errors import TenantryError
+from tenantry.export_cli import app as export_app
 
 out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
-app = App(name="ledger", help="The ledger of usage: run it, close its periods.")
+app = App(name="ledger", help="The ledger of usage: run it, close its periods, export it.")
+app.command(export_app)
 
 LEDGER = "127.0.0.1:9400"
 SECRETS = Path(".tenantry/secrets")
