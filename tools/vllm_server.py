@@ -55,6 +55,16 @@ def write_tiny_model(python: str, root: Path, folder: Path) -> Path:
     return folder
 
 
+def write_adapters(python: str, root: Path, folder: Path) -> dict[str, Path]:
+    """Return the tiny model's three LoRA adapters by name, writing them beside the model in `folder` if need be."""
+    adapters = folder.with_name(f"{folder.name}-adapters")
+    if not adapters.exists():
+        subprocess.run(
+            [python, str(root / "tools" / "tiny_model.py"), str(folder), "--adapters", str(adapters)], check=True
+        )
+    return {adapter.name: adapter for adapter in sorted(adapters.iterdir())}
+
+
 @contextlib.asynccontextmanager
 async def vllm_server(options: VllmOptions, say: Callable[[str], None] = lambda _: None) -> AsyncIterator[str]:
     """Run `vllm serve` inside the `async with` block; yields its base URL once it is healthy."""
