@@ -2,7 +2,7 @@
 
 | process | what |
 |---|---|
-| API server | the stamp goes to EngineCore (`middleware`) |
+| API server | the stamp goes to EngineCore (`middleware`), which gets time to end |
 | EngineCore | its scheduler is metered, whichever it is (`scheduler`); the cold start's phases are asked for |
 | worker | steps are timed (`worker_clock`), and the phases of the start (`cold_start`) |
 
@@ -17,6 +17,9 @@ from typing import Any
 from tenantry_vllm import _compat, cold_start, config, middleware, worker_clock
 
 __all__ = ["register"]
+
+END_TIMEOUT_S = 8.0
+"""How long EngineCore may take to end: its own teardown (1 to 3 s), then the last records."""
 
 _log = logging.getLogger("vllm.tenantry")
 _registered = False
@@ -36,6 +39,7 @@ def register() -> None:
     cold_start.install_report()
     _meter_schedulers()
     _time_workers()
+    _wait_for_last_records()
     _registered = True
 
 
@@ -59,20 +63,36 @@ def _meter_schedulers() -> None:
     SchedulerConfig.get_scheduler_cls = get_scheduler_cls
 
 
+def _wait_for_last_records() -> None:
+    """Give EngineCore time to end: vLLM kills it at once after SIGTERM, unless told to let requests drain.
+
+    The same is done in vLLM for ROCm's sake. It waits no longer than EngineCore takes to end.
+    """
+    from vllm.v1.engine import utils  # noqa: PLC0415
+
+    choose = utils.get_engine_process_shutdown_timeout
+
+    @functools.wraps(choose)
+    def get_engine_process_shutdown_timeout(request_timeout: Any, process_timeout: Any) -> Any:
+        chosen = choose(request_timeout, process_timeout)
+        return END_TIMEOUT_S if request_timeout == 0 and chosen == 0 else chosen
+
+    utils.get_engine_process_shutdown_timeout = get_engine_process_shutdown_timeout
+
+
 def _time_workers() -> None:
-    """Wrap each worker when it has been made."""
-    from vllm.v1.worker.worker_base import WorkerWrapperBase  # noqa: PLC0415
+    """Wrap the methods of each worker that is made from now on; `WorkerWrapperBase` loads plugins just before."""
+    from vllm.v1.worker.worker_base import WorkerBase  # noqa: PLC0415
 
-    init_worker = WorkerWrapperBase.init_worker
+    make = WorkerBase.__init__
 
-    @functools.wraps(init_worker)
-    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = init_worker(self, *args, **kwargs)
+    @functools.wraps(make)
+    def __init__(self: Any, vllm_config: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807 - it is one
+        make(self, vllm_config, *args, **kwargs)
         try:
-            worker_clock.install_clock(self.worker, self.vllm_config.device_config.device_type)
-            cold_start.install_phases(self.worker)
+            worker_clock.install_clock(self, vllm_config.device_config.device_type)
+            cold_start.install_phases(self)
         except Exception as error:  # noqa: BLE001
             _log.error("Workers are not timed (%s); serving and billing go on.", type(error).__name__)
-        return result
 
-    WorkerWrapperBase.init_worker = timed
+    WorkerBase.__init__ = __init__
