@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
+from typing import Any
 
 from msgspec import Struct
 
@@ -56,6 +57,8 @@ INTERFACE = (
     Need("vllm.v1.engine:EngineCoreRequestType", "ABORT"),
     Need("vllm.v1.engine.core_client:AsyncMPClient", "_send_input", ("self", "request_type", "request")),
     Need("vllm.v1.engine.output_processor:OutputProcessor", "process_outputs", ("self", "engine_core_outputs")),
+    Need("vllm.v1.engine.async_llm:AsyncLLM", "check_admission", ("self", "n", "request_id")),
+    Need("vllm.exceptions:GracefulHTTPError", "__init__", ("self", "message", "http_status")),
     Need("vllm.v1.engine.utils", "get_engine_process_shutdown_timeout", ("request_timeout", "process_timeout")),
     Need("vllm.v1.outputs:AsyncModelRunnerOutput", "get_output", ("self",)),
     Need("vllm.v1.outputs", "EMPTY_MODEL_RUNNER_OUTPUT"),
@@ -84,9 +87,7 @@ def check(
             f"tenantry's metering runs inside vLLM {_releases()}, and none is installed here."
         ) from None
     if not any(found == release or found.startswith(f"{release}.") for release in SUPPORTED):
-        raise UnsupportedVllmError(
-            f"tenantry's metering fits vLLM {_releases()}; this is {found}. {_REMEDY}"
-        )
+        raise UnsupportedVllmError(f"tenantry's metering fits vLLM {_releases()}; this is {found}. {_REMEDY}")
     if gone := missing(interface):
         raise UnsupportedVllmError(
             f"tenantry's metering fits vLLM {_releases()}, but this build of {found} lacks {', '.join(gone)}: "
@@ -107,10 +108,10 @@ def missing(interface: tuple[Need, ...]) -> list[str]:
 
 def _missing(need: Need) -> str | None:
     module, _, name = need.owner.partition(":")
-    owner = importlib.import_module(module)
+    owner: Any = importlib.import_module(module)
     if name:
         owner = getattr(owner, name, None)
-    found = getattr(owner, need.name, None) if owner is not None else None
+    found: Any = getattr(owner, need.name, None) if owner is not None else None
     full = f"{name or module}.{need.name}"
     if found is None and need.name not in getattr(owner, "__struct_fields__", ()):
         return full

@@ -21,7 +21,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, ParamSpec, cast
 
 from tenantry.core.metering.meter import Arrival, Meter, Work
 from tenantry.core.usage import ColdStart, FinishReason, Record
@@ -69,13 +69,14 @@ def _guarded(hook: "Callable[Concatenate[MeterAdapter, _P], None]") -> "Callable
         except Exception as error:  # noqa: BLE001 - see above
             self.fault(hook.__name__, error)
 
-    return guarded
+    return cast("Callable[Concatenate[MeterAdapter, _P], None]", guarded)
 
 
 class MeterAdapter:
     """The meter of one scheduler. `managers` are its KV-cache managers, a block of each takes `block_bytes`.
 
-    `deliver` takes each record, from a thread of this, and `close` is called after the last. `faults` counts what metering could not do, by hook and error.
+    `deliver` takes each record, from a thread of this that also calls `watch` now and then; `close` is called after the
+    last record. `faults` counts what metering could not do, by hook and error.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class MeterAdapter:
         requests: Mapping[str, Any],
         managers: Sequence[Any] = (),
         block_bytes: int = 0,
+        watch: Callable[[], None] = lambda: None,
         close: Callable[[], None] = lambda: None,
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self.faults: Counter[str] = Counter()
         self._meter = meter
         self._deliver = deliver
+        self._watch = watch
         self._close = close
         self._requests = requests
         self._blocks = [(manager.req_to_blocks, _window(manager)) for manager in managers]
@@ -227,10 +230,7 @@ class MeterAdapter:
         if self._thread.is_alive():
             self._thread.join(2.0)
         self._hand_over(self._closed())
-        try:
-            self._close()
-        except Exception as error:  # noqa: BLE001
-            self.fault("close", error)
+        self._safely("close", self._close)
 
     def _closed(self) -> list[Record]:
         try:
@@ -257,6 +257,7 @@ class MeterAdapter:
     def _run(self) -> None:
         while not self._stopping.wait(COLLECT_EVERY_S):
             self._hand_over(self._collected())
+            self._safely("watch", self._watch)
             self._tell()
 
     def _collected(self) -> list[Record]:
@@ -276,10 +277,13 @@ class MeterAdapter:
 
     def _hand_over(self, records: Iterable[Record]) -> None:
         for record in records:
-            try:
-                self._deliver(record)
-            except Exception as error:  # noqa: BLE001
-                self.fault("deliver", error)
+            self._safely("deliver", functools.partial(self._deliver, record))
+
+    def _safely(self, name: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001
+            self.fault(name, error)
 
     def _tell(self) -> None:
         """Log how many faults there were, and what did not fit in the meter's books, if there were more."""

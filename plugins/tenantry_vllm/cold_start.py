@@ -7,7 +7,7 @@ The workers time their phases (`install_phases`), and EngineCore asks them once 
 pipeline-parallel workers go through them together; the slowest one counts. What is in no phase is `other`: starting
 Python, importing, asking the device.
 
-The start is that of the API server's process, from whose start the GPUs are taken: `note_process_start` puts it into the
+The start is that of the API server's process, from which on the GPUs are taken: `note_process_start` puts it into the
 environment, which EngineCore inherits. The clock is `CLOCK_BOOTTIME`, which /proc counts by.
 """
 

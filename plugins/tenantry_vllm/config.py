@@ -76,7 +76,9 @@ def read(environment: Mapping[str, str] = os.environ, *, engine: str = "") -> En
         )
     token = environment.get("TENANTRY_USAGE_TOKEN_FILE", "")
     if not token:
-        raise ConfigError("TENANTRY_USAGE_TOKEN_FILE is not set: sidecars and ledger take records only with their token")
+        raise ConfigError(
+            "TENANTRY_USAGE_TOKEN_FILE is not set: sidecars and ledger take records only with their token"
+        )
     rule = environment.get("TENANTRY_DISK_FULL") or "refuse"
     if rule not in {"refuse", "count"}:
         raise ConfigError(f"TENANTRY_DISK_FULL is 'refuse' or 'count', not '{rule}'")
@@ -103,7 +105,9 @@ def unknown(environment: Mapping[str, str] = os.environ) -> list[str]:
 def _name(environment: Mapping[str, str], variable: str) -> str:
     value = environment.get(variable, "")
     if not value:
-        raise ConfigError(f"{variable} is not set: a record bears the engine's model and version, as the rules name them")
+        raise ConfigError(
+            f"{variable} is not set: a record bears the engine's model and version, as the rules name them"
+        )
     if len(value) > _MAX_NAME:
         raise ConfigError(f"{variable} is longer than {_MAX_NAME} characters")
     return value

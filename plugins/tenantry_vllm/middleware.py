@@ -12,24 +12,30 @@ bring it back.
 like a client that left. So such an abort names the request a second time, under `STOPPED`; to a scheduler without
 metering that is an unknown id, which it passes over.
 
-FastAPI's own `__call__` is what is wrapped, not a list of middleware: it comes before all of them, and nobody can forget
-the flag for it. Without it a mirrored copy would be billed to its tenant.
+`check_admission` is vLLM's own question before a response is begun, whether there is room: the `gate` answers it too.
+
+FastAPI's own `__call__` is what is wrapped, not a list of middleware: it comes before all of them, and nobody can
+forget the flag for it. Without it a mirrored copy would be billed to its tenant.
 """
 
 import functools
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
+from http import HTTPStatus
 from typing import Any
 
 from msgspec.structs import replace
 
+from tenantry_vllm.gate import Gate
 from tenantry_vllm.stamp import CARRIER, Stamp, read_headers, write_carried
 
 __all__ = ["STOPPED", "install", "outgoing", "stamped"]
 
 STOPPED = "tenantry-stopped:"
 """What an id bears in an abort whose request had come to a stop string."""
+
+REFUSAL = "This engine cannot keep usage records now, so it takes no new requests. Try another instance, or later."
 
 Scope = MutableMapping[str, Any]
 Call = Callable[..., Awaitable[None]]
@@ -100,16 +106,19 @@ def note_stopped(request_ids: list[str]) -> None:
     _stopped.update(request_ids)
 
 
-def install() -> None:
+def install(gate: Gate) -> None:
     """Wrap what is named above, once a process."""
     from fastapi import FastAPI  # noqa: PLC0415 - vLLM's own, there alone
+    from vllm.exceptions import GracefulHTTPError  # noqa: PLC0415
+    from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415
     from vllm.v1.engine.core_client import AsyncMPClient  # noqa: PLC0415
     from vllm.v1.engine.output_processor import OutputProcessor  # noqa: PLC0415
 
     if getattr(AsyncMPClient, "_tenantry", False):
         return
     AsyncMPClient._tenantry = True  # noqa: SLF001
-    FastAPI.__call__ = stamped(FastAPI.__call__)  # type: ignore[method-assign]
+    FastAPI.__call__ = stamped(FastAPI.__call__)
+    check_admission = AsyncLLM.check_admission
     send_input, process_outputs = AsyncMPClient._send_input, OutputProcessor.process_outputs  # noqa: SLF001
 
     @functools.wraps(send_input)
@@ -127,6 +136,13 @@ def install() -> None:
             note_stopped(processed.reqs_to_abort)
         return processed
 
+    @functools.wraps(check_admission)
+    def _check_admission(self: Any, *args: Any, **kwargs: Any) -> None:
+        if gate.refusing:
+            raise GracefulHTTPError(REFUSAL, HTTPStatus.SERVICE_UNAVAILABLE)
+        check_admission(self, *args, **kwargs)
+
+    AsyncLLM.check_admission = _check_admission
     AsyncMPClient._send_input = _send_input  # noqa: SLF001
     OutputProcessor.process_outputs = _process_outputs
 

@@ -2,7 +2,7 @@
 
 | process | what |
 |---|---|
-| API server | the stamp goes to EngineCore (`middleware`), which gets time to end |
+| API server | the stamp goes to EngineCore (`middleware`), which gets time to end; the `gate` |
 | EngineCore | its scheduler is metered, whichever it is (`scheduler`); the cold start's phases are asked for |
 | worker | steps are timed (`worker_clock`), and the phases of the start (`cold_start`) |
 
@@ -15,6 +15,7 @@ import logging
 from typing import Any
 
 from tenantry_vllm import _compat, cold_start, config, middleware, worker_clock
+from tenantry_vllm.gate import Gate
 
 __all__ = ["register"]
 
@@ -35,7 +36,7 @@ def register() -> None:
     for name in config.unknown():
         _log.warning("%s is no variable of tenantry's metering; is it misspelt?", name)
     cold_start.note_process_start()
-    middleware.install()
+    middleware.install(Gate.shared())
     cold_start.install_report()
     _meter_schedulers()
     _time_workers()

@@ -17,6 +17,7 @@ from tenantry.core.metering.weights import StepWeights, flops_weights
 from tenantry_vllm import _compat, cold_start, config, plugin
 from tenantry_vllm.adapter import MeterAdapter, unix_clock
 from tenantry_vllm.delivery import Delivery
+from tenantry_vllm.gate import Gate
 from tenantry_vllm.hooks import MeterHooks
 
 _compat.check()
@@ -71,6 +72,7 @@ def open_meter(scheduler: Any) -> MeterAdapter:
     settings = config.read(engine=engine)
     delivery = Delivery(settings.delivery, log=_log.warning)
     delivery.start()
+    gate, rank = Gate.shared(), scheduler.vllm_config.parallel_config.data_parallel_index
     ready_ns = time.monotonic_ns()
     identity = EngineIdentity(engine=engine, model=settings.model, version=settings.version, gpus=gpus)
     weights = model_weights(scheduler.vllm_config.model_config)
@@ -82,13 +84,19 @@ def open_meter(scheduler: Any) -> MeterAdapter:
         managers=scheduler.kv_cache_manager.coordinator.single_type_managers,
         # Each worker holds its share of the heads or layers in tensors of this size.
         block_bytes=gpus * sum(tensor.size for tensor in cache.kv_cache_tensors) // max(1, cache.num_blocks),
+        watch=lambda: gate.refuse(rank, not delivery.accepting),
         close=delivery.stop,
     )
     adapter.cold_start(
         cold_start.cold_start_record(
-            engine=engine, model=settings.model, version=settings.version, gpus=gpus, ended_s=unix_clock(ready_ns),
-            wall_ns=cold_start.age_ns(), phases=cold_start.reports,
-        ),  # fmt: skip
+            engine=engine,
+            model=settings.model,
+            version=settings.version,
+            gpus=gpus,
+            ended_s=unix_clock(ready_ns),
+            wall_ns=cold_start.age_ns(),
+            phases=cold_start.reports,
+        ),
         ready_ns,
     )
     adapter.start()

@@ -24,6 +24,9 @@ _ATTRIBUTE = "tenantry_report"
 _MEMORY_EVERY_S = 0.25
 _STATM = "/proc/self/statm"
 
+_MOST_UNREAD = 64
+"""Steps whose time is kept until it is taken. On a worker whose outputs vLLM does not ask for, it never is."""
+
 _log = logging.getLogger("vllm.tenantry")
 
 Report = tuple[int | None, int | None]
@@ -49,18 +52,21 @@ class CpuClock:
     def __init__(self, now_ns: Callable[[], int] = time.perf_counter_ns) -> None:
         self._now_ns = now_ns
         self._begin_ns: int | None = None
-        self._ended: deque[int] = deque()
+        self._ended: deque[int] = deque(maxlen=_MOST_UNREAD)
 
     def begin(self) -> None:
+        """Begin."""
         if self._begin_ns is None:
             self._begin_ns = self._now_ns()
 
     def end(self) -> None:
+        """End."""
         if self._begin_ns is not None:
             self._ended.append(self._now_ns() - self._begin_ns)
             self._begin_ns = None
 
     def take(self) -> int | None:
+        """Return the time of the oldest step."""
         # One step an output, the oldest: outputs are made in the steps' order, perhaps behind them.
         return self._ended.popleft() if self._ended else None
 
@@ -75,19 +81,22 @@ class CudaClock:
         self._free: deque[tuple[Any, Any]] = deque()
 
     def begin(self) -> None:
+        """Record the first event."""
         if self._begin is None:
-            self._begin, self._end = (
-                self._free.popleft() if self._free else (self._new_event(), self._new_event())
-            )
+            self._begin, self._end = self._free.popleft() if self._free else (self._new_event(), self._new_event())
             self._begin.record()
 
     def end(self) -> None:
+        """Record the second event."""
         if self._begin is not None:
             self._end.record()
             self._pairs.append((self._begin, self._end))
+            if len(self._pairs) > _MOST_UNREAD:
+                self._free.append(self._pairs.popleft())
             self._begin = None
 
     def take(self) -> int | None:
+        """Return the time of the steps that the GPU is through with."""
         total: int | None = None
         while self._pairs and self._pairs[0][1].query():
             pair = self._pairs.popleft()
@@ -115,6 +124,7 @@ class MemoryGauge:
         self._next_s = 0.0
 
     def take(self) -> int | None:
+        """Return it, None if it was asked just now."""
         now_s = time.monotonic()
         if now_s < self._next_s:
             return None
@@ -162,7 +172,7 @@ class Reporter:
         self._complained = False
 
     def execute(self, execute_model: Callable[..., Any]) -> Callable[..., Any]:
-        """A step begins here; it ends here as well if there is an output already (pooling, or nothing to do)."""
+        """Begin a step here; end it here as well if there is an output already (pooling)."""
 
         @functools.wraps(execute_model)
         def timed(scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
@@ -175,7 +185,7 @@ class Reporter:
         return timed
 
     def sample(self, sample_tokens: Callable[..., Any]) -> Callable[..., Any]:
-        """A step ends here if it makes tokens."""
+        """End a step here if it makes tokens."""
 
         @functools.wraps(sample_tokens)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -206,4 +216,6 @@ class Reporter:
         except Exception as error:  # noqa: BLE001 - the check must not break what it checks
             if not self._complained:
                 self._complained = True
-                _log.error("The worker's clock failed (%s); its times are missing from the spans.", type(error).__name__)
+                _log.error(
+                    "The worker's clock failed (%s); its times are missing from the spans.", type(error).__name__
+                )
