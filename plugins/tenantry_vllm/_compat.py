@@ -61,7 +61,7 @@ INTERFACE = (
     Need("vllm.exceptions:GracefulHTTPError", "__init__", ("self", "message", "http_status")),
     Need("vllm.v1.engine.utils", "get_engine_process_shutdown_timeout", ("request_timeout", "process_timeout")),
     Need("vllm.v1.outputs:AsyncModelRunnerOutput", "get_output", ("self",)),
-    Need("vllm.v1.outputs", "EMPTY_MODEL_RUNNER_OUTPUT"),
+    Need("vllm.v1.outputs:ModelRunnerOutput", "__init__", ("self", "req_ids", "req_id_to_index")),
     Need("vllm.v1.worker.worker_base:WorkerBase", "__init__", ("self", "vllm_config")),
     Need("vllm.v1.worker.worker_base:WorkerBase", "execute_model", ("self", "scheduler_output")),
     Need("vllm.v1.worker.worker_base:WorkerBase", "sample_tokens", ("self", "grammar_output")),

@@ -47,7 +47,7 @@ async def test_this_vllm_has_all_of_the_private_interface_that_is_used(vllm_pyth
     assert seen["metered"] == [True] * 4
     assert seen["carried"] == {"x-tenantry-stamp": "s"}
     assert seen["pickled"] == [7, 8]
-    assert seen["async_outputs_take_attributes"] == [True, True]
+    assert seen["deferred"] is True
     assert (seen["full_attention_skips"], seen["sliding_window_may_skip"]) == (0, True)
 
 

@@ -13,11 +13,9 @@ from vllm.v1.core.sched.diffusion_scheduler import DiffusionScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, SlidingWindowManager
 from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 from vllm.v1.request import RequestStatus
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
-from vllm.v1.worker.gpu.async_utils import AsyncOutput
-from vllm.v1.worker.gpu_model_runner import AsyncGPUModelRunnerOutput
 
 
 def carried():
@@ -58,7 +56,7 @@ print(
             ],
             "carried": carried(),
             "pickled": pickled(),
-            "async_outputs_take_attributes": [hasattr(c, "__dict__") for c in (AsyncOutput, AsyncGPUModelRunnerOutput)],
+            "deferred": isinstance(worker_clock.deferred(AsyncModelRunnerOutput)(None, None), AsyncModelRunnerOutput),
             "full_attention_skips": FullAttentionManager.get_num_skipped_tokens(None, 1 << 40),
             "sliding_window_may_skip": "get_num_skipped_tokens" in vars(SlidingWindowManager),
         }
