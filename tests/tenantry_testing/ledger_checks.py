@@ -1,13 +1,16 @@
 """What must hold of any ledger, after any delivery."""
 
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
 
 from tenantry.adapters.ledger.store import Ledger
 from tenantry.core.billing.booking import FIGURES, SUM_KEY
+from tenantry.core.billing.periods import period_of
 from tenantry.core.usage import UsageRecord
 
 from tenantry_testing.ledger_world import Delivery, book, deliver, expected, gaps, in_detail, in_order, net
 
+Check = Callable[[Ledger, Delivery], Awaitable[None]]
 PERIODS = ("2026-10", "2026-11")
 
 
@@ -53,6 +56,10 @@ async def entries_add_up(ledger: Ledger, world: Delivery) -> None:
             seen += page
     assert [entry.seq for entry in seen] == sorted({entry.seq for entry in seen})
     assert len({entry.id for entry in seen}) == len(seen)
+    for entry in seen:
+        # What is not booked in the month in which it was says so.
+        month = period_of(entry.ended_s)
+        assert entry.corrects == ("" if entry.period == month else month)
     sums: dict[tuple[object, ...], list[int]] = defaultdict(lambda: [0] * len(FIGURES))
     for entry in seen:
         key = tuple(getattr(entry, name) for name in SUM_KEY)

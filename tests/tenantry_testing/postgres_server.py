@@ -37,6 +37,7 @@ class PostgresServer:
     folder: Path
     port: int
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    _databases: int = field(default=0, init=False)
 
     @property
     def url(self) -> str:
@@ -95,9 +96,11 @@ class PostgresServer:
                     process.kill()
             await self._gone()
 
-    async def make_database(self, name: str) -> str:
+    def new_database(self) -> str:
         """Make an empty database; return its URL."""
-        await asyncio.to_thread(self._run, "createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tenantry", name)
+        self._databases += 1
+        name = f"test_{self._databases}"
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "tenantry", name)
         return self.url_of(name)
 
     def _answers(self) -> bool:
