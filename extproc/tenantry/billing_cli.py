@@ -15,7 +15,7 @@ from rich.table import Table
 from tenantry import billing_shown as shown
 from tenantry.core.billing import profile as profiles
 from tenantry.core.billing.spans import Span, period_from, span_from
-from tenantry.core.billing.statement import By, UsageTable, as_csv, as_json, remarks, usage_table
+from tenantry.core.billing.statement import By, UsageTable, as_json, remarks, usage_table
 from tenantry.core.billing.tallies import Tally
 from tenantry.core.errors import TenantryError
 from tenantry.core.keyring import ADMIN_TOKEN
@@ -77,7 +77,7 @@ def usage(
         if tallies:
             _deliver([shown.usage_shown(table), *remarks(table)], out_file)
         return
-    _deliver(as_csv(table) if kind == "csv" else as_json(table).decode(), out_file)
+    _deliver(shown.usage_csv(table) if kind == "csv" else as_json(table).decode(), out_file)
 
 
 def invoice(

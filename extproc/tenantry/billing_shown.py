@@ -64,6 +64,11 @@ def usage_shown(table: UsageTable) -> Table:
     return made
 
 
+def usage_csv(table: UsageTable) -> str:
+    """Return a usage table as CSV with a line of names (RFC 4180); figures are exact, times as in ISO 8601."""
+    return _csv([[column.name for column in table.columns], *([plain(value) for value in row] for row in table.rows)])
+
+
 def invoice_shown(invoice: Invoice) -> Iterator[str | Table]:
     """Yield what a terminal shows of one invoice."""
     state = "closed" if invoice.closed else "not closed: it may still grow"
@@ -133,16 +138,14 @@ def line_name(line: Line) -> str:
 
 def invoices_csv(invoices: Iterable[Invoice]) -> str:
     """Return the lines of invoices as CSV; figures are exact."""
-    out = io.StringIO()
-    writer = csv.writer(out)
     fields = Line.__struct_fields__
-    writer.writerow(["period", "tenant", "currency", "closed", *fields])
+    rows = [["period", "tenant", "currency", "closed", *fields]]
     for invoice in invoices:
         for line in invoice.lines:
             values: list[Value] = [getattr(line, field) for field in fields]
             head = [invoice.period, invoice.tenant, invoice.currency, "yes" if invoice.closed else "no"]
-            writer.writerow([*head, *map(plain, values)])
-    return out.getvalue()
+            rows.append([*head, *map(plain, values)])
+    return _csv(rows)
 
 
 def profile_shown(derivation: Derivation, file: str, model: str) -> Iterator[str]:
@@ -159,6 +162,12 @@ def profile_shown(derivation: Derivation, file: str, model: str) -> Iterator[str
     yield "models:"
     yield f"  {model}:"
     yield f"    profile: {{gigaflopsPerToken: {derivation.profile.gigaflops_per_token:g}}}"
+
+
+def _csv(rows: Iterable[Sequence[str]]) -> str:
+    out = io.StringIO()
+    csv.writer(out).writerows(rows)
+    return out.getvalue()
 
 
 def _payer(record: dict[str, Value]) -> str:

@@ -6,7 +6,8 @@ import json
 from decimal import Decimal
 from itertools import permutations
 
-from tenantry.core.billing.statement import as_csv, as_json, plain, remarks, usage_table
+from tenantry.billing_shown import usage_csv
+from tenantry.core.billing.statement import as_json, plain, remarks, usage_table
 from tenantry_testing.billing import SECOND, month, operators, tally
 
 TALLIES = month()[0]
@@ -43,17 +44,17 @@ def test_a_peak_is_the_highest_and_no_sum() -> None:
 
 def test_the_order_of_tallies_changes_nothing() -> None:
     few = TALLIES[:5]
-    assert len({as_csv(usage_table(order, ["model", "tenant"])) for order in permutations(few)}) == 1
+    assert len({usage_csv(usage_table(order, ["model", "tenant"])) for order in permutations(few)}) == 1
 
 
 def test_hours_are_moments() -> None:
     table = usage_table([tally(hour=1_800_000_000, requests=1)], ["hour"])
-    assert as_csv(table).splitlines()[1].startswith("2027-01-15T08:00:00Z,request,tenant,engine,1,")
+    assert usage_csv(table).splitlines()[1].startswith("2027-01-15T08:00:00Z,request,tenant,engine,1,")
 
 
 def test_csv_is_read_back_as_it_was_also_with_odd_names() -> None:
     table = usage_table([tally(adapter='a,"b"\nc', requests=3, decode_gpu_ns=SECOND)], ["adapter"])
-    (row,) = csv.DictReader(io.StringIO(as_csv(table), newline=""))
+    (row,) = csv.DictReader(io.StringIO(usage_csv(table), newline=""))
     assert (row["adapter"], row["requests"], row["gpu_seconds"]) == ('a,"b"\nc', "3", "1.000000000")
 
 
@@ -75,5 +76,5 @@ def test_what_no_engine_measured_is_told() -> None:
 
 def test_no_usage_is_a_table_without_rows() -> None:
     table = usage_table([], ["tenant"])
-    assert as_csv(table).count("\n") == 1
+    assert usage_csv(table).count("\n") == 1
     assert json.loads(as_json(table)) == []

@@ -48,6 +48,7 @@ _ADVICE = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_BUSY: f"has been locked by another process for {BUSY_SECONDS:g} s; see who holds it (lsof)",
     sqlite3.SQLITE_FULL: "has no room left on its disk; make some",
+    sqlite3.SQLITE_IOERR: "could not be read or written; see whether its disk is full or failing",
     sqlite3.SQLITE_READONLY: "may not be written; check the owner and mode of it and its folder",
     sqlite3.SQLITE_PERM: "may not be opened; check the owner and mode of it and its folder",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the owner and mode of it and its folder",

@@ -5,8 +5,6 @@ decimals, compute units six. How a row was measured is always a column, so that 
 measurement; who pays is one too.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -73,15 +71,6 @@ def usage_table(tallies: Iterable[Tally], by: Sequence[By]) -> UsageTable:
         for key in sorted(merged)
     )
     return UsageTable(columns=(*keys, *_SUMS), rows=tuple(rows))
-
-
-def as_csv(table: UsageTable) -> str:
-    """Return the table as CSV with a line of names (RFC 4180); times as in ISO 8601."""
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow([column.name for column in table.columns])
-    writer.writerows([[plain(value) for value in row] for row in table.rows])
-    return out.getvalue()
 
 
 def as_json(table: UsageTable) -> bytes:
