@@ -270,6 +270,29 @@ async def test_stripe_in_doubt_for_more_than_23_hours_is_not_sent_again(
     assert len(b.standin.requests) == (taken + (fate == "done"))
 
 
+async def test_doubt_begins_with_the_first_of_several_deaths(bench: Make) -> None:
+    b = bench("stripe")
+    b.ledger.add(at_s=NOW - 2 * HOURS)
+    await b.rig.step("stripe")
+    b.clock.now_s += 400
+    take = b.standin.take
+
+    def die(path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        take(path, headers, body)
+        raise KilledError
+
+    b.standin.take = die  # type: ignore[method-assign,assignment]
+    for hours in (15, 15):
+        with pytest.raises(KilledError):
+            await b.rig.step("stripe")
+        b.clock.now_s += hours * HOURS
+        await b.rig.start_again()
+    b.standin.take = take  # type: ignore[method-assign]
+    await b.rig.step("stripe")
+    assert await b.rig.states() == {"parked": 1}
+    assert b.counts == {1}
+
+
 async def test_lago_may_be_asked_again_after_any_time(bench: Make) -> None:
     b = bench("lago")
     b.ledger.add()
