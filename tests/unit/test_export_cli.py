@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
@@ -88,6 +89,9 @@ def test_a_sum_in_doubt_is_shown_beside_what_stripe_should_have(tmp_path: Path, 
 def test_a_ledger_that_is_not_there(tmp_path: Path, say: Say) -> None:
     assert "there is none; start `tenantry ledger serve` first" in say("status")
     assert not (tmp_path / "ledger.db").exists()
+    with contextlib.closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE another (x)")
+    assert "is no ledger; name the file of" in say("status", db=f"sqlite:{tmp_path / 'other.db'}")
     assert "expected sqlite:PATH" in say("status", db="ledger.db")
     assert "is no postgresql:// URL" in say("status", db="postgresql://h:port/x?nonsense")
 
