@@ -2,8 +2,8 @@
 
 What was acknowledged is on the disk: write-ahead log with synchronous=FULL. One connection, used by one thread of its
 own; the event loop never waits for the disk. Processes take turns by BEGIN IMMEDIATE, which waits up to BUSY_SECONDS
-for another's turn. A file that is not ours, or of a newer release, is never written to; one that was moved away while
-it was open is let go of.
+for another's turn. A file that is not ours, or of a newer release, is never written to. One that was moved away while
+it was in use is asked for until it is back: a new one in its place would count what comes again a second time.
 """
 
 import asyncio
@@ -48,6 +48,7 @@ _ADVICE = {
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_BUSY: f"has been locked by another process for {BUSY_SECONDS:g} s; see who holds it (lsof)",
     sqlite3.SQLITE_FULL: "has no room left on its disk; make some",
+    sqlite3.SQLITE_IOERR: "could not be read or written; see whether its disk is full or failing",
     sqlite3.SQLITE_READONLY: "may not be written; check the owner and mode of it and its folder",
     sqlite3.SQLITE_PERM: "may not be opened; check the owner and mode of it and its folder",
     sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the owner and mode of it and its folder",
@@ -155,8 +156,13 @@ class SqliteLedger:
         if self._connection is not None and self._inode == _inode(self._path):
             return self._connection
         self._let_go()
-        _make(self._path)
-        self._inode = _inode(self._path)
+        if self._inode is None:
+            _make(self._path)
+        elif self._inode != _inode(self._path):
+            raise LedgerUnavailableError(
+                f"ledger {self._path}: was moved away or replaced while in use; put it back, or restart to use what is "
+                "there now"
+            )
         # The transactions are ours: without isolation_level=None the module begins its own, and not IMMEDIATE.
         self._connection = connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         self._check_ours(connection)
@@ -170,6 +176,7 @@ class SqliteLedger:
         with _transaction(connection):
             if _is_empty(connection):
                 _lay_out(connection)
+        self._inode = _inode(self._path)
         return connection
 
     def _check_ours(self, connection: sqlite3.Connection) -> None:
@@ -190,7 +197,7 @@ class SqliteLedger:
         )
 
     def _let_go(self) -> None:
-        connection, self._connection, self._inode = self._connection, None, None
+        connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
