@@ -301,7 +301,7 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         prefill_gpu_ns=1_500_000_000, decode_gpu_ns=500_000_000, input_tokens=1_000, cached_tokens=20, output_tokens=3
     )
     cold = ColdStart(engine="e1", model="chat-8b", version="1.4.0", ended_s=OCTOBER, load_ns=12_000_000_000)
-    records = [
+    records: list[Record] = [
         request("r1", charge=charge, peak_kv_bytes=3 * 2**20), request("r2", mirror=True, charge=charge),
         request("r3", tenant="not-in-the-rules", version="9", charge=charge), cold,
         span(wall_ns=10_000_000_000, busy_gpu_ns=7_000_000_000),
@@ -355,7 +355,7 @@ async def test_labels_are_bounded_and_the_ledger_is_exact(service: Service) -> N
 
 
 async def test_it_listens_beyond_this_machine_with_mutual_tls_alone(options: LedgerOptions) -> None:
-    with pytest.raises(BindError, match="the ledger would listen on 0.0.0.0:0, which other hosts can reach"):
+    with pytest.raises(BindError, match=r"the ledger would listen on 0\.0\.0\.0:0, which other hosts can reach"):
         async with ledger_serving(msgspec.structs.replace(options, listen=Address(host="0.0.0.0", port=0))):
             pass
 
