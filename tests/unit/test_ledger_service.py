@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tenantry.adapters.ledger.store import LedgerUnavailableError
 from tenantry.core.errors import RulesError, SecretsError
 from tenantry.core.usage import MAX_BATCH_BYTES, Batch, Charge, ColdStart, Record
 from tenantry_testing.documents import KEYS, document, secret_files
+from tenantry_testing.folders import in_memory
 from tenantry_testing.ledger_world import OCTOBER, request, span
 
 ADMIN, USAGE = (secret_files()[name].decode() for name in ("admin-token", "usage-token"))
@@ -72,16 +74,17 @@ def log() -> Iterator[io.StringIO]:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> LedgerOptions:
+def options(tmp_path: Path) -> Iterator[LedgerOptions]:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     for name in ("admin-token", "usage-token"):  # the others are not asked for
         (secrets / name).write_bytes(secret_files()[name])
     rules = tmp_path / "rules.yaml"
     rules.write_text(yaml.safe_dump(document()))
-    return LedgerOptions(
-        rules=rules, secrets=secrets, db=f"sqlite:{tmp_path / 'ledger.db'}", listen=Address(host="127.0.0.1", port=0)
-    )
+    with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
+        yield LedgerOptions(
+            rules=rules, secrets=secrets, db=f"sqlite:{folder}/ledger.db", listen=Address(host="127.0.0.1", port=0)
+        )
 
 
 @pytest_asyncio.fixture
@@ -375,7 +378,7 @@ async def test_it_does_not_start_without_rules_tokens_or_a_place(options: Ledger
 
 
 async def test_a_database_that_is_away_at_the_start_is_waited_for(options: LedgerOptions, log: io.StringIO) -> None:
-    path = options.rules.parent / "ledger.db"
+    path = Path(options.db.removeprefix("sqlite:"))
     path.mkdir()
     async with ledger_serving(options) as running:
         service = Service(running, options.rules.parent, log)
