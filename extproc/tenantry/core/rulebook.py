@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
+from tenantry.core.quota.account import limits_of
 from tenantry.core.rules import Model, Rules, TenantRules, key_of
 from tenantry.core.rules_stores import Store
 from tenantry.core.tenant import Profile
@@ -71,6 +72,7 @@ class RuleBook:
 
     def _profile(self, name: str, tenant: TenantRules, fallback_tier: str = "") -> Profile:
         tier = tenant.tier or fallback_tier
+        quota = tenant.quota or (self.rules.tiers[tier].quota if tier else None)
         return Profile(
             name=name,
             tier=tier,
@@ -82,6 +84,7 @@ class RuleBook:
             models=None if tenant.models is None else frozenset(tenant.models),
             pins=MappingProxyType(tenant.pins),
             adapters=MappingProxyType(tenant.adapters),
+            limits=limits_of(quota),
         )
 
 

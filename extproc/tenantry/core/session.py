@@ -21,7 +21,7 @@ event writes `verified: yes`. On the routes of models response events arrive onl
 processing mode other than the generated one, and change nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 from msgspec import Struct, structs
@@ -51,6 +51,8 @@ from tenantry.core.events import (
 )
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.keyring import Keyring
+from tenantry.core.quota.answer import metadata_key
+from tenantry.core.quota.claim import Claim, claim, size_of
 from tenantry.core.routing import Decision, Live, decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Model
@@ -116,6 +118,9 @@ class Session:
     asks of a vector store, and `gate` is asked before that one is used. After the last event
     `tenant`, `decision`, `store` and `refusal` say what happened, for metrics; `events` counts the
     messages of the conversation.
+
+    What an exchange needs of the world before its `Forward` may be sent stands in `claim` (of its tenant's quota) and
+    `store.need`; who sends it asks for them first, and then says `granted` or `refuse`.
     """
 
     __slots__ = (
@@ -125,6 +130,7 @@ class Session:
         "_open_call",
         "_snapshot",
         "api",
+        "claim",
         "decision",
         "events",
         "grpc",
@@ -153,6 +159,7 @@ class Session:
         self.grpc = False
         self.request_id = new_request_id()
         self.tenant: Tenant | None = None
+        self.claim: Claim | None = None
         self.decision: Decision | None = None
         self.store: StoreExchange | None = None
         self.refusal: RequestRefusedError | None = None
@@ -177,12 +184,18 @@ class Session:
         return reply
 
     def refuse(self, refusal: RequestRefusedError) -> Answer:
-        """Take back the reply that passed a request on, before it was sent: what the request needs cannot be made."""
-        if self.state is not State.AWAIT_ANSWER:
-            raise ConversationError("only a store's request can be taken back, and only before it went")
+        """Take back the reply that passed a request on, before it was sent: what the request needs is not to be had."""
+        if self.state not in (State.AWAIT_ANSWER, State.PASSED):
+            raise ConversationError("only a request that was to be passed on can be taken back, before it went")
         self.refusal = _bare(refusal)
         self.state = State.ANSWERED
         return _refusal_answer(refusal, grpc=self.grpc)
+
+    @staticmethod
+    def granted(forward: Forward, figures: Mapping[str, str]) -> Forward:
+        """Return the reply that passes a request on, with what its client is to be told of its quota."""
+        told = {metadata_key(name): value for name, value in figures.items()}
+        return structs.replace(forward, metadata={**forward.metadata, **told})
 
     def _on_headers(self, event: RequestHeaders, now: float) -> Reply:
         headers = event.headers
@@ -255,6 +268,9 @@ class Session:
         stamped = chat.stamp(
             body, api=api, tenant=tenant, decision=decision, keyring=keyring, request_id=self.request_id
         )
+        if tenant.profile.limits is not None:
+            size = size_of(body, api, len(event.body))
+            self.claim = claim(tenant.profile.name, tenant.profile.limits, model, size)
         secret = keyring.engine_secret(decision.model)
         identity = {
             "tenant": tenant.profile.name,
@@ -396,6 +412,7 @@ def _refusal_answer(refusal: RequestRefusedError, *, grpc: bool) -> Answer:
     headers = [("content-type", "application/json")]
     if refusal.http_status == 401:
         headers.append(("www-authenticate", "Bearer"))
+    headers.extend(refusal.headers)
     return Answer(
         status=refusal.http_status,
         headers=tuple(headers),

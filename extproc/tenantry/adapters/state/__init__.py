@@ -11,15 +11,15 @@ from tenantry.adapters.state.store import StateStore, StateUnavailableError
 __all__ = ["StateStore", "StateUnavailableError", "open_state"]
 
 
-def open_state(where: str) -> StateStore:
+def open_state(where: str, *, durable: bool = True) -> StateStore:
     """Return the store at a URL (`redis://`, `rediss://`, `unix://`) or in a file; nothing is opened yet.
 
-    Raises StateUnavailableError for a URL that no store can have.
+    Not `durable`: a file whose last changes a power cut may take back. Raises StateUnavailableError for a URL that no store can have.
     """
     if "://" not in where:
         from tenantry.adapters.state.sqlite import SqliteState  # noqa: PLC0415  # each store loads what it needs alone
 
-        return SqliteState(Path(where))
+        return SqliteState(Path(where), durable=durable)
     try:
         from tenantry.adapters.state.redis import RedisState  # noqa: PLC0415  # redis-py is an extra
     except ModuleNotFoundError as error:

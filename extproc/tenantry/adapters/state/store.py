@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tenantry.core.errors import TenantryError
+from tenantry.core.quota.account import Change, Limits, Standing
 from tenantry.core.rollout.visits import Arrival, Visit
 
 Merge = Callable[[bytes | None], bytes]
@@ -47,6 +48,12 @@ class StateStore(Protocol):
 
     async def forget(self, key: str) -> None:
         """Forget the counts of visits under `key`."""
+
+    async def account(self, key: str, limits: Limits, change: Change) -> Standing:
+        """Change a quota's account, as `core.quota.account.apply` does, atomically among all processes.
+
+        Time is the store's own. Owners are named as keys are.
+        """
 
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """Append an entry to the log at `key`, unless its id stands there already; return whether it was appended.
