@@ -20,6 +20,8 @@ from tenantry.adapters.envoy_clusters import EnvoyClusters
 from tenantry.adapters.grpcio_transport import GrpcioTransport
 from tenantry.adapters.memory import keep_freed_memory
 from tenantry.adapters.metrics import Metrics
+from tenantry.adapters.quotas.accounts import Accounts
+from tenantry.adapters.quotas.desk import Quotas
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollouts import Rollouts
 from tenantry.adapters.rules_file import Source
@@ -84,20 +86,26 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         if options.outcomes is not None:
             sinks.append(_json_lines(stack.enter_context(_opened(options.outcomes))))
         metrics = Metrics()
-        rollouts, webhook = await _rollouts(options, metrics, stack, lambda: sidecar.snapshot.keyring.webhook)
+        writer = f"{socket.gethostname()[:64]}-{os.urandom(6).hex()}"
+        webhook = Webhook(lambda: sidecar.snapshot.keyring.webhook)
+        rollouts = _rollouts(options, metrics, stack, webhook, writer)
+        quotas = _quotas(options, metrics, stack, webhook, writer)
         stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
         stack.push_async_callback(stores.stop)
-        sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts, stores=stores)
+        sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts, stores=stores, quotas=quotas)
         await rollouts.start()
+        await quotas.accounts.start()
         # Ended in the opposite order: outcomes and records come until transport and admin listener are gone, then the
         # stores get what is known, and the webhook what that entered.
         stack.push_async_callback(_cancelled, asyncio.create_task(webhook.run()))
         stack.push_async_callback(webhook.settle, WEBHOOK_SECONDS)
         stack.push_async_callback(rollouts.stop)
         stack.push_async_callback(_cancelled, asyncio.create_task(rollouts.run()))
+        stack.push_async_callback(quotas.stop)
+        stack.push_async_callback(_cancelled, asyncio.create_task(quotas.run()))
         reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
         transport = GrpcioTransport(sidecar)
-        admin = Admin(sidecar, reloader)
+        admin = Admin(sidecar, reloader, quotas)
         admin_address = await admin.start(options.admin, options.tls)
         stack.push_async_callback(admin.stop)
         listen = await transport.start(options.listen, options.tls)
@@ -119,21 +127,27 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
             logs.get().info("draining", open_exchanges=sidecar.open_exchanges, grace_seconds=options.grace_seconds)
 
 
-async def _rollouts(
-    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, webhook_url: Callable[[], str | None]
-) -> tuple[Rollouts, Webhook]:
+def _rollouts(
+    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, webhook: Webhook, writer: str
+) -> Rollouts:
     local = open_state(str(options.state))
     stack.push_async_callback(local.close)
     fleet = None
     if options.redis is not None:
         fleet = open_state(options.redis)
         stack.push_async_callback(fleet.close)
-    webhook = Webhook(webhook_url)
-    writer = f"{socket.gethostname()[:64]}-{os.urandom(6).hex()}"
-    return (
-        Rollouts(local=local, shared=fleet, metrics=metrics.rollouts, writer=writer, notify=webhook.tell),
-        webhook,
-    )
+    return Rollouts(local=local, shared=fleet, metrics=metrics.rollouts, writer=writer, notify=webhook.tell)
+
+
+def _quotas(
+    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, webhook: Webhook, writer: str
+) -> Quotas:
+    """Return the quotas, over a store of their own: a file without an fsync a request, or connections of theirs."""
+    where = options.redis or str(options.state.with_name("quotas.db"))
+    store = open_state(where, durable=False)
+    stack.push_async_callback(store.close)
+    accounts = Accounts(store, owner=writer.replace(" ", "-"), metrics=metrics.quotas)
+    return Quotas(accounts, metrics.quotas, notify=webhook.tell)
 
 
 async def serve(options: ServeOptions, render_clusters: Callable[..., dict[str, Any]]) -> None:

@@ -27,7 +27,10 @@ class KeyEntry(Struct, frozen=True, kw_only=True):
 
 
 class RuleBook:
-    """One valid rules document, indexed. Immutable: a reload makes a new one."""
+    """One valid rules document, indexed. Immutable: a reload makes a new one.
+
+    `names_strangers`: tokens or certificates may name tenants without an entry.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -37,6 +40,7 @@ class RuleBook:
             (store.kind, host): (name, store) for name, store in rules.stores.items() for host in store.hosts or ("",)
         }
         self.has_stores = bool(rules.stores)
+        self.names_strangers = rules.identity.jwt is not None or rules.identity.mtls is not None
         self._profiles = {name: self._profile(name, tenant) for name, tenant in rules.tenants.items()}
 
     def key(self, digest: bytes) -> KeyEntry | None:

@@ -14,7 +14,9 @@ __all__ = ["StateStore", "StateUnavailableError", "open_state"]
 def open_state(where: str, *, durable: bool = True) -> StateStore:
     """Return the store at a URL (`redis://`, `rediss://`, `unix://`) or in a file; nothing is opened yet.
 
-    Not `durable`: a file whose last changes a power cut may take back. Raises StateUnavailableError for a URL that no store can have.
+    Not `durable`: a file whose last changes a power cut may take back.
+
+    Raises StateUnavailableError for a URL that no store can have.
     """
     if "://" not in where:
         from tenantry.adapters.state.sqlite import SqliteState  # noqa: PLC0415  # each store loads what it needs alone

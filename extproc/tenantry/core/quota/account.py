@@ -185,7 +185,8 @@ def month_name(month: int) -> str:
 def apply(account: Account, limits: Limits, change: Change, now_ms: int) -> tuple[Account, Standing]:
     """Return the account after a change, and how it stands."""
     account = _up_to(account, limits, change, now_ms)
-    granted, crossed = True, ()
+    granted = True
+    crossed: tuple[float, ...] = ()
     if isinstance(change, Reserve):
         account, granted = _reserved(account, limits, change)
     elif isinstance(change, Settle):

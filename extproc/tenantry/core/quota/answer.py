@@ -33,9 +33,14 @@ def figures(limits: Limits, standing: Standing, window: Window | None = None) ->
     """Return the values of NAMES."""
     if limits.minute is not None and window in (None, "minute"):
         room = limits.minute * MINUTE_MS - standing.content
-        return _figures(limits.minute, room // MINUTE_MS, standing.content / limits.minute / 1e3)
+        return _figures(limits.minute, room // MINUTE_MS, minute_reset_s(limits, standing))
     period = limits.period or 0
     return _figures(period, period - standing.used - standing.reserved, _until_next_month_s(standing))
+
+
+def minute_reset_s(limits: Limits, standing: Standing) -> float:
+    """Return in how many seconds the minute's bucket will be empty."""
+    return standing.content / (limits.minute or 1) / 1e3
 
 
 def refusal(claim: Claim, standing: Standing) -> tuple[Window, RateLimitedError | QuotaExhaustedError]:

@@ -31,7 +31,7 @@ MAX_SEQUENCES = 1_024
 """Records of one exchange that are looked at."""
 
 Result = Literal["record", "response", "estimate", "returned", "late"]
-"""What settled a reservation: a plugin's record, usage read from the response, an estimate; nothing; a record too late."""
+"""What settled a reservation: an engine's record, usage read from the response, an estimate; nothing; a late record."""
 
 
 class Settlement(Struct, frozen=True, kw_only=True):
@@ -44,13 +44,14 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
 
 class _Open:
-    __slots__ = ("claim", "ended_s", "records", "returned")
+    __slots__ = ("claim", "ended_s", "late", "records", "returned")
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.ended_s: float | None = None
         self.records: dict[tuple[int, int], UsageRecord] = {}
         self.returned = False
+        self.late: set[tuple[int, int]] = set()
 
 
 class Settling:
@@ -62,6 +63,9 @@ class Settling:
 
     def __len__(self) -> int:
         return len(self._open) + len(self._ended)
+
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self._open or request_id in self._ended
 
     def held(self) -> dict[str, int]:
         """Return the milliunits that are reserved, by tenant."""
@@ -96,15 +100,18 @@ class Settling:
         each = self._open.get(record.request_id) or self._ended.get(record.request_id)
         if each is None or record.mirror or not record.final or record.finish_reason == "error":
             return
+        place = record.attempt, record.sequence
+        if place in each.late:
+            return
         if len(each.records) < MAX_SEQUENCES:
-            each.records.setdefault((record.attempt, record.sequence), record)
+            each.records.setdefault(place, record)
         if each.ended_s is not None and (each.returned or _whole(each)):
             yield from self._give_up(record.request_id)
             if not each.returned:
                 self._forget(record.request_id)
 
-    def told(self, request_id: str, actual: int, result: Result) -> Iterator[Settlement]:
-        """Settle what the access log or the response told of."""
+    def told(self, request_id: str, actual: int | None, result: Result) -> Iterator[Settlement]:
+        """Settle what is known from elsewhere: the access log, the response, or that the request was not sent."""
         each = self._open.get(request_id) or self._ended.get(request_id)
         if each is None or each.returned:
             return
@@ -129,6 +136,7 @@ class Settling:
         if counted:
             actual = sum(_milliunits(claim, record) for record in counted)
             result: Result = "late" if each.returned else "record"
+            each.late.update(each.records)
             each.records.clear()
             yield Settlement(request_id=request_id, claim=claim, actual=actual, result=result)
         elif claim.usage != "plugin":
