@@ -28,7 +28,8 @@ OTHER_NAMES = {
 
 KINDS = {
     FieldDescriptor.TYPE_STRING: "string", FieldDescriptor.TYPE_BYTES: "bytes", FieldDescriptor.TYPE_BOOL: "bool",
-    FieldDescriptor.TYPE_INT32: "int32", FieldDescriptor.TYPE_UINT32: "uint32", FieldDescriptor.TYPE_ENUM: "enum",
+    FieldDescriptor.TYPE_INT32: "int32", FieldDescriptor.TYPE_UINT32: "uint32", FieldDescriptor.TYPE_UINT64: "uint64",
+    FieldDescriptor.TYPE_ENUM: "enum",
     FieldDescriptor.TYPE_MESSAGE: "message",
 }  # fmt: skip
 SAME_ON_THE_WIRE = {("int32", "enum")}
@@ -140,6 +141,7 @@ def fill(message: Message, choice: int, number: int = 1) -> Message:
                 FieldDescriptor.TYPE_BOOL: True,
                 FieldDescriptor.TYPE_INT32: 413,
                 FieldDescriptor.TYPE_UINT32: 2**32 - number,
+                FieldDescriptor.TYPE_UINT64: 2**63 - number,
                 FieldDescriptor.TYPE_ENUM: 3,
             }[field.type]
             if field.is_repeated:

@@ -180,15 +180,14 @@ class Accounts:
             tenant, limits, _ = self._owed[0]
             await self._renew({tenant: limits})  # what changes nothing tells whether it is there
         while self._owed:
-            tenant, limits, change = self._owed[0]
+            tenant, limits, change = self._owed.popleft()
             change = replace(change, seen=self._seen(tenant))
             try:
                 standing = await self._store.account(_key(tenant), limits, change)
-            except StateUnavailableError:
-                if isinstance(change, Settle):
-                    self._owed[0] = (tenant, limits, replace(change, only_open=True))
+            except BaseException:
+                again = replace(change, only_open=True) if isinstance(change, Settle) else change
+                self._owed.appendleft((tenant, limits, again))
                 raise
-            self._owed.popleft()
             told(tenant, limits, self._heard(tenant, limits, standing))
 
     async def read(self, tenant: str, limits: Limits) -> Standing:

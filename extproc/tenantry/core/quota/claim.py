@@ -32,7 +32,8 @@ MAX_OUTPUT_TOKENS = 131_072
 
 _OUTPUT_MEMBERS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 _NONE = Raw(b"null")
-_number = msgspec.json.Decoder(int)
+_number = msgspec.json.Decoder(float, strict=False)
+"""As engines read it: 100, 100.0 and "100" are the same."""
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -104,4 +105,4 @@ def _int(body: ChatBody, name: str, default: int) -> int:
         value = _number.decode(body.members.get(name, _NONE))
     except msgspec.MsgspecError:
         return default
-    return max(1, min(value, MAX_OUTPUT_TOKENS))
+    return int(min(value, MAX_OUTPUT_TOKENS)) if value >= 1 else 1
