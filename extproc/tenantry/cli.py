@@ -58,6 +58,7 @@ def up(
     secrets: Path | None = None,
     redis: str | None = None,
     outcomes: Path | None = None,
+    ledger: str | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     client_ca: Path | None = None,
@@ -72,7 +73,7 @@ def up(
     listen
         Where clients connect. Port 0 takes a free one.
     admin
-        The sidecar's /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta.
+        The sidecar's /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
     envoy_admin
         Envoy's own admin address.
     envoy
@@ -85,6 +86,8 @@ def up(
         URL of a Redis or Valkey that other sidecars share; @FILE reads it from a file.
     outcomes
         File that gets one JSON line per finished exchange.
+    ledger
+        URL of a ledger (`tenantry ledger serve`) for usage that the sidecar estimates itself; see `models.NAME.usage`.
     tls_cert, tls_key, client_ca
         Serve clients over TLS; with --client-ca their certificates can name their tenant.
     concurrency
@@ -95,7 +98,7 @@ def up(
     logs.configure()
     options = UpOptions(
         rules=rules, listen=parse_address(listen), admin=parse_address(admin), envoy_admin=parse_address(envoy_admin),
-        envoy=envoy, state=state, secrets=secrets, redis=_url(redis), outcomes=outcomes,
+        envoy=envoy, state=state, secrets=secrets, redis=_url(redis), outcomes=outcomes, ledger=ledger,
         tls_cert=tls_cert, tls_key=tls_key, client_ca=client_ca, concurrency=concurrency,
     )  # fmt: skip
     asyncio.run(run(options, out))
@@ -118,6 +121,7 @@ def serve(
     cds: Path | None = None,
     envoy_admin: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     outcomes: Path | None = None,
+    ledger: str | None = None,
     grace_seconds: float = 20.0,
 ) -> None:
     """Run the sidecar alone, beside an Envoy that somebody else runs, until SIGTERM.
@@ -131,7 +135,7 @@ def serve(
     listen
         ext_proc and access log: HOST:PORT or unix:/PATH.
     admin
-        /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta.
+        /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
     state
         SQLite file for the state of rollouts; the processes of one machine may share it.
     redis
@@ -144,6 +148,8 @@ def serve(
         Envoy admin URLs (http://HOST:PORT) to ask whether a new version's cluster is there.
     outcomes
         File that gets one JSON line per finished exchange.
+    ledger
+        URL of a ledger (`tenantry ledger serve`) for usage that the sidecar estimates itself; see `models.NAME.usage`.
     grace_seconds
         How long a drain may take.
     """
@@ -158,7 +164,8 @@ def serve(
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
     options = ServeOptions(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
-        redis=_url(redis), cds=cds, envoy_admins=envoy_admin, outcomes=outcomes, grace_seconds=grace_seconds,
+        redis=_url(redis), cds=cds, envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger,
+        grace_seconds=grace_seconds,
     )  # fmt: skip
     asyncio.run(run(options, _render_clusters))
 

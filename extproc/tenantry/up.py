@@ -40,6 +40,7 @@ class UpOptions(Struct, frozen=True, kw_only=True):
     secrets: Path | None = None
     redis: str | None = None
     outcomes: Path | None = None
+    ledger: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     client_ca: Path | None = None
@@ -83,6 +84,7 @@ async def running(options: UpOptions) -> AsyncIterator[Up]:
             cds=cds,
             envoy_admins=(f"http://{envoy_admin}",),
             outcomes=options.outcomes,
+            ledger=options.ledger,
             grace_seconds=5.0,
         )
         async with serving(serve, render_clusters) as sidecar:

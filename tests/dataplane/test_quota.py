@@ -18,7 +18,7 @@ from tenantry_testing.redis_server import redis_server
 
 from dataplane.harness import Json, Stack, digest, rules, stack, until
 from dataplane.processes import beside
-from dataplane.upstream import OK, Seen, Step, Upstream
+from dataplane.upstream import OK, Seen, Step, Upstream, fixed
 from dataplane.wire import Response, ask, chat, request
 
 TOKENS = 3_000
@@ -50,7 +50,11 @@ def with_quotas(upstream: Upstream) -> Json:
         for name, quota in QUOTAS.items()
     }
     tenants["free"] = {"tier": "gold", "keys": [digest(key("free"))]}
-    return rules(upstream, tenants=tenants)
+    document = rules(upstream, tenants=tenants)
+    document["models"]["mute-8b"] = {
+        "stable": "1", "versions": {"1": {"endpoints": [upstream.endpoint]}}, "usage": "estimate"
+    }  # fmt: skip
+    return document
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -178,6 +182,19 @@ async def test_copies_and_failed_attempts_are_not_the_tenants(quotas: Stack) -> 
         record(response.request_id, "told", output_tokens=20, attempt=2),
     )  # fmt: skip
     await settled(quotas, "told", used=before + 0.07)
+
+
+async def test_a_model_without_a_plugin_is_settled_by_the_size_of_its_answer(quotas: Stack) -> None:
+    before = (await quota(quotas, "told"))["used"]
+    answer = OK.partition(b"\r\n\r\n")[2] + b" " * 1_000
+    quotas.upstream.scripts["long"] = lambda _seen: [fixed(answer)]
+    body = chat(key("told"), model="mute-8b", script="long", max_tokens=5_000)
+    response = await quotas.ask(body)
+    request_bytes = len(body.partition(b"\r\n\r\n")[2])
+    names = len(f"chatcmpl-told:{response.request_id}mute-8b")
+    expected = -(-request_bytes // 4) + 3 * ((len(answer) - 629 - names) // 4)
+    await settled(quotas, "told", used=round(before + expected / 1e3, 3), seconds=3)
+    assert await quotas.total("tenantry_quota_settlements_total", result="estimate") == 1
 
 
 async def test_several_answers_are_settled_together(quotas: Stack) -> None:

@@ -161,9 +161,11 @@ def test_limits_are_the_tenants_own_or_its_tiers() -> None:
     assert limits_of(Quota()) is None
 
 
-def size(api: Api = Api.CHAT, body_bytes: int = 300, **members: object) -> Size:
+def size(api: Api = Api.CHAT, body_bytes: int = 300, **members: object) -> tuple[int, int, int]:
+    """Input tokens, output tokens, sequences."""
     body = chat.read(json.dumps({"model": "chat-8b", **members}).encode())
-    return size_of(body, api, body_bytes)
+    found = size_of(body, api, body_bytes)
+    return found.input_tokens, found.output_tokens, found.sequences
 
 
 @pytest.mark.parametrize(
@@ -183,19 +185,18 @@ def size(api: Api = Api.CHAT, body_bytes: int = 300, **members: object) -> Size:
 def test_output_is_reserved_as_the_body_allows_it(
     members: dict[str, object], output_tokens: int, sequences: int
 ) -> None:
-    assert size(**members) == Size(input_tokens=100, output_tokens=output_tokens, sequences=sequences)
+    assert size(**members) == (100, output_tokens, sequences)
 
 
 def test_inputs_of_each_route() -> None:
-    assert size(Api.EMBEDDINGS, input="text") == Size(input_tokens=100, output_tokens=0, sequences=1)
-    assert size(Api.RESPONSES, max_output_tokens=5) == Size(input_tokens=100, output_tokens=5, sequences=1)
+    assert size(Api.EMBEDDINGS, input="text") == (100, 0, 1)
+    assert size(Api.RESPONSES, max_output_tokens=5) == (100, 5, 1)
     # Three prompts, each of which is answered; how many records come is not certain, as a text may hold quotes.
-    three = size(Api.COMPLETIONS, prompt=["a", "b", "c"], max_tokens=2, n=2)
-    assert (three.output_tokens, three.sequences) == (12, 0)
+    assert size(Api.COMPLETIONS, prompt=["a", "b", "c"], max_tokens=2, n=2) == (100, 12, 0)
     # Token numbers are denser than text.
-    assert size(Api.COMPLETIONS, prompt=[1, 2, 3], max_tokens=2) == Size(input_tokens=150, output_tokens=2, sequences=1)
-    assert size(Api.COMPLETIONS, prompt=[[1], [2]], max_tokens=2).output_tokens == 4
-    assert size(body_bytes=10_000_000).input_tokens == 131_072
+    assert size(Api.COMPLETIONS, prompt=[1, 2, 3], max_tokens=2) == (150, 2, 1)
+    assert size(Api.COMPLETIONS, prompt=[[1], [2]], max_tokens=2) == (150, 4, 0)
+    assert size(body_bytes=10_000_000) == (131_072, 1_024, 1)
 
 
 def asked(limits: Limits, amount: int) -> Claim:

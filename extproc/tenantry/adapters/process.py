@@ -18,6 +18,7 @@ from tenantry.adapters.admin import Admin
 from tenantry.adapters.bind import Address, Tls, require_safe
 from tenantry.adapters.envoy_clusters import EnvoyClusters
 from tenantry.adapters.grpcio_transport import GrpcioTransport
+from tenantry.adapters.ledger_outbox import LedgerOutbox, OutboxMetrics
 from tenantry.adapters.memory import keep_freed_memory
 from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.quotas.accounts import Accounts
@@ -28,10 +29,12 @@ from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import OutcomeSink, Sidecar
 from tenantry.adapters.state import open_state
 from tenantry.adapters.stores import Stores
+from tenantry.adapters.usage_from_log import UsageFromLog
 from tenantry.adapters.webhook import Webhook
 from tenantry.core.errors import TenantryError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rules import not_acted_on
+from tenantry.core.usage import UsageRecord
 
 WEBHOOK_SECONDS = 2.0
 """How long the end waits for the webhook's receiver."""
@@ -43,7 +46,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     `cds` is the cluster file it keeps for Envoy, `envoy_admins` (http://host:port) are asked whether
     a new version's cluster is there; `outcomes` is a file that gets one JSON line per exchange.
     `state` is the SQLite file of this machine's rollouts, `redis` the URL of the store that replicas
-    elsewhere share with it.
+    elsewhere share with it. `ledger` is the URL that gets the records which the sidecar itself makes.
     """
 
     rules: Path
@@ -56,6 +59,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     cds: Path | None = None
     envoy_admins: tuple[str, ...] = ()
     outcomes: Path | None = None
+    ledger: str | None = None
     grace_seconds: float = 20.0
 
 
@@ -90,6 +94,9 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         webhook = Webhook(lambda: sidecar.snapshot.keyring.webhook)
         rollouts = _rollouts(options, metrics, stack, webhook, writer)
         quotas = _quotas(options, metrics, stack, webhook, writer)
+        sinks.append(
+            UsageFromLog(lambda: sidecar.snapshot.book, quotas, _ledger(options, metrics, stack, lambda: sidecar))
+        )
         stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
         stack.push_async_callback(stores.stop)
         sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts, stores=stores, quotas=quotas)
@@ -148,6 +155,21 @@ def _quotas(
     stack.push_async_callback(store.close)
     accounts = Accounts(store, owner=writer.replace(" ", "-"), metrics=metrics.quotas)
     return Quotas(accounts, metrics.quotas, notify=webhook.tell)
+
+
+def _ledger(
+    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, sidecar: Callable[[], Sidecar]
+) -> Callable[[UsageRecord], None]:
+    """Return what takes usage records; without a ledger they go nowhere."""
+    if options.ledger is None:
+        return lambda _record: None
+    outbox = LedgerOutbox(
+        options.state.with_name("outbox.db"), options.ledger, lambda: sidecar().snapshot.keyring.usage_token,
+        OutboxMetrics(metrics.registry), tls=options.tls,
+    )  # fmt: skip
+    stack.push_async_callback(outbox.stop)
+    stack.push_async_callback(_cancelled, asyncio.create_task(outbox.run()))
+    return outbox.add
 
 
 async def serve(options: ServeOptions, render_clusters: Callable[..., dict[str, Any]]) -> None:

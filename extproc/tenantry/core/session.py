@@ -52,7 +52,7 @@ from tenantry.core.events import (
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.keyring import Keyring
 from tenantry.core.quota.answer import metadata_key
-from tenantry.core.quota.claim import Claim, claim, size_of
+from tenantry.core.quota.claim import Claim, claim, measure, size_of
 from tenantry.core.routing import Decision, Live, decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Model
@@ -268,9 +268,7 @@ class Session:
         stamped = chat.stamp(
             body, api=api, tenant=tenant, decision=decision, keyring=keyring, request_id=self.request_id
         )
-        if tenant.profile.limits is not None:
-            size = size_of(body, api, len(event.body))
-            self.claim = claim(tenant.profile.name, tenant.profile.limits, model, size)
+        measured = self._weigh(tenant, model, body, api, len(event.body))
         secret = keyring.engine_secret(decision.model)
         identity = {
             "tenant": tenant.profile.name,
@@ -305,8 +303,21 @@ class Session:
             body=stamped,
             metadata=identity
             | (decision.trial.metadata() if decision.trial is not None else {})
+            | measured
             | {"request_id": self.request_id, "reason": decision.reason, "enforced": "yes"},
         )
+
+    def _weigh(
+        self, tenant: Tenant, model: Model, body: chat.ChatBody, api: chat.Api, body_bytes: int
+    ) -> dict[str, str]:
+        """Claim what the request may cost, if its tenant has a quota; return how its usage is to be measured."""
+        limits = tenant.profile.limits
+        if limits is None and model.usage == "plugin":
+            return {}
+        size = size_of(body, api, body_bytes)
+        if limits is not None:
+            self.claim = claim(tenant.profile.name, limits, model, size)
+        return {} if model.usage == "plugin" else measure(model.usage, api, size, streams=body.streams).metadata()
 
     def _decide(self, tenant: Tenant, body: chat.ChatBody, model: Model, body_bytes: int) -> Decision:
         sticky = model.rollout.sticky if model.rollout is not None else ()

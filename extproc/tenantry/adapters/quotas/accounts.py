@@ -228,7 +228,9 @@ class Accounts:
         if not self._lost:
             self._lost = True
             self._metrics.store(up=False)
-            logs.get().error("the quota store failed; each replica keeps quotas by itself", problems=[str(error) or "no answer"])
+            logs.get().error(
+                "the quota store failed; each replica keeps quotas by itself", problems=[str(error) or "no answer"]
+            )
 
 
 def _key(tenant: str) -> str:

@@ -16,6 +16,7 @@ from msgspec import Raw, Struct
 
 from tenantry.core.billing.compute_units import compute_units_micro
 from tenantry.core.chat import Api, ChatBody
+from tenantry.core.outcome import Measure
 from tenantry.core.quota.account import Limits
 from tenantry.core.rules import Model
 from tenantry.core.rules_billing import ModelProfile, UsageSource
@@ -51,11 +52,12 @@ class Claim(Struct, frozen=True, kw_only=True):
 
 
 class Size(Struct, frozen=True, kw_only=True):
-    """A request in tokens, at most; `sequences` as in Claim."""
+    """A request in tokens, at most; `sequences` as in Claim. `most_tokens` bounds the output, where a body says so."""
 
     input_tokens: int
     output_tokens: int
     sequences: int
+    most_tokens: int = MAX_OUTPUT_TOKENS
 
 
 def claim(tenant: str, limits: Limits, model: Model, size: Size) -> Claim:
@@ -64,6 +66,11 @@ def claim(tenant: str, limits: Limits, model: Model, size: Size) -> Claim:
     return Claim(
         tenant=tenant, limits=limits, amount=amount, profile=model.profile, usage=model.usage, sequences=size.sequences
     )
+
+
+def measure(source: UsageSource, api: Api, size: Size, *, streams: bool) -> Measure:
+    """Return what is to be known later of a request whose usage no plugin tells."""
+    return Measure(source=source, api=api.name.lower(), streams=streams, most_tokens=size.most_tokens)
 
 
 def milliunits(profile: ModelProfile, *, input_tokens: int, output_tokens: int, cached_tokens: int = 0) -> int:
@@ -79,11 +86,13 @@ def size_of(body: ChatBody, api: Api, body_bytes: int) -> Size:
     prompts, numbers = _prompts(body, api)
     input_tokens = -(-body_bytes // (NUMBER_BYTES_PER_TOKEN if numbers else INPUT_BYTES_PER_TOKEN))
     answers = 0 if api is Api.EMBEDDINGS else _int(body, "n", 1)
-    each = next((value for name in _OUTPUT_MEMBERS if (value := _int(body, name, 0)) > 0), DEFAULT_OUTPUT_TOKENS)
+    each = next((value for name in _OUTPUT_MEMBERS if (value := _int(body, name, 0)) > 0), 0)
+    all_answers = answers * max(prompts, 1)
     return Size(
         input_tokens=min(input_tokens, MAX_INPUT_TOKENS),
-        output_tokens=min(each * answers * max(prompts, 1), MAX_OUTPUT_TOKENS),
+        output_tokens=min((each or DEFAULT_OUTPUT_TOKENS) * all_answers, MAX_OUTPUT_TOKENS),
         sequences=max(answers, 1) if prompts == 1 else 0,
+        most_tokens=min((each or MAX_OUTPUT_TOKENS) * all_answers, MAX_OUTPUT_TOKENS),
     )
 
 
