@@ -18,7 +18,7 @@ from tenantry_testing.redis_server import redis_server
 
 from dataplane.harness import Json, Stack, digest, rules, stack, until
 from dataplane.processes import beside
-from dataplane.upstream import OK, Seen, Step, Upstream, fixed
+from dataplane.upstream import OK, Seen, Step, Upstream, fixed, sse
 from dataplane.wire import Response, ask, chat, request
 
 TOKENS = 3_000
@@ -51,9 +51,9 @@ def with_quotas(upstream: Upstream) -> Json:
     }
     tenants["free"] = {"tier": "gold", "keys": [digest(key("free"))]}
     document = rules(upstream, tenants=tenants)
-    document["models"]["mute-8b"] = {
-        "stable": "1", "versions": {"1": {"endpoints": [upstream.endpoint]}}, "usage": "estimate"
-    }  # fmt: skip
+    for name, usage in (("mute-8b", "estimate"), ("read-8b", "response")):
+        version = {"endpoints": [upstream.endpoint]}
+        document["models"][name] = {"stable": "1", "versions": {"1": version}, "usage": usage}
     return document
 
 
@@ -195,6 +195,52 @@ async def test_a_model_without_a_plugin_is_settled_by_the_size_of_its_answer(quo
     expected = -(-request_bytes // 4) + 3 * ((len(answer) - 629 - names) // 4)
     await settled(quotas, "told", used=round(before + expected / 1e3, 3), seconds=3)
     assert await quotas.total("tenantry_quota_settlements_total", result="estimate") == 1
+
+
+def usage_of(output_tokens: int) -> bytes:
+    details = {"cached_tokens": 10}
+    usage = {"prompt_tokens": 20, "completion_tokens": output_tokens, "prompt_tokens_details": details}
+    return json.dumps({"choices": [], "usage": usage}, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize("streams", [False, True], ids=["whole", "stream"])
+async def test_usage_can_be_read_from_the_response(quotas: Stack, *, streams: bool) -> None:
+    words = [b'data: {"choices":[{"delta":{"content":"word"}}],"usage":null}\n\n'] * 5
+    pieces = [*words, b"data: " + usage_of(40) + b"\n\n", b"data: [DONE]\n\n"]
+    quotas.upstream.scripts["read"] = lambda _seen: sse(pieces, 0.05) if streams else [fixed(usage_of(40))]
+    before = (await quota(quotas, "told"))["used"]
+    mark, messages = f"read {streams}", await quotas.total("tenantry_ext_proc_messages_total", tenant="told")
+    body = chat(
+        key("told"), model="read-8b", script="read", mark=mark, stream=streams, max_tokens=100,
+        headers=[("accept-encoding", "gzip")],
+    )  # fmt: skip
+    response = await quotas.ask(body)
+    assert (response.status, response.body) == (200, b"".join(pieces) if streams else usage_of(40))
+    (seen,) = quotas.upstream.marked(mark)
+    assert seen.json.get("stream_options") == ({"include_usage": True} if streams else None)
+    assert seen.header("accept-encoding") == []
+    # 10 tokens computed, 10 cached, 40 made.
+    await settled(quotas, "told", used=round(before + 0.010 + 0.001 + 0.120, 3), seconds=3)
+    cost = await quotas.total("tenantry_ext_proc_messages_total", tenant="told") - messages
+    assert cost == 2 + 1 + (len(pieces) + 1 if streams else 1)
+
+
+async def test_other_models_of_who_may_use_such_a_model_cost_one_message_more(quotas: Stack) -> None:
+    before = await quotas.total("tenantry_ext_proc_messages_total", tenant="free")
+    assert (await quotas.ask(chat(key("free")))).status == 200
+    await until(lambda: quotas.sidecar is not None and quotas.sidecar.open_exchanges == 0)
+    assert await quotas.total("tenantry_ext_proc_messages_total", tenant="free") - before == 3
+
+
+async def test_a_client_that_leaves_a_stream_pays_for_what_came(quotas: Stack) -> None:
+    word = b'data: {"choices":[{"delta":{"content":"word"}}],"id":"' + b"x" * 200 + b'"}\n\n'
+    quotas.upstream.scripts["endless"] = lambda _seen: sse([word] * 200, 0.02)
+    before = await quotas.total("tenantry_usage_reckoned_total", source="response_size")
+    with pytest.raises(TimeoutError):
+        await quotas.ask(chat(key("told"), model="read-8b", script="endless", stream=True, max_tokens=500), timeout=1.0)
+    async with asyncio.timeout(5):
+        while await quotas.total("tenantry_usage_reckoned_total", source="response_size") == before:
+            await asyncio.sleep(0.05)
 
 
 async def test_several_answers_are_settled_together(quotas: Stack) -> None:

@@ -23,13 +23,13 @@ from tenantry.adapters.memory import keep_freed_memory
 from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.quotas.accounts import Accounts
 from tenantry.adapters.quotas.desk import Quotas
+from tenantry.adapters.reckoning import Reckoning
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollouts import Rollouts
 from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import OutcomeSink, Sidecar
 from tenantry.adapters.state import open_state
 from tenantry.adapters.stores import Stores
-from tenantry.adapters.usage_from_log import UsageFromLog
 from tenantry.adapters.webhook import Webhook
 from tenantry.core.errors import TenantryError
 from tenantry.core.outcome import Outcome
@@ -94,12 +94,14 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         webhook = Webhook(lambda: sidecar.snapshot.keyring.webhook)
         rollouts = _rollouts(options, metrics, stack, webhook, writer)
         quotas = _quotas(options, metrics, stack, webhook, writer)
-        sinks.append(
-            UsageFromLog(lambda: sidecar.snapshot.book, quotas, _ledger(options, metrics, stack, lambda: sidecar))
-        )
+        send = _ledger(options, metrics, stack, lambda: sidecar)
+        reckoning = Reckoning(lambda: sidecar.snapshot.book, quotas, metrics.registry, send)
+        sinks.append(reckoning.outcome)
         stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
         stack.push_async_callback(stores.stop)
-        sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts, stores=stores, quotas=quotas)
+        sidecar = Sidecar(
+            snapshot, metrics, sinks, rollouts=rollouts, stores=stores, quotas=quotas, responses=reckoning.response
+        )
         await rollouts.start()
         await quotas.accounts.start()
         # Ended in the opposite order: outcomes and records come until transport and admin listener are gone, then the

@@ -20,6 +20,7 @@ from tenantry.core.errors import ConversationError, RequestRefusedError, Unavail
 from tenantry.core.events import Event, Forward, Reply
 from tenantry.core.outcome import Outcome
 from tenantry.core.quota.claim import Claim
+from tenantry.core.response_usage import ResponseUsage
 from tenantry.core.routing import Live
 from tenantry.core.session import Session, Snapshot, State, closed
 from tenantry.core.usage import UsageRecord
@@ -156,7 +157,8 @@ class Sidecar:
     """State shared by all streams of a process: the live snapshot, metrics, and where outcomes go.
 
     `rollouts` follows what goes live and sees the outcomes; without it nobody gets a candidate. Without `stores` no
-    vector store is used, and without `quotas` nobody who has one is served.
+    vector store is used, and without `quotas` nobody who has one is served. `responses` gets the usage that was read
+    from a response when its exchange has ended.
     """
 
     def __init__(
@@ -168,6 +170,7 @@ class Sidecar:
         rollouts: Rollouts | None = None,
         stores: StoreGate | None = None,
         quotas: QuotaDesk | None = None,
+        responses: Callable[[ResponseUsage], None] = lambda _usage: None,
     ) -> None:
         self.snapshot = snapshot
         self.quotas = ClosedQuotas() if quotas is None else quotas
@@ -175,6 +178,7 @@ class Sidecar:
         self.rollouts = rollouts
         self.generation = 1
         self.metrics = metrics
+        self._responses = responses
         self._sinks = tuple(sinks) if rollouts is None else (*sinks, rollouts.outcome)
         self._open: set[Exchange] = set()
         self._made_live(self.generation)
@@ -218,6 +222,8 @@ class Sidecar:
     def exchange_closed(self, exchange: Exchange, session: Session, own_seconds: float) -> None:
         """Forget an exchange and count it."""
         self._open.discard(exchange)
+        if session.response_usage is not None and session.state is State.PASSED:
+            self._responses(session.response_usage)
         if session.claim is not None:
             self.quotas.ended(session.request_id)
         self.metrics.exchange_closed(session, own_seconds)

@@ -14,7 +14,7 @@ than what the request allowed. Cached tokens and GPU time are not known. Who bil
 An estimate has one sequence, in the name of the engine `access-log`; what failed is estimated at nothing.
 """
 
-from tenantry.core.outcome import Outcome
+from tenantry.core.outcome import Measure, Outcome
 from tenantry.core.usage import Charge, FinishReason, UsageRecord
 
 ENGINE = "access-log"
@@ -32,6 +32,11 @@ def estimate(outcome: Outcome, now_s: float) -> UsageRecord | None:
     measure = outcome.measure
     if measure is None or measure.source != "estimate":
         return None
+    return of_bytes(outcome, measure, now_s)
+
+
+def of_bytes(outcome: Outcome, measure: Measure, now_s: float) -> UsageRecord:
+    """Return the record of an exchange by its bytes."""
     reason = finish_reason(outcome)
     worked = reason != "error"
     input_tokens = -(-outcome.request_bytes // BYTES_PER_TOKEN) if worked else 0

@@ -40,6 +40,7 @@ class RuleBook:
             (store.kind, host): (name, store) for name, store in rules.stores.items() for host in store.hosts or ("",)
         }
         self.has_stores = bool(rules.stores)
+        self._read_models = tuple(name for name, model in rules.models.items() if model.usage == "response")
         self.names_strangers = rules.identity.jwt is not None or rules.identity.mtls is not None
         self._profiles = {name: self._profile(name, tenant) for name, tenant in rules.tenants.items()}
 
@@ -69,6 +70,10 @@ class RuleBook:
         if tier is None:
             return None
         return self._profile(name, self.rules.tenants.get(name, TenantRules()), tier)
+
+    def reads_responses(self, profile: Profile) -> bool:
+        """Return whether the tenant may name a model whose usage is read from its responses."""
+        return any(profile.may_use(name) for name in self._read_models)
 
     def models_of(self, profile: Profile) -> list[str]:
         """Return the models that this tenant may name, in the document's order."""
