@@ -354,22 +354,24 @@ async def test_who_may_see_whose_quota(quotas: Stack) -> None:
 
 
 async def test_losing_the_shared_store_neither_hangs_nor_opens_the_door(redis_program: None, tmp_path: Path) -> None:
-    async with redis_server(tmp_path / "redis") as redis:
-        async with beside(tmp_path, with_quotas, arguments=("--redis", redis.url)) as (where, _):
-            response = await where.ask(chat(key("alone"), max_tokens=TOKENS))
-            await post(where, [where.admin], record(response.request_id, "alone", output_tokens=6_000))
-            await settled(where, "alone", used=18.01)
-            redis.freeze()
-            try:
-                begin = time.monotonic()
-                statuses = await hundred(where, "alone")
-                assert time.monotonic() - begin < 8
-            finally:
-                redis.thaw()
-            assert statuses == {200: 8, 429: 92}  # 72.99 were left by what was last read
-            assert await where.total("tenantry_quota_unshared_admissions_total") == 100
-            # What went on meanwhile is told when the store answers again.
-            ids = [seen.header("x-tenantry-request-id")[0].decode() for seen in where.upstream.marked("alone")]
-            await post(where, [where.admin], *(record(each, "alone") for each in ids))
-            await settled(where, "alone", used=20.49, seconds=15)
-            assert await where.total("tenantry_quota_store_up") == 1
+    async with (
+        redis_server(tmp_path / "redis") as redis,
+        beside(tmp_path, with_quotas, arguments=("--redis", redis.url)) as (where, _),
+    ):
+        response = await where.ask(chat(key("alone"), max_tokens=TOKENS))
+        await post(where, [where.admin], record(response.request_id, "alone", output_tokens=6_000))
+        await settled(where, "alone", used=18.01)
+        redis.freeze()
+        try:
+            begin = time.monotonic()
+            statuses = await hundred(where, "alone")
+            assert time.monotonic() - begin < 8
+        finally:
+            redis.thaw()
+        assert statuses == {200: 8, 429: 92}  # 72.99 were left by what was last read
+        assert await where.total("tenantry_quota_unshared_admissions_total") == 100
+        # What went on meanwhile is told when the store answers again.
+        ids = [seen.header("x-tenantry-request-id")[0].decode() for seen in where.upstream.marked("alone")]
+        await post(where, [where.admin], *(record(each, "alone") for each in ids))
+        await settled(where, "alone", used=20.49, seconds=15)
+        assert await where.total("tenantry_quota_store_up") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tenantry.adapters.state import StateStore, open_state
+from tenantry.adapters.state import Store, open_state
 from tenantry.adapters.state.redis import RedisState
 from tenantry.adapters.state.sqlite import SqliteState
 from tenantry.core.quota.account import (
@@ -38,7 +38,9 @@ amounts = st.integers(0, 30_000)
 seen = st.none() | st.builds(Seen, month=st.just(month_of(NOW_MS)), used=amounts)
 changes = st.one_of(
     st.builds(Reserve, owner=owners, lease_ms=st.just(LEASE_MS), seen=seen, id=ids, amount=amounts),
-    st.builds(Settle, owner=owners, lease_ms=st.just(LEASE_MS), seen=seen, id=ids, actual=amounts, only_open=st.booleans()),
+    st.builds(
+        Settle, owner=owners, lease_ms=st.just(LEASE_MS), seen=seen, id=ids, actual=amounts, only_open=st.booleans()
+    ),
     st.builds(GiveBack, owner=owners, lease_ms=st.just(LEASE_MS), seen=seen, id=ids),
     st.builds(Renew, owner=owners, lease_ms=st.just(LEASE_MS), seen=seen),
 )  # fmt: skip
@@ -55,16 +57,16 @@ def key() -> str:
     return f"tenant/{next(_NUMBERS)}"
 
 
-def at(where: str, now: Callable[[], float]) -> StateStore:
+def at(where: str, now: Callable[[], float]) -> Store:
     return RedisState(where, now=now) if "://" in where else SqliteState(Path(where), now=now)
 
 
-def reserve(id: str, amount: int = 1_000, owner: str = "a", lease_ms: int = LEASE_MS) -> Reserve:
-    return Reserve(owner=owner, lease_ms=lease_ms, id=id, amount=amount)
+def reserve(name: str, amount: int = 1_000, owner: str = "a", lease_ms: int = LEASE_MS) -> Reserve:
+    return Reserve(owner=owner, lease_ms=lease_ms, id=name, amount=amount)
 
 
-def settle(id: str, actual: int, owner: str = "a", *, only_open: bool = False) -> Settle:
-    return Settle(owner=owner, lease_ms=LEASE_MS, id=id, actual=actual, only_open=only_open)
+def settle(name: str, actual: int, owner: str = "a", *, only_open: bool = False) -> Settle:
+    return Settle(owner=owner, lease_ms=LEASE_MS, id=name, actual=actual, only_open=only_open)
 
 
 @settings(max_examples=100)
@@ -148,7 +150,7 @@ async def test_processes_share_one_account_and_what_a_dead_one_held_is_given_bac
     await store.close()
 
 
-async def test_a_replica_that_starts_changes_nothing(store: StateStore, where: str, key: str) -> None:
+async def test_a_replica_that_starts_changes_nothing(store: Store, where: str, key: str) -> None:
     await store.account(key, LIMITS, reserve("r1", 4_000))
     await store.account(key, LIMITS, settle("r1", 3_000))
     await store.account(key, LIMITS, reserve("r2", 500))
@@ -158,7 +160,7 @@ async def test_a_replica_that_starts_changes_nothing(store: StateStore, where: s
     await late.close()
 
 
-async def test_an_account_that_was_lost_is_told_again_by_who_has_read_it(store: StateStore, key: str) -> None:
+async def test_an_account_that_was_lost_is_told_again_by_who_has_read_it(store: Store, key: str) -> None:
     knows = Seen(month=(await store.account(key, LIMITS, reserve("r0", 0))).month, used=40_000)
     for _ in range(2):  # saying it twice adds nothing
         standing = await store.account(key, LIMITS, Renew(owner="a", lease_ms=LEASE_MS, seen=knows))
@@ -167,7 +169,7 @@ async def test_an_account_that_was_lost_is_told_again_by_who_has_read_it(store: 
     assert not refused.granted
 
 
-async def test_a_settlement_counts_once_however_often_it_is_repeated(store: StateStore, key: str) -> None:
+async def test_a_settlement_counts_once_however_often_it_is_repeated(store: Store, key: str) -> None:
     async def used(change: Change) -> int:
         return (await store.account(key, LIMITS, change)).used
 
@@ -178,7 +180,7 @@ async def test_a_settlement_counts_once_however_often_it_is_repeated(store: Stat
     assert await used(settle("lost", 50)) == 750
 
 
-async def test_a_share_is_told_of_once_by_all_replicas(store: StateStore, where: str, key: str) -> None:
+async def test_a_share_is_told_of_once_by_all_replicas(store: Store, where: str, key: str) -> None:
     other = open_state(where)
     spent = [each.account(key, LIMITS, settle(f"r{n}", 1_000)) for n in range(30) for each in (store, other)]
     standings: list[Standing] = await asyncio.gather(*spent)

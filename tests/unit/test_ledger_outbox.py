@@ -11,8 +11,9 @@ import pytest_asyncio
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from tenantry.adapters import ledger_outbox
-from tenantry.adapters.ledger_outbox import LedgerOutbox, OutboxMetrics
+from tenantry.adapters.ledger_outbox import LedgerOutbox
 from tenantry.adapters.ports import free_port
+from tenantry.adapters.usage_metrics import UsageMetrics
 from tenantry.core.errors import TenantryError
 from tenantry.core.usage import UsageRecord
 
@@ -57,7 +58,7 @@ async def ledger() -> AsyncIterator[Ledger]:
 class House:
     def __init__(self, folder: Path, url: str) -> None:
         self.registry = CollectorRegistry()
-        self.outbox = LedgerOutbox(folder / "outbox.db", url, lambda: b"token", OutboxMetrics(self.registry))
+        self.outbox = LedgerOutbox(folder / "outbox.db", url, lambda: b"token", UsageMetrics(self.registry))
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:

@@ -43,14 +43,14 @@ class Till:
     def wait(self, seconds: float) -> None:
         self.now_ms += round(seconds * 1e3)
 
-    def reserve(self, id: str, amount: int, owner: str = "a") -> bool:
-        return self._do(Reserve(owner=owner, lease_ms=LEASE_MS, id=id, amount=amount, seen=self.seen)).granted
+    def reserve(self, name: str, amount: int, owner: str = "a") -> bool:
+        return self._do(Reserve(owner=owner, lease_ms=LEASE_MS, id=name, amount=amount, seen=self.seen)).granted
 
-    def settle(self, id: str, actual: int) -> Standing:
-        return self._do(Settle(owner="a", lease_ms=LEASE_MS, id=id, actual=actual))
+    def settle(self, name: str, actual: int) -> Standing:
+        return self._do(Settle(owner="a", lease_ms=LEASE_MS, id=name, actual=actual))
 
-    def give_back(self, id: str) -> Standing:
-        return self._do(GiveBack(owner="a", lease_ms=LEASE_MS, id=id))
+    def give_back(self, name: str) -> Standing:
+        return self._do(GiveBack(owner="a", lease_ms=LEASE_MS, id=name))
 
     def _do(self, change: Change) -> Standing:
         self.account, standing = apply(self.account, self.limits, change, self.now_ms)
@@ -161,7 +161,7 @@ def test_limits_are_the_tenants_own_or_its_tiers() -> None:
     assert limits_of(Quota()) is None
 
 
-def size(api: Api = Api.CHAT, body_bytes: int = 300, **members: object) -> tuple[int, int, int]:
+def size(api: Api = Api.CHAT, body_bytes: int = 300, **members: Any) -> tuple[int, int, int]:
     """Input tokens, output tokens, sequences."""
     body = chat.read(json.dumps({"model": "chat-8b", **members}).encode())
     found = size_of(body, api, body_bytes)
@@ -183,7 +183,7 @@ def size(api: Api = Api.CHAT, body_bytes: int = 300, **members: object) -> tuple
     ],
 )
 def test_output_is_reserved_as_the_body_allows_it(
-    members: dict[str, object], output_tokens: int, sequences: int
+    members: dict[str, Any], output_tokens: int, sequences: int
 ) -> None:
     assert size(**members) == (100, output_tokens, sequences)
 

@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from typing import Any, cast
 
 import pytest
 from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.quotas.accounts import ADMISSION_SECONDS, LEASE_MS, Accounts
 from tenantry.adapters.quotas.desk import Quotas
-from tenantry.adapters.state import StateStore, StateUnavailableError
+from tenantry.adapters.state import StateUnavailableError
 from tenantry.core.errors import QuotaExhaustedError, RateLimitedError
 from tenantry.core.quota.account import Account, Change, Limits, Renew, Reserve, Settle, Standing, apply
 from tenantry.core.quota.alerts import Alert
@@ -20,7 +19,7 @@ LIMITS = Limits(period=10_000, alert_at=(0.5,))
 
 
 class Store:
-    """`core.quota.account` in memory. `down`: refuses; `hangs`: never answers; `loses`: does it, and loses the answer."""
+    """`core.quota.account` in memory. `down`: refuses; `hangs`: never answers; `loses`: its answers get lost."""
 
     def __init__(self) -> None:
         self.accounts: dict[str, Account] = {}
@@ -42,6 +41,9 @@ class Store:
     def of(self, tenant: str = "acme") -> Account:
         return self.accounts[f"quota/{tenant}"]
 
+    async def entries(self, key: str, limit: int) -> list[bytes]:
+        return []
+
 
 class House:
     """A desk over a store, with a clock that stands still unless it is moved."""
@@ -50,7 +52,7 @@ class House:
         self.store, self.alerts, self.now_s = store, list[Alert](), 1_000.0
         self.metrics = Metrics()
         clock = {"monotonic": lambda: self.now_s + time.monotonic()}
-        self.accounts = Accounts(cast("StateStore", store), owner=owner, metrics=self.metrics.quotas, **clock)
+        self.accounts = Accounts(store, owner=owner, metrics=self.metrics.quotas, **clock)
         self.desk = Quotas(self.accounts, self.metrics.quotas, notify=self.alerts.append, **clock)
 
     async def admit(self, name: str, amount: int = 1_000) -> dict[str, str]:

@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import Tls
+from tenantry.adapters.usage_metrics import UsageMetrics
 from tenantry.core.errors import TenantryError
 from tenantry.core.usage import MAX_BATCH, MAX_BATCH_BYTES, UsageRecord
 
@@ -44,14 +44,6 @@ TIMEOUT = aiohttp.ClientTimeout(total=10)
 _SCHEMA = "CREATE TABLE IF NOT EXISTS records (id TEXT PRIMARY KEY, record BLOB NOT NULL, refused TEXT)"
 
 
-class OutboxMetrics:
-    """What is counted of it."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.waiting = Gauge("tenantry_ledger_outbox_waiting", "Records not yet taken by the ledger", registry=registry)
-        self.records = Counter("tenantry_ledger_outbox_records", "Records by result", ("result",), registry=registry)
-
-
 class _Taken(Struct, frozen=True):
     new: int
     known: int
@@ -66,7 +58,7 @@ class LedgerOutbox:
     """Records for the ledger at `url`; `token` returns the usage token of the moment."""
 
     def __init__(
-        self, path: Path, url: str, token: Callable[[], bytes], metrics: OutboxMetrics, *, tls: Tls | None = None
+        self, path: Path, url: str, token: Callable[[], bytes], metrics: UsageMetrics, *, tls: Tls | None = None
     ) -> None:
         self._path, self._url, self._token, self._metrics = path, _checked(url), token, metrics
         self._ssl = _client_context(tls) if tls is not None and self._url.startswith("https:") else None

@@ -14,6 +14,7 @@ from tenantry.adapters.quotas.metrics import QuotaMetrics
 from tenantry.adapters.rollout_metrics import RolloutMetrics
 from tenantry.adapters.store_metrics import StoreMetrics
 from tenantry.adapters.store_requests import StoreRequests
+from tenantry.adapters.usage_metrics import UsageMetrics
 from tenantry.core.outcome import Outcome
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.session import Session, State
@@ -79,6 +80,7 @@ class Metrics:
         self.stores = StoreRequests(self.registry)
         self.store_gate = StoreMetrics(self.registry)
         self.quotas = QuotaMetrics(self.registry, self._tenants)
+        self.usage = UsageMetrics(self.registry)
         self.rollouts = RolloutMetrics(self.registry, self._tenants, self._models)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

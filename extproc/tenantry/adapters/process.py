@@ -18,7 +18,7 @@ from tenantry.adapters.admin import Admin
 from tenantry.adapters.bind import Address, Tls, require_safe
 from tenantry.adapters.envoy_clusters import EnvoyClusters
 from tenantry.adapters.grpcio_transport import GrpcioTransport
-from tenantry.adapters.ledger_outbox import LedgerOutbox, OutboxMetrics
+from tenantry.adapters.ledger_outbox import LedgerOutbox
 from tenantry.adapters.memory import keep_freed_memory
 from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.quotas.accounts import Accounts
@@ -95,7 +95,7 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         rollouts = _rollouts(options, metrics, stack, webhook, writer)
         quotas = _quotas(options, metrics, stack, webhook, writer)
         send = _ledger(options, metrics, stack, lambda: sidecar)
-        reckoning = Reckoning(lambda: sidecar.snapshot.book, quotas, metrics.registry, send)
+        reckoning = Reckoning(lambda: sidecar.snapshot.book, quotas, metrics.usage, send)
         sinks.append(reckoning.outcome)
         stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
         stack.push_async_callback(stores.stop)
@@ -167,7 +167,7 @@ def _ledger(
         return lambda _record: None
     outbox = LedgerOutbox(
         options.state.with_name("outbox.db"), options.ledger, lambda: sidecar().snapshot.keyring.usage_token,
-        OutboxMetrics(metrics.registry), tls=options.tls,
+        metrics.usage, tls=options.tls,
     )  # fmt: skip
     stack.push_async_callback(outbox.stop)
     stack.push_async_callback(_cancelled, asyncio.create_task(outbox.run()))

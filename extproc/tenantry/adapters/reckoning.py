@@ -1,12 +1,11 @@
-"""Usage of models without a plugin: records made of access-log entries, or of responses, settle quotas and are billed."""
+"""Usage of models without a plugin: records made of the access log or of responses settle quotas and are billed."""
 
 import time
 from collections.abc import Callable
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter
-
 from tenantry.adapters.quotas.desk import Quotas
+from tenantry.adapters.usage_metrics import UsageMetrics
 from tenantry.core.estimates import estimate
 from tenantry.core.outcome import Outcome
 from tenantry.core.quota.claim import milliunits
@@ -23,14 +22,12 @@ class Reckoning:
         self,
         book: Callable[[], RuleBook],
         quotas: Quotas,
-        registry: CollectorRegistry,
+        metrics: UsageMetrics,
         send: Callable[[UsageRecord], None] = lambda _record: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._book, self._quotas, self._send, self._clock = book, quotas, send, clock
-        self._records = Counter(
-            "tenantry_usage_reckoned", "Usage records that the sidecar made, by source", ("source",), registry=registry
-        )
+        self._records = metrics.reckoned
 
     def outcome(self, outcome: Outcome) -> None:
         """Take in an entry of the access log, whose exchange may have been another process's."""

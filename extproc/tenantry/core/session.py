@@ -339,9 +339,9 @@ class Session:
         """Return the metadata that lets usage be measured; where it is read from the response, begin to."""
         if measured.source == "response":
             about = Outcome(
-                tenant=identity["tenant"], tier=identity["tier"], model=identity["model"],
-                version=identity["version"], request_id=self.request_id, reason="", code=0, ended="aborted", flags=(), attempts=1,
-                ttfb_ms=None, duration_ms=0.0, cluster="", request_bytes=body_bytes,
+                tenant=identity["tenant"], tier=identity["tier"], model=identity["model"], version=identity["version"],
+                request_id=self.request_id, reason="", code=0, ended="aborted", flags=(), attempts=1, ttfb_ms=None,
+                duration_ms=0.0, cluster="", request_bytes=body_bytes,
             )  # fmt: skip
             self.response_usage = ResponseUsage(about, measured, now)
         return measured.metadata()

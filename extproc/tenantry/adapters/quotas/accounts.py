@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from tenantry.adapters import logs
 from tenantry.adapters.quotas.metrics import QuotaMetrics
-from tenantry.adapters.state import StateStore, StateUnavailableError
+from tenantry.adapters.state import AccountStore, StateUnavailableError
 from tenantry.core.quota.account import (
     Account,
     Change,
@@ -62,7 +62,7 @@ class Accounts:
 
     def __init__(
         self,
-        store: StateStore,
+        store: AccountStore,
         *,
         owner: str,
         metrics: QuotaMetrics,

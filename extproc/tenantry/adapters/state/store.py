@@ -49,12 +49,6 @@ class StateStore(Protocol):
     async def forget(self, key: str) -> None:
         """Forget the counts of visits under `key`."""
 
-    async def account(self, key: str, limits: Limits, change: Change) -> Standing:
-        """Change a quota's account, as `core.quota.account.apply` does, atomically among all processes.
-
-        Time is the store's own. Owners are named as keys are.
-        """
-
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """Append an entry to the log at `key`, unless its id stands there already; return whether it was appended.
 
@@ -66,6 +60,23 @@ class StateStore(Protocol):
 
     async def close(self) -> None:
         """Let go of files and connections. Calls that follow raise StateUnavailableError."""
+
+
+class AccountStore(Protocol):
+    """Accounts of quotas, by key as above."""
+
+    async def account(self, key: str, limits: Limits, change: Change) -> Standing:
+        """Change a quota's account, as `core.quota.account.apply` does, atomically among all processes.
+
+        Time is the store's own. Owners are named as keys are.
+        """
+
+    async def entries(self, key: str, limit: int) -> list[bytes]:
+        """See StateStore; here it serves to ask whether the store is there."""
+
+
+class Store(StateStore, AccountStore, Protocol):
+    """All of it."""
 
 
 def checked(name: str) -> str:
