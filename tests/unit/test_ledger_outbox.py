@@ -25,7 +25,7 @@ class Ledger:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.records: list[str] = []
         self.bad: set[str] = set()
-        self.away = self.mute = self.no_ledger = False
+        self.away = self.mute = self.no_ledger = self.miscounts = False
         self.tokens: set[str] = set()
 
     async def take(self, request: web.Request) -> web.Response:
@@ -38,6 +38,8 @@ class Ledger:
         bad = [place for place, name in enumerate(ids) if name in self.bad]
         if bad:
             return web.json_response({"error": "who is that?", **({} if self.mute else {"bad": bad})}, status=400)
+        if self.miscounts:
+            return web.json_response({"new": 0, "known": len(ids) - 1})
         new = [name for name in ids if name not in self.records]
         self.records += new
         return web.json_response({"new": len(new), "known": len(ids) - len(new)})
@@ -111,7 +113,7 @@ async def test_records_reach_the_ledger(ledger: Ledger, tmp_path: Path) -> None:
     assert ledger.records == ["r1", "r2", "r3"]
 
 
-@pytest.mark.parametrize("trouble", ["away", "no_ledger"])
+@pytest.mark.parametrize("trouble", ["away", "no_ledger", "miscounts"])
 async def test_a_ledger_that_is_away_or_none_loses_nothing(ledger: Ledger, tmp_path: Path, trouble: str) -> None:
     setattr(ledger, trouble, True)
     house = House(tmp_path, ledger.url)

@@ -182,9 +182,7 @@ def size(api: Api = Api.CHAT, body_bytes: int = 300, **members: Any) -> tuple[in
         ({"max_tokens": -5}, 1, 1),
     ],
 )
-def test_output_is_reserved_as_the_body_allows_it(
-    members: dict[str, Any], output_tokens: int, sequences: int
-) -> None:
+def test_output_is_reserved_as_the_body_allows_it(members: dict[str, Any], output_tokens: int, sequences: int) -> None:
     assert size(**members) == (100, output_tokens, sequences)
 
 

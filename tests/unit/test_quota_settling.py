@@ -108,6 +108,14 @@ def test_of_a_rescue_the_attempt_that_finished_counts() -> None:
     assert house.record("r", 10, attempt=2) == [("r", 30, "record")]
 
 
+def test_of_a_hedge_the_attempt_that_lost_does_not_count() -> None:
+    house = House()
+    house.admitted("r")
+    house.record("r", 10, attempt=1)
+    house.record("r", 500, attempt=2, finish_reason="abort")
+    assert house.ended("r") == [("r", 30, "record")]
+
+
 def test_an_aborted_request_counts_for_what_was_generated() -> None:
     house = House()
     house.admitted("r")
