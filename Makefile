@@ -39,8 +39,9 @@ test-fast: env ## tests without any other process: unit, property, contract
 	$(PY) -m pytest -q tests/unit tests/property tests/contract --not-run out/test/fast.json
 
 .PHONY: test-state
-test-state: env ## tests of shared state against SQLite and a real Redis (installs Debian's redis-server where it can)
+test-state: env ## tests of state and ledger against SQLite, a real Redis, a real PostgreSQL (installs Debian's where it can)
 	@python3 tools/services.py redis >/dev/null || echo "no Redis here: its tests will be listed as not run"
+	@python3 tools/services.py postgresql >/dev/null || echo "no PostgreSQL here: its tests will be listed as not run"
 	$(PY) -m pytest -q tests/state --not-run out/test/state.json
 
 .PHONY: test-dataplane

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from tenantry_testing.postgres_server import find_postgres
 
 DEEP = os.environ.get("DEEP") == "1"
 
@@ -25,6 +26,13 @@ def redis_program() -> None:
     """Skip, and say so at the end, where there is no Redis to start."""
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server: `python3 tools/services.py redis` says why")
+
+
+@pytest.fixture(scope="session")
+def postgres_program() -> None:
+    """Skip, and say so at the end, where there is no PostgreSQL to start."""
+    if find_postgres() is None:
+        pytest.skip("no PostgreSQL: `python3 tools/services.py postgresql` says why")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

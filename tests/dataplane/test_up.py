@@ -18,7 +18,7 @@ from dataplane.processes import Process, tenantry
 from dataplane.upstream import Upstream
 from dataplane.wire import ask, chat, request
 
-FREE = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--envoy-admin", "127.0.0.1:0")
+FREE = tuple(word for flag in ("--listen", "--admin", "--envoy-admin", "--ledger") for word in (flag, "127.0.0.1:0"))
 
 
 def arguments(files: Files, *more: str | Path) -> tuple[str | Path, ...]:
@@ -67,6 +67,10 @@ async def test_up_tells_what_to_curl_reloads_and_stops_whole(tmp_path: Path, sig
             answer = await ask(address, request(f"/{path}", headers=filled, body=body))
             assert (answer.status, len(upstream.seen)) == (200, 1)
             await until(lambda: answer.request_id in files.outcomes.read_text())
+
+            (ledger,) = re.findall(r"ledger +(127\.0\.0\.1:\d+)", process.out.read_text())
+            assert (await ask(ledger, b"GET /readyz HTTP/1.1\r\nhost: ledger\r\n\r\n")).status == 200
+            assert (files.folder / "state" / "ledger.db").exists()
 
             document["tenants"]["acme"]["keys"].append(digest("saved later"))
             files.save(document)
@@ -127,6 +131,7 @@ async def test_what_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> 
             "listen": ("--listen", port),
             "envoy-admin": ("--envoy-admin", port),
             "admin": ("--admin", port),
+            "ledger": ("--ledger", port),
             "no Envoy there": ("--envoy", tmp_path / "nowhere"),
             "no Envoy that": ("--envoy", somewhere),
             "open admin": ("--envoy-admin", "0.0.0.0:0"),
@@ -143,7 +148,7 @@ async def test_what_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -> 
                 return await failure(Files(folder=folders[what]), *cases[what])
 
         text = dict(zip(cases, await asyncio.gather(*map(one, cases)), strict=True))
-    for what in ("listen", "envoy-admin", "admin"):
+    for what in ("listen", "envoy-admin", "admin", "ledger"):
         assert port in text[what], text[what]
         assert "in use" in text[what]
     assert str(tmp_path / "nowhere") in text["no Envoy there"]

@@ -1,4 +1,4 @@
-"""One Redis for the whole run; where there is none, SQLite is tested alone and the rest is listed as not run."""
+"""One Redis and one PostgreSQL for the whole run; where one is missing, what needs it is listed as not run."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from tenantry.adapters.state import Store, open_state
+from tenantry_testing.postgres_server import PostgresServer, postgres_server
 from tenantry_testing.redis_server import RedisServer, redis_server
 
 HERE = Path(__file__).parent
@@ -46,3 +47,17 @@ async def store(where: str) -> AsyncIterator[Store]:
     opened = open_state(where)
     yield opened
     await opened.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def postgres(postgres_program: None) -> AsyncIterator[PostgresServer]:
+    """A server that no test stops; tests make databases of their own."""
+    async with postgres_server() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def own_postgres(postgres_program: None) -> AsyncIterator[PostgresServer]:
+    """A server of the test's own."""
+    async with postgres_server() as server:
+        yield server

@@ -39,6 +39,15 @@ def test_a_document_that_fits() -> None:
     )
 
 
+def test_a_pattern_is_explained_in_words_where_it_has_some() -> None:
+    class Priced(msgspec.Struct):
+        price: Annotated[str, msgspec.Meta(pattern=r"^[0-9]+$", description="digits in quotes")]
+
+    with pytest.raises(RulesError) as caught:
+        schema.parse({"price": "1,50"}, Priced)
+    assert str(caught.value) == "price: expected `str` matching regex '^[0-9]+$'; digits in quotes"
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [

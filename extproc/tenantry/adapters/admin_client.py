@@ -1,4 +1,4 @@
-"""Asks a sidecar's admin listener, as the command line does."""
+"""Asks a sidecar's admin listener, or another service with the admin token, as the command line does."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +19,16 @@ class AdminError(TenantryError):
 
 
 class AdminClient:
-    """One sidecar's admin listener. `admin` is HOST:PORT or unix:/PATH, `secrets` the folder with the admin token."""
+    """One sidecar's admin listener. `admin` is HOST:PORT or unix:/PATH, `secrets` the folder with the admin token.
 
-    def __init__(self, admin: str, secrets: Path) -> None:
+    `what` and `option` are what errors call it: the ledger's service is asked alike.
+    """
+
+    def __init__(
+        self, admin: str, secrets: Path, *, what: str = "sidecar's admin listener", option: str = "--admin"
+    ) -> None:
+        self._what = what
+        self._option = option
         self._address: Address = parse_address(admin.removeprefix("http://").rstrip("/"))
         self._token_file = secrets / ADMIN_TOKEN
 
@@ -46,10 +53,10 @@ class AdminClient:
                 if response.status == 200:
                     return msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise AdminError(f"what answers at {self._address} is no sidecar's admin listener; give --admin") from None
+            raise AdminError(f"what answers at {self._address} is no {self._what}; give {self._option}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise AdminError(
-                f"no sidecar's admin listener answers at {self._address} ({type(error).__name__}); give --admin"
+                f"no {self._what} answers at {self._address} ({type(error).__name__}); give {self._option}"
             ) from None
         if response.status == 401:
             raise AdminError(f"{self._address} does not know the admin token in {self._token_file}; give --secrets")

@@ -63,6 +63,17 @@ class Keyring(Struct, frozen=True, kw_only=True):
         return base64.urlsafe_b64encode(mac).rstrip(b"=").decode()
 
 
+def required(files: Mapping[str, bytes], name: str) -> bytes:
+    """Return a required file's content, stripped; raise SecretsError when it is missing or too short."""
+    raw = files.get(name)
+    if raw is None:
+        raise SecretsError(f"secret file {name!r} is missing; `tenantry secrets new DIR` writes a fresh set")
+    value = raw.strip()
+    if len(value) < MIN_BYTES:
+        raise SecretsError(f"secret file {name!r} holds {len(value)} bytes; at least {MIN_BYTES} are needed")
+    return value
+
+
 def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = (), stores: tuple[str, ...] = ()) -> Keyring:
     """Build a Keyring from file names and contents; raise SecretsError naming the file at fault.
 
@@ -74,11 +85,7 @@ def keyring(files: Mapping[str, bytes], models: tuple[str, ...] = (), stores: tu
     """
     content = {name: raw.strip() for name, raw in files.items()}
     for name in REQUIRED:
-        value = content.get(name)
-        if value is None:
-            raise SecretsError(f"secret file {name!r} is missing; `tenantry secrets new DIR` writes a fresh set")
-        if len(value) < MIN_BYTES:
-            raise SecretsError(f"secret file {name!r} holds {len(value)} bytes; at least {MIN_BYTES} are needed")
+        required(files, name)
     by_model = {}
     for model in models:
         name = f"{ENGINE}.{model.replace('/', '_').replace(':', '_')}"

@@ -149,7 +149,15 @@ def _leaf(value: object, annotation: Any, path: str) -> Iterator[Problem]:
             hint = f'YAML reads {value!r} as a {_kind(value)}: write it in quotes, "{value}"'
         elif get_origin(annotation) is Literal and text.startswith("Invalid enum value") and isinstance(value, str):
             hint = nearest(value[:MAX_CHOICE_CHARACTERS], get_args(annotation))
+        elif "matching regex" in text:
+            hint = _described(annotation)
         yield Problem(path=path, message=text[:1].lower() + text[1:], hint=hint)
+
+
+def _described(annotation: Any) -> str:
+    """Return what a pattern means in words: people do not read regular expressions."""
+    metas = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
+    return next((meta.description for meta in metas if isinstance(meta, msgspec.Meta) and meta.description), "")
 
 
 def join(path: str, key: object) -> str:

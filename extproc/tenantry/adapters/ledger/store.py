@@ -6,10 +6,13 @@ earliest open period, with `corrects` naming the one it belongs to.
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from tenantry.core.billing.booking import Entry, refusal
+from tenantry.core.billing.periods import following
 from tenantry.core.billing.tallies import EngineTally, Tally
 from tenantry.core.errors import TenantryError
 from tenantry.core.usage import Record
@@ -23,6 +26,14 @@ class LedgerUnavailableError(TenantryError):
 
 class PeriodError(TenantryError):
     """A period cannot be closed, or is closed already; the message says why."""
+
+
+class UnbookableError(TenantryError):
+    """A valid record with a figure or a text that no database can keep. `index` is its place in the batch."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"records[{index}]: {reason}")
+        self.index = index
 
 
 class Booked(Struct, frozen=True, kw_only=True):
@@ -55,13 +66,19 @@ class Ledger(Protocol):
     """One ledger. Every call may raise LedgerUnavailableError and can then be repeated."""
 
     async def book(self, records: Sequence[Record], units_micro: Sequence[int], now_s: float) -> Booked:
-        """Book records, all or none; `units_micro` has each one's compute units (0 for kinds without tokens)."""
+        """Book records, all or none; `units_micro` has each one's compute units (0 for kinds without tokens).
+
+        Raises UnbookableError for a record that no ledger can keep.
+        """
 
     async def tallies(self, query: Query) -> list[Tally]:
         """Return sums, by owner always and by `group_by`."""
 
     async def engine_tallies(self, period: str) -> list[EngineTally]:
         """Return how the GPUs of each model and version spent a period."""
+
+    async def entries(self, after: int, limit: int) -> list[Entry]:
+        """Return up to `limit` entries with a `seq` above `after`, in its order; none ever comes in between later."""
 
     async def close_period(self, period: str, now_s: float, *, not_before_s: float) -> ClosedPeriod:
         """Close a period, once; raise PeriodError before `not_before_s`, or while an earlier one is open."""
@@ -79,3 +96,25 @@ def checked_units(records: Sequence[Record], units_micro: Iterable[int]) -> list
     if len(units) != len(records):
         raise ValueError(f"{len(units)} compute units for {len(records)} records")
     return units
+
+
+def checked_records(records: Sequence[Record], units_micro: Sequence[int]) -> None:
+    """Raise UnbookableError for the first record that no database can keep."""
+    for index, (record, units) in enumerate(zip(records, units_micro, strict=True)):
+        if reason := refusal(record, units):
+            raise UnbookableError(index, reason)
+
+
+def closable(period: str, *, first: str | None, closed: str | None, now_s: float, not_before_s: float) -> None:
+    """Raise PeriodError unless a period may be closed.
+
+    `first` is the first period with usage, `closed` the last one that was closed; None: there is none.
+    """
+    if closed is not None and period <= closed:
+        raise PeriodError(f"{period} is closed already; what comes late is booked in {following(closed)}")
+    due = following(closed) if closed is not None else min(first or period, period)
+    if period != due:
+        raise PeriodError(f"{due} is still open; close it first: periods are closed in order")
+    if now_s < not_before_s:
+        moment = datetime.fromtimestamp(not_before_s, UTC).strftime("%Y-%m-%d %H:%MZ")
+        raise PeriodError(f"{period} may be closed from {moment} on: records may still come (billing.closeAfterHours)")

@@ -1,0 +1,113 @@
+"""Who pays for an attempt: given the records of one request, the owner of each. Pure, and the same in any order.
+
+| record | owner |
+|---|---|
+| a mirrored copy | `mirror` |
+| without a tenant | `unstamped` |
+| of an attempt that failed in any of its sequences | `failed` |
+| of an attempt of which a sequence has not ended | `unfinished`, until its last record comes |
+| of the attempt that served; of several, the earliest | `tenant` |
+| nobody served: of the last attempt, if it was aborted | `tenant`: the client left, and pays for what was generated |
+| of any other attempt | `failed`: another one made it useless |
+
+The sequences of an attempt stand together: an answer of three choices of which one failed is no answer. Only attempts
+of one tenant are held against each other, so no request id, however it came about, moves a bill from one to another.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Literal, Protocol
+
+from tenantry.core.billing.tallies import Owner
+
+_State = Literal["failed", "unfinished", "aborted", "served"]
+_Attempt = tuple[int, str]
+"""Its number, and its engine: two engines that give one number are two attempts."""
+
+
+class Contender(Protocol):
+    """What of a request's record decides who pays. A `UsageRecord` is one, and so is a ledger's row."""
+
+    @property
+    def id(self) -> str:
+        """The record's id."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+
+    @property
+    def engine(self) -> str:
+        """The engine of the attempt."""
+
+    @property
+    def attempt(self) -> int:
+        """The attempt's number, from 1."""
+
+    @property
+    def mirror(self) -> bool:
+        """Whether it is the copy of a mirrored request."""
+
+    @property
+    def sequence(self) -> int:
+        """Which of the attempt's answers."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """How the sequence ended; None for a part while it goes on."""
+
+
+def contends(record: Contender) -> bool:
+    """Return whether other records of the request have a say in who pays for this one."""
+    return bool(record.tenant) and not record.mirror
+
+
+def owners(records: Iterable[Contender]) -> dict[str, Owner]:
+    """Return the owner of each of a request's records, by the record's id."""
+    found: dict[str, Owner] = {}
+    contests: dict[str, dict[_Attempt, list[Contender]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        if contends(record):
+            contests[record.tenant][record.attempt, record.engine].append(record)
+        else:
+            found[record.id] = "mirror" if record.mirror else "unstamped"
+    for attempts in contests.values():
+        states = {attempt: _state(parts) for attempt, parts in attempts.items()}
+        payer = _payer(states)
+        for attempt, parts in attempts.items():
+            unfinished = states[attempt] == "unfinished"
+            owner: Owner = "unfinished" if unfinished else "tenant" if attempt == payer else "failed"
+            found |= dict.fromkeys((part.id for part in parts), owner)
+    return found
+
+
+def owner_alone(record: Contender) -> Owner:
+    """Return the owner of a record without any other of its request: what most requests come to."""
+    if record.mirror:
+        return "mirror"
+    if not record.tenant:
+        return "unstamped"
+    if record.finish_reason is None:
+        return "unfinished"
+    return "failed" if record.finish_reason == "error" else "tenant"
+
+
+def _state(parts: Iterable[Contender]) -> _State:
+    ends: dict[int, set[str]] = defaultdict(set)
+    for part in parts:
+        ends[part.sequence] |= {part.finish_reason} if part.finish_reason is not None else set()
+    reasons = set[str]().union(*ends.values())
+    if "error" in reasons:
+        return "failed"
+    if not all(ends.values()):
+        return "unfinished"
+    return "aborted" if "abort" in reasons else "served"
+
+
+def _payer(states: Mapping[_Attempt, _State]) -> _Attempt | None:
+    """Return the attempt that the tenant pays for, None while there is none."""
+    served = [attempt for attempt, state in states.items() if state == "served"]
+    if served:
+        return min(served)
+    last = max(states)
+    return last if states[last] == "aborted" else None

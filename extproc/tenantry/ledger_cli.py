@@ -1,0 +1,108 @@
+"""`tenantry ledger`: run the ledger of usage, close its periods, list those that were closed."""
+
+import asyncio
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from tenantry.adapters import logs
+from tenantry.adapters.admin_client import AdminClient
+from tenantry.adapters.bind import BindError, Tls, parse_address
+from tenantry.core.errors import TenantryError
+from tenantry.export_cli import app as export_app
+
+out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
+
+app = App(name="ledger", help="The ledger of usage: run it, close its periods, export it.")
+app.command(export_app)
+
+LEDGER = "127.0.0.1:9400"
+SECRETS = Path(".tenantry/secrets")
+
+Ledger = Annotated[str, Parameter(help="Where the ledger listens, HOST:PORT or unix:/PATH.")]
+Secrets = Annotated[Path, Parameter(help="The folder that holds the admin token.")]
+
+
+@app.command
+def serve(
+    rules: Path,
+    /,
+    *,
+    secrets: Path,
+    db: str,
+    listen: str = LEDGER,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    tls_client_ca: Path | None = None,
+    allow_client_san: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+) -> None:
+    """Run the ledger until SIGTERM: engines' spools post to it, invoices are read from it.
+
+    Parameters
+    ----------
+    rules
+        The rules document: models' weights, tenants' keys, when a period may be closed. It is watched.
+    secrets
+        Folder with admin-token and usage-token; the other secrets are not read.
+    db
+        sqlite:PATH, or a postgresql:// URL; @FILE reads either from a file.
+    listen
+        /records, /usage, /engines, /periods, /healthz, /readyz, /metrics: HOST:PORT or unix:/PATH.
+    tls_cert, tls_key, tls_client_ca, allow_client_san
+        Mutual TLS, required on any address that other hosts can reach.
+    """
+    from tenantry.adapters.ledger.service import LedgerOptions  # noqa: PLC0415  # aiohttp: only here
+    from tenantry.adapters.ledger.service import serve as run  # noqa: PLC0415
+
+    logs.configure()
+    tls = None
+    if tls_cert and tls_key and tls_client_ca:
+        tls = Tls(certificate=tls_cert, key=tls_key, client_ca=tls_client_ca, allowed_sans=frozenset(allow_client_san))
+    elif tls_cert or tls_key or tls_client_ca or allow_client_san:
+        raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
+    options = LedgerOptions(rules=rules, secrets=secrets, db=_read(db), listen=parse_address(listen), tls=tls)
+    asyncio.run(run(options))
+
+
+@app.command
+def close(period: str, /, *, ledger: Ledger = LEDGER, secrets: Secrets = SECRETS) -> None:
+    """Close a period (2026-11) for good; usage that comes later is booked in the next one, as a correction."""
+    closed = _ask(ledger, secrets, "POST", "/periods/close", body={"period": period})
+    out.print(f"{closed['period']}: closed with {closed['records']:,} records")
+
+
+@app.command
+def periods(*, ledger: Ledger = LEDGER, secrets: Secrets = SECRETS) -> None:
+    """List the periods that were closed."""
+    found = _ask(ledger, secrets, "GET", "/periods")["periods"]
+    if not found:
+        out.print("No period was closed yet.")
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("period")
+    table.add_column("closed")
+    table.add_column("records", justify="right")
+    for each in found:
+        moment = datetime.fromtimestamp(each["closed_s"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        table.add_row(each["period"], moment, f"{each['records']:,}")
+    out.print(table)
+
+
+def _ask(ledger: str, secrets: Path, method: str, path: str, **request: Any) -> Any:
+    client = AdminClient(ledger, secrets, what="ledger", option="--ledger")
+    return asyncio.run(client.ask(method, path, **request))
+
+
+def _read(db: str) -> str:
+    """Return a database's place, which may hold a password and then stands in a file of its own."""
+    if not db.startswith("@"):
+        return db
+    try:
+        return Path(db[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TenantryError(f"--db {db}: {error}") from None
