@@ -13,6 +13,8 @@ import msgspec
 import openai
 import pytest
 import pytest_asyncio
+from tenantry.adapters.bind import Address
+from tenantry.adapters.ports import free_port
 from tenantry.core.usage import Batch, UsageRecord
 from tenantry_testing.redis_server import redis_server
 
@@ -195,6 +197,21 @@ async def test_a_model_without_a_plugin_is_settled_by_the_size_of_its_answer(quo
     expected = -(-request_bytes // 4) + 3 * ((len(answer) - 629 - names) // 4)
     await settled(quotas, "told", used=round(before + expected / 1e3, 3), seconds=3)
     assert await quotas.total("tenantry_quota_settlements_total", result="estimate") == 1
+
+
+async def test_usage_without_a_plugin_reaches_a_real_ledger(tmp_path: Path) -> None:
+    address = Address(host="127.0.0.1", port=free_port())
+    async with stack(tmp_path, with_quotas, ledger=address) as where:
+        where.upstream.scripts["used"] = lambda _seen: [fixed(usage_of(40))]
+        await where.ask(chat(key("free"), model="read-8b", script="used"))
+        await where.ask(chat(key("free"), model="mute-8b", max_tokens=5))
+        token = (where.files.secrets / "admin-token").read_text().strip()
+        query = request("/usage?group_by=model&group_by=measured&tenant=free", method="GET", key=token)
+        async with asyncio.timeout(10):
+            while "response" not in (said := (await ask(str(address), query)).body.decode()) or "estimate" not in said:
+                await asyncio.sleep(0.1)
+        assert await where.total("tenantry_ledger_outbox_records_total", result="sent") == 2
+        assert await where.total("tenantry_ledger_outbox_records_total", result="refused") == 0
 
 
 def usage_of(output_tokens: int) -> bytes:
