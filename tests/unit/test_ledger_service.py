@@ -253,6 +253,12 @@ async def test_compute_units_follow_the_live_rules(service: Service) -> None:
     assert "rules refused; the ledger keeps to the last good document" in service.log.getvalue()
 
 
+async def test_the_same_bytes_are_no_reload(service: Service) -> None:
+    live = service.running.service.live
+    await service.rewrite((service.folder / "rules.yaml").read_text())
+    assert service.running.service.live is live
+
+
 async def test_a_revoked_key_reads_nothing_any_more(service: Service) -> None:
     assert await service.usage("", KEYS["acme"]) == []
     await service.rewrite(yaml.safe_dump(document({"tenants.acme.keys": []})))
@@ -309,7 +315,7 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         request("r3", tenant="not-in-the-rules", version="9", charge=charge), cold,
         span(wall_ns=10_000_000_000, busy_gpu_ns=7_000_000_000),
     ]  # fmt: skip
-    await service.post(*records)
+    await service.post(*records, records[0])  # twice in a batch
     await service.post(*records)  # known: counted once
     await service.ask("POST", "/records", USAGE, b'{"records": [{}]}')
     _, text = await service.ask("GET", "/metrics")
@@ -330,7 +336,7 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         'tenantry_engine_idle_gpu_seconds_total{model="chat-8b",version="1.4.0"} 3.0',
         'tenantry_ledger_unaccounted_gpu_seconds{model="chat-8b",version="1.4.0"} 3.0',
         'tenantry_ledger_records_total{kind="request",result="new"} 3.0',
-        'tenantry_ledger_records_total{kind="request",result="known"} 3.0',
+        'tenantry_ledger_records_total{kind="request",result="known"} 4.0',
         'tenantry_ledger_records_total{kind="unknown",result="refused"} 1.0',
         'tenantry_ledger_delay_seconds_bucket{le="5.0"} 5.0',
         'tenantry_ledger_delay_seconds_bucket{le="2.0"} 0.0',
