@@ -13,6 +13,7 @@ from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 
 from demo import rules_document
+from demo.bookkeeping import read_books
 from demo.crowd import crowd
 from demo.observe import (
     POLL_SECONDS,
@@ -25,7 +26,7 @@ from demo.observe import (
 )
 from demo.retrieval import Retrieval
 from demo.retrieval_run import RetrievalRun
-from demo.run import Arrival, Call, Conversation, CrowdCall, EngineCount, Look, Probe, Refused, Reload, Run
+from demo.run import Arrival, Books, Call, Conversation, CrowdCall, EngineCount, Look, Probe, Refused, Reload, Run
 from demo.scenario import MODEL, REFUSALS, SEED, Scenario, TenantPlan
 from demo.stack import Stack
 from demo.traffic import Client, refuse, work
@@ -70,6 +71,7 @@ class Play:
         self._looks: list[Look] = []
         self._history: dict[str, tuple[Entry, ...]] = {}
         self._engine_counts: tuple[EngineCount, ...] = ()
+        self._books = Books()
         self._refusals: list[Refused] = []
         self._models: dict[str, tuple[str, ...]] = {}
         self._probes: dict[str, Probe] = {}
@@ -106,6 +108,7 @@ class Play:
             looks=tuple(self._looks),
             history=dict(self._history),
             engine_counts=self._engine_counts,
+            books=self._books,
             retrieval=self._retrieved,
         )
 
@@ -157,6 +160,9 @@ class Play:
                 for plan in self.scenario.joining:
                     self._models[plan.name] = await clients[plan.name].models()
             await self._complete()
+        # Their lives end, so that the ledger has every nanosecond of them.
+        await self.stack.stop_engines()
+        self._books = await read_books(self._http, self.stack, self.scenario)
 
     async def _probe(self, clients: Mapping[str, Client]) -> None:
         """Send each kind of request alone, so that the sidecar's counters speak of that kind alone."""

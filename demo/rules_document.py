@@ -77,6 +77,7 @@ def add_rollout(plan: RolloutPlan, endpoints: Mapping[str, str], digests: Mappin
 
     def change(document: Any) -> None:
         entry = {
+            "profile": {"gigaflopsPerToken": plan.gigaflops_per_token},
             "stable": Quoted(plan.stable.version),
             "versions": {Quoted(engine.version): version(engine) for engine in plan.engines},
             "rollout": {"candidate": Quoted(plan.candidate.version), "percent": plan.percent},

@@ -66,7 +66,8 @@ class TenantPlan(Struct, frozen=True, kw_only=True):
 class EnginePlan(Struct, frozen=True, kw_only=True):
     """One engine: the version it serves, and for the stand-in how fast it is and how many it serves at once.
 
-    `ttft_factor`: the stand-in's first token takes so many times as long.
+    `ttft_factor`: the stand-in's first token takes so many times as long. `cold_start_s` is how long the stand-in says
+    that its start took.
     """
 
     version: str
@@ -74,6 +75,7 @@ class EnginePlan(Struct, frozen=True, kw_only=True):
     speed: float = 1.0
     max_running: int = 16
     ttft_factor: float = 1.0
+    cold_start_s: float = 28.0
 
 
 class CrowdPlan(Struct, frozen=True, kw_only=True):
@@ -92,7 +94,7 @@ class RolloutPlan(Struct, frozen=True, kw_only=True):
     """A model with a candidate that the split gives `percent` of each tenant's units, and what must come of it.
 
     `expected` is the state at the end. `mirror_percent` of the units that stay on the stable version are copied to
-    the candidate.
+    the candidate. A token weighs `gigaflops_per_token`.
     """
 
     model: str
@@ -104,6 +106,7 @@ class RolloutPlan(Struct, frozen=True, kw_only=True):
     story: str
     crowd: tuple[CrowdPlan, ...]
     answer_tokens: int
+    gigaflops_per_token: float = 1.0
 
     @property
     def engines(self) -> tuple[EnginePlan, EnginePlan]:
@@ -220,25 +223,27 @@ def stand_in() -> Scenario:
         rollouts=(
             RolloutPlan(
                 model="summary-1b",
-                stable=EnginePlan(model="summary-1b", version="2.0.0", speed=0.15, max_running=256),
-                candidate=EnginePlan(model="summary-1b", version="2.1.0", speed=0.15, max_running=256),
+                stable=_light("summary-1b", "2.0.0", cold_start_s=6.0),
+                candidate=_light("summary-1b", "2.1.0", cold_start_s=6.0),
                 percent=5.0,
                 mirror_percent=10.0,
                 expected="splitting",
                 story="a healthy candidate",
                 crowd=_crowd(8.0),
                 answer_tokens=3,
+                gigaflops_per_token=2.47,
             ),
             RolloutPlan(
                 model="extract-3b",
-                stable=EnginePlan(model="extract-3b", version="3.0.0", speed=0.15, max_running=256),
-                candidate=EnginePlan(model="extract-3b", version="3.1.0", speed=0.15, max_running=256, ttft_factor=5.0),
+                stable=_light("extract-3b", "3.0.0", cold_start_s=14.0),
+                candidate=_light("extract-3b", "3.1.0", cold_start_s=14.0, ttft_factor=5.0),
                 percent=25.0,
                 mirror_percent=0.0,
                 expected="reverted",
                 story="a slow candidate: its first token takes 5 times as long",
                 crowd=_crowd(1.8),
                 answer_tokens=3,
+                gigaflops_per_token=6.43,
             ),
         ),
     )
@@ -253,6 +258,13 @@ def vllm() -> Scenario:
         candidate="1.5.0",
         change="umbrella, a fifth tenant, joins, pinned to version 1.5.0",
         embeddings_share=0.0,  # the tiny model generates only
+    )
+
+
+def _light(model: str, version: str, *, cold_start_s: float, ttft_factor: float = 1.0) -> EnginePlan:
+    """Return an engine that takes many short requests at a time, in few steps."""
+    return EnginePlan(
+        model=model, version=version, speed=0.15, max_running=256, ttft_factor=ttft_factor, cold_start_s=cold_start_s
     )
 
 
