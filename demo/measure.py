@@ -36,7 +36,7 @@ STATE = "beta only"
 ENGINE_NOTES = {
     "stand-in": (
         "The engines are stand-ins: no model ran. Their words are filler and the time they take is simulated, "
-        "a slow candidate's slowness too, and with it GPU time, cold starts and amounts. Envoy, the sidecar, its guard, "
+        "a slow candidate's slowness too, and so are GPU time, cold starts and amounts. Envoy, the sidecar, its guard, "
         "the ledger, the clients and every request are real."
     ),
     "vllm": (
@@ -250,7 +250,7 @@ def _sources(run: Run) -> dict[str, str]:
         "ext_proc messages": "the sidecar's own metrics, over a stretch in which only POSTs were sent",
     }
     sources |= {
-        "GPU time, compute units": "the engines' usage records, by spools on disk in the ledger; read from it over HTTP",
+        "GPU time, compute units": "the engines' usage records, which spools on disk brought to the ledger, read over HTTP",
         "idle time, cold starts": "the engines' own account of their time, in the ledger as well",
         "amounts": "the ledger's invoices, by the prices in the rules",
     }

@@ -1,7 +1,7 @@
 """From what the ledger says to the report's part on metering. Pure. Sums are whole nanoseconds until they are shown."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 
 from msgspec.structs import replace
@@ -9,7 +9,7 @@ from tenantry.core.billing.invoice import Invoice, Line
 from tenantry.core.billing.operator import Statement
 
 from demo.report import AmountReport, BilledReport, InvoiceLineReport, MeteringReport, TenantReport
-from demo.run import Books, Run
+from demo.run import Books, Call, CrowdCall, Run
 
 OPERATOR = ("mirror", "failed", "unstamped", "unfinished", "in_flight")
 """Parts of the busy time that no tenant pays for, as the statement names them."""
@@ -27,16 +27,17 @@ def metering_report(run: Run) -> MeteringReport:
     spent = Counter[str]()
     for statement in statements:
         spent.update({**statement.gpu_time.parts, "wall": statement.gpu_time.wall_ns})
-    operator_ns = sum(spent[part] for part in OPERATOR)
+    spent["operator"] = sum(spent[part] for part in OPERATOR)
     currency = statements[-1].currency
     return MeteringReport(
         period=", ".join(statement.period for statement in statements),
         wall_gpu_seconds=spent["wall"] / NS,
-        busy=(spent["tenants"] + operator_ns) / NS,
+        busy=(spent["tenants"] + spent["operator"]) / NS,
         idle=spent["idle"] / NS,
         cold_start=spent["cold_start"] / NS,
         tenants=spent["tenants"] / NS,
-        operator=operator_ns / NS,
+        operator=spent["operator"] / NS,
+        mirror=spent["mirror"] / NS,
         conserved=conserved(books),
         unexplained_ns=unexplained_ns(statements),
         gpu_ns=dict(spent),
@@ -50,14 +51,14 @@ def metering_report(run: Run) -> MeteringReport:
 
 def answered(run: Run) -> Counter[str]:
     """Return how many answers the clients of each tenant got from an engine."""
-    return Counter(call.tenant for call in (*run.calls, *run.crowd_calls) if call.status == 200)
+    calls: tuple[Call | CrowdCall, ...] = (*run.calls, *run.crowd_calls)
+    return Counter(call.tenant for call in calls if call.status == 200)
 
 
-def unexplained_ns(statements: Iterable[Statement]) -> int:
-    """Return the GPU time that no part of a statement accounts for, and what is busy without a record: no sign helps."""
-    return sum(
-        abs(statement.gpu_time.difference_ns) + abs(statement.gpu_time.in_flight_ns) for statement in statements
-    )
+def unexplained_ns(statements: Sequence[Statement]) -> int:
+    """Return the GPU time that no part accounts for, and the busy time that is in no record: no sign makes it less."""
+    in_flight_ns = sum(statement.gpu_time.in_flight_ns for statement in statements)
+    return abs(in_flight_ns) + sum(abs(statement.gpu_time.difference_ns) for statement in statements)
 
 
 def conserved(books: Books) -> bool:
@@ -100,9 +101,7 @@ def with_usage(tenants: Mapping[str, TenantReport], metering: MeteringReport) ->
     return {
         name: tenant
         if (billed := metering.billed.get(name)) is None
-        else replace(
-            tenant, gpu_seconds=billed.gpu_seconds, compute_units=billed.compute_units, invoice=billed.invoice
-        )
+        else replace(tenant, gpu_seconds=billed.gpu_seconds, compute_units=billed.compute_units, invoice=billed.invoice)
         for name, tenant in tenants.items()
     }
 

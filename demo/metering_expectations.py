@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from tenantry.core.billing.invoice import Invoice, exact_amount
 
-from demo.measure_metering import OPERATOR, answered, invoices
+from demo.measure_metering import answered, invoices
 from demo.report import Expectation, MeteringReport
 from demo.run import Run
 
@@ -27,11 +27,10 @@ def metering_expectations(run: Run, metering: MeteringReport) -> Iterator[Expect
 
 def _conservation(metering: MeteringReport) -> Expectation:
     spent = Counter(metering.gpu_ns)
-    operator = sum(spent[part] for part in OPERATOR)
     return Expectation(
         what="every GPU-nanosecond has an owner: tenants + operator + cold start + idle = wall",
         held=metering.conserved and metering.unexplained_ns == 0,
-        detail=f"{spent['tenants']:,} + {operator:,} + {spent['cold_start']:,} + {spent['idle']:,} = "
+        detail=f"{spent['tenants']:,} + {spent['operator']:,} + {spent['cold_start']:,} + {spent['idle']:,} = "
         f"{spent['wall']:,} ns of {metering.cold_starts} engines, {metering.unexplained_ns:,} ns unexplained",
     )
 
@@ -41,7 +40,9 @@ def _once(run: Run) -> Expectation:
     for tally in run.books.tallies:
         if tally.owner == "tenant":
             billed[tally.tenant] += tally.requests
-    differing = [f"{name} got {got[name]:,}" for name in sorted(got.keys() | billed.keys()) if got[name] != billed[name]]
+    differing = [
+        f"{name} got {got[name]:,}" for name in sorted(got.keys() | billed.keys()) if got[name] != billed[name]
+    ]
     return Expectation(
         what="every answer that a client got is billed once, to its tenant, and nothing else is",
         held=bool(got) and not differing,
@@ -93,8 +94,8 @@ def _own(run: Run) -> Expectation:
     return Expectation(
         what="a tenant reads its own invoice with its own key, and nobody else's",
         held=same and run.books.foreign_status == FORBIDDEN,
-        detail=f"{reader} reads {'what the operator reads of it' if same else 'something else'}; asked for {other}'s it "
-        f"is answered {run.books.foreign_status}",
+        detail=f"{reader} reads {'what the operator reads of it' if same else 'something else'}; asked for {other}'s "
+        f"it is answered {run.books.foreign_status}",
     )
 
 
@@ -104,5 +105,5 @@ def _copies(run: Run, metering: MeteringReport) -> Expectation:
         what="mirrored copies are the operator's to pay",
         held=metering.mirrored == copies,
         detail=f"{metering.mirrored:,} copies in the ledger, {copies:,} by the engines' own count: "
-        f"{metering.gpu_ns.get('mirror', 0) / 1e9:.3f} GPU-seconds",
+        f"{metering.mirror:.3f} GPU-seconds",
     )

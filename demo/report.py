@@ -236,7 +236,7 @@ class VectorReport(Struct, frozen=True, kw_only=True):
 
 
 class InvoiceLineReport(Struct, frozen=True, kw_only=True):
-    """A line of an invoice. `kind` is `request` or `cold_start` (the tenant's share); prices and amount are decimals."""
+    """A line of an invoice. `kind` is `request` or `cold_start` (the tenant's share). Prices and amount are decimals."""
 
     kind: str
     model: str
@@ -272,10 +272,10 @@ class BilledReport(Struct, frozen=True, kw_only=True):
 class MeteringReport(Struct, frozen=True, kw_only=True):
     """How GPU time was spent, in GPU-seconds: tenants + operator + cold_start + idle = wall_gpu_seconds.
 
-    `busy` is that of steps: `tenants` is what tenants' requests took of it, `operator` the rest (mirrored copies, failed
-    attempts, work without a tenant, what is in no record). `conserved` is whether the sums hold to the nanosecond;
-    `gpu_ns` has the exact figures by part, `wall` among them, and `unexplained_ns` what no part accounts for.
-    `billed` is by tenant, `charged` the sum of the invoices, `cost` what all the GPU time costs the operator.
+    `busy` is that of steps: `tenants` is what tenants' requests took of it, `operator` the rest (`mirror`, the mirrored
+    copies; failed attempts, work without a tenant, what is in no record). `conserved` is whether the sums hold to the
+    nanosecond; `gpu_ns` has the exact figures by part, and `unexplained_ns` what no part accounts for. `billed` is by
+    tenant, `charged` the sum of the invoices, `cost` what all the GPU time costs the operator.
     """
 
     period: str = ""
@@ -285,6 +285,7 @@ class MeteringReport(Struct, frozen=True, kw_only=True):
     cold_start: float = 0.0
     tenants: float = 0.0
     operator: float = 0.0
+    mirror: float = 0.0
     conserved: bool = False
     unexplained_ns: int = 0
     gpu_ns: dict[str, int] = {}

@@ -185,7 +185,7 @@ class Lives:
 
     def __init__(self) -> None:
         self._stacks: list[AsyncExitStack] = []
-        self._ending: asyncio.Future[object] | None = None
+        self._ending: asyncio.Future[list[None]] | None = None
 
     def new(self) -> AsyncExitStack:
         """Return what an engine is started in."""
