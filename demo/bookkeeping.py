@@ -11,12 +11,9 @@ from tenantry.adapters.ledger.client import UsageAnswer
 from tenantry.core.billing.operator import Bills
 from tenantry.core.billing.periods import period_of
 from tenantry.core.billing.tallies import EngineTally
-from tenantry.core.keyring import ADMIN_TOKEN
 
 from demo.observe import RecordLostError
 from demo.run import Books
-from demo.scenario import Scenario
-from demo.stack import Stack
 
 Answer = TypeVar("Answer")
 
@@ -25,10 +22,13 @@ class _Engines(Struct, frozen=True, kw_only=True):
     engines: tuple[EngineTally, ...]
 
 
-async def read_books(http: aiohttp.ClientSession, stack: Stack, scenario: Scenario) -> Books:
-    """Return what the ledger has of the play; raise RecordLostError when it does not answer."""
-    operator = (stack.secrets / ADMIN_TOKEN).read_text().strip()
-    url = f"http://{stack.ledger}"
+async def read_books(
+    http: aiohttp.ClientSession, url: str, *, operator: str, tenant_key: str, other_tenant: str
+) -> Books:
+    """Return what the ledger has of the play; raise RecordLostError when it does not answer.
+
+    `operator` is the admin token; with `tenant_key` a tenant reads its own invoice, and tries to read another's.
+    """
 
     async def ask(path: str, shape: type[Answer], **params: str) -> Answer:
         status, body = await _get(http, url + path, operator, params)
@@ -39,9 +39,8 @@ async def read_books(http: aiohttp.ClientSession, stack: Stack, scenario: Scenar
     tallies = (await ask("/usage", UsageAnswer, group_by="tenant,model,version")).tallies
     # Two of them, if the play is on while a month ends.
     periods = sorted({tally.period for tally in tallies} | {period_of(time.time())})
-    reader, other = (plan.name for plan in scenario.tenants[:2])
-    status, own = await _get(http, f"{url}/invoice", stack.keys[reader], {"period": periods[-1]})
-    foreign_status, _ = await _get(http, f"{url}/invoice", stack.keys[reader], {"tenant": other})
+    status, own = await _get(http, f"{url}/invoice", tenant_key, {"period": periods[-1]})
+    foreign_status, _ = await _get(http, f"{url}/invoice", tenant_key, {"tenant": other_tenant})
     return Books(
         tallies=tallies,
         engines=tuple(

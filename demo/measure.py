@@ -250,7 +250,7 @@ def _sources(run: Run) -> dict[str, str]:
         "ext_proc messages": "the sidecar's own metrics, over a stretch in which only POSTs were sent",
     }
     sources |= {
-        "GPU time, compute units": "the engines' usage records, which spools on disk brought to the ledger, read over HTTP",
+        "GPU time, compute units": "the engines' usage records, brought to the ledger by spools on disk, read by HTTP",
         "idle time, cold starts": "the engines' own account of their time, in the ledger as well",
         "amounts": "the ledger's invoices, by the prices in the rules",
     }

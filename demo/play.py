@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 import aiohttp
 from msgspec import Struct
 from tenantry.core.apikeys import RANDOM_BYTES, digest_text, new_key
+from tenantry.core.keyring import ADMIN_TOKEN
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 
@@ -162,7 +163,14 @@ class Play:
             await self._complete()
         # Their lives end, so that the ledger has every nanosecond of them.
         await self.stack.stop_engines()
-        self._books = await read_books(self._http, self.stack, self.scenario)
+        reader, other = (plan.name for plan in self.scenario.tenants[:2])
+        self._books = await read_books(
+            self._http,
+            f"http://{self.stack.ledger}",
+            operator=(self.stack.secrets / ADMIN_TOKEN).read_text().strip(),
+            tenant_key=self.stack.keys[reader],
+            other_tenant=other,
+        )
 
     async def _probe(self, clients: Mapping[str, Client]) -> None:
         """Send each kind of request alone, so that the sidecar's counters speak of that kind alone."""

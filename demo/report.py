@@ -236,7 +236,7 @@ class VectorReport(Struct, frozen=True, kw_only=True):
 
 
 class InvoiceLineReport(Struct, frozen=True, kw_only=True):
-    """A line of an invoice. `kind` is `request` or `cold_start` (the tenant's share). Prices and amount are decimals."""
+    """A line of an invoice. `kind` is `request` or `cold_start` (the tenant's share). Money is decimal text."""
 
     kind: str
     model: str

@@ -57,8 +57,8 @@ def _conservation(document: Document) -> str:
     wall = document.figure("metering", "gpu_ns", "wall")
     owned = "none is missing" if document["metering"]["conserved"] else "<strong>this does not hold</strong>"
     text = (
-        f"{sums} = {wall} GPU-nanoseconds of {document.figure('metering', 'cold_starts')} engines: {owned}. The requests' "
-        "records and the engines' own clocks are two accounts; they are compared when the engines have ended."
+        f"{sums} = {wall} GPU-nanoseconds of {document.figure('metering', 'cold_starts')} engines: {owned}. The "
+        "requests' records and the engines' own clocks are two accounts; they are compared when the engines have ended."
     )
     return section(
         "Where the GPU time went", text, both(*drawn) + f'<ul class="legend above">{keys}</ul>' + _note(document)
@@ -78,12 +78,10 @@ def _note(document: Document) -> str:
 def _used(document: Document) -> str:
     return (
         '<div class="pair">'
-        + section(
-            "GPU-seconds", "Shares of the steps that a tenant's requests were in.", _bars(document, "gpu_seconds", "s")
-        )
+        + section("GPU-seconds", "Shares of the steps that requests were in.", _bars(document, "gpu_seconds", "s"))
         + section(
             "Compute units",
-            "Weighed tokens times what a token of the model costs: a request is worth the same on a slow engine.",
+            "Tokens, by what the model's arithmetic weighs.",
             _bars(document, "compute_units", "units"),
         )
         + "</div>"
@@ -111,7 +109,7 @@ def _invoice(document: Document) -> str:
     currency = escape(billed[name]["invoice"]["currency"])
     rows = list(_lines(document, name, billed[name]["lines"]))
     total = document.figure("metering", "billed", name, "invoice", "amount")
-    rows.append(["<b>total</b>", *[""] * (len(COLUMNS) - 1), f"<b>{total}</b>"])
+    rows.append(["<strong>total</strong>", *[""] * (len(COLUMNS) - 1), f"<strong>{total}</strong>"])
     return section(
         f"{name}'s invoice, {document['metering']['period']}",
         f"As the tenant reads it with its own API key, in {currency}. Lines are rounded so that they add up.",

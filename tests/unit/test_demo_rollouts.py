@@ -18,6 +18,7 @@ from tenantry.core.rollout.conduct import Entry
 from tenantry.core.rollout.standing import FLEET, State
 from tenantry.core.rollout.trial import Trial
 from tenantry.core.rollout.verdicts import Progress, Row
+from tenantry_testing.demo_books import books_of
 from tenantry_testing.demo_run import Figures, clean_run, looked_up
 
 from demo import rollout_expectations
@@ -103,7 +104,7 @@ def rollouts_run() -> Run:
             calls.append(call)
             outcomes.append(logged(call, drawn=False))
     run = clean_run()
-    return replace(
+    run = replace(
         run,
         scenario=replace(run.scenario, rollouts=(CALM, SLOW)),
         models_listed=dict.fromkeys(run.models_listed, ("slow", "calm", "chat-8b")),
@@ -123,6 +124,7 @@ def rollouts_run() -> Run:
             EngineCount(model="slow", version="3.1", requests=16, copies=0),
         ),
     )
+    return replace(run, books=books_of(run))
 
 
 @pytest.fixture(autouse=True)
