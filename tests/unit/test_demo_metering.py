@@ -51,10 +51,10 @@ def with_invoice(**fields: Any) -> Books:
     return replace(books, bills=(replace(bills, invoices=changed),))
 
 
-def hoolis_lines(amount: str) -> tuple[Any, ...]:
-    """Hooli's lines, the first with another amount."""
-    first, *rest = next(bill for bill in clean_run().books.bills[0].invoices if bill.tenant == "hooli").lines
-    return replace(first, amount=Decimal(amount)), *rest
+def hoolis_lines(*amounts: str) -> tuple[Any, ...]:
+    """Hooli's lines (requests, cold starts) with other amounts."""
+    lines = next(bill for bill in clean_run().books.bills[0].invoices if bill.tenant == "hooli").lines
+    return tuple(replace(line, amount=Decimal(amount)) for line, amount in zip(lines, amounts, strict=True))
 
 
 def test_parts_of_the_gpu_time_add_up_to_its_wall_time() -> None:
@@ -99,8 +99,9 @@ def test_a_tenants_figures_are_in_report_json_by_name() -> None:
         (rebilled(clean_run().books, changes={HOOLI: {"owner": "failed"}}), [ONCE, TIME]),
         (rebilled(clean_run().books, changes={HOOLI: {"tenant": "acme"}}), [ONCE, TIME]),
         (with_invoice(total=Decimal("0.022402")), [SUMS]),
-        (with_invoice(lines=hoolis_lines("0.000002")), [SUMS]),
-        (with_invoice(lines=hoolis_lines("0.000002"), total=Decimal("0.022402")), [SUMS]),  # dearer than its prices say
+        (with_invoice(lines=hoolis_lines("0.000002", "0.022400")), [SUMS]),
+        (with_invoice(lines=hoolis_lines("0.000003", "0.022398")), [SUMS]),  # the same total, not by their prices
+        (with_invoice(lines=hoolis_lines("0.000001", "0.022401"), total=Decimal("0.022402")), [SUMS]),
         (with_invoice(lines=(), total=Decimal(0)), [SUMS]),
         (replace(clean_run().books, foreign_status=200), [OWN]),
         (replace(clean_run().books, own=clean_run().books.bills[0]), [OWN]),

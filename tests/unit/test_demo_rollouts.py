@@ -18,7 +18,7 @@ from tenantry.core.rollout.conduct import Entry
 from tenantry.core.rollout.standing import FLEET, State
 from tenantry.core.rollout.trial import Trial
 from tenantry.core.rollout.verdicts import Progress, Row
-from tenantry_testing.demo_books import books_of
+from tenantry_testing.demo_books import books_of, rebilled
 from tenantry_testing.demo_run import Figures, clean_run, looked_up
 
 from demo import rollout_expectations
@@ -335,3 +335,17 @@ async def test_the_crowd_asks_with_each_tenants_key_and_notes_who_answered() -> 
     assert set(seen) == {(f"Bearer tk_{sender.name}", "calm") for sender in CROWD}
     assert {(call.version, call.request_id) for call in calls} == {("2.0", "i")}
     assert [call.error for call in calls if call.status != 200] == ["503: {}"]
+
+
+def test_a_copy_that_the_ledger_does_not_have_as_the_operators_fails() -> None:
+    run = rollouts_run()
+    books = run.books
+    copies = next(index for index, tally in enumerate(books.tallies) if tally.owner == "mirror")
+    assert books.tallies[copies].requests == 7
+
+    tenants = rebilled(books, changes={copies: {"owner": "tenant", "tenant": "wonka", "tier": "bronze"}})
+
+    assert failed(replace(run, books=tenants)) == [
+        "every answer that a client got is billed once, to its tenant, and nothing else is",
+        "mirrored copies are the operator's to pay",
+    ]
