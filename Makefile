@@ -68,6 +68,10 @@ bench-vector: env ## what isolation costs a vector store's request: CPU, and tim
 	@python3 tools/env.py milvus26 >/dev/null
 	@$(PY) -m bench.vector
 
+.PHONY: bench-ledger
+bench-ledger: env ## how many usage records a second the ledger books (JSON; SQLite on this disk)
+	@$(PY) -m bench.ledger
+
 .PHONY: attack
 attack: env ## break-outs against three real Milvus engines and a stand-in Pinecone through Envoy (JSON; exit 1 on a leak)
 	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null

@@ -12,11 +12,12 @@ from typing import TypeVar
 from hypothesis import given, settings
 from tenantry.adapters.ledger.sqlite import SqliteLedger
 from tenantry_testing import ledger_checks
+from tenantry_testing.folders import in_memory
 from tenantry_testing.ledger_world import Delivery, deliveries
 
 Result = TypeVar("Result")
 
-# Commits are on the disk: a few dozen of them for each example.
+# Each example is a dozen commits, each with an fsync.
 quickly = settings(max_examples=max(10, settings().max_examples // 4))
 
 
@@ -28,7 +29,7 @@ def played(work: Callable[[SqliteLedger], Awaitable[Result]]) -> Result:
         finally:
             await ledger.close()
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
         return asyncio.run(run())
 
 

@@ -151,7 +151,7 @@ async def test_a_postgres_that_is_killed_in_mid_send(own_postgres: PostgresServe
             await own_postgres.kill()
         return await send(*arguments)
 
-    bench.rig.sender.send = killing  # type: ignore[method-assign]
+    bench.rig.sender.send = killing  # type: ignore[method-assign,assignment]
     with pytest.raises(LedgerUnavailableError):
         await bench.rig.step("openmeter")
     with pytest.raises(LedgerUnavailableError):

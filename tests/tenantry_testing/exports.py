@@ -13,6 +13,7 @@ from tenantry.adapters.ledger.export.metrics import ExportMetrics
 from tenantry.adapters.ledger.export.outbox import LEASE_SECONDS, Claimed
 from tenantry.adapters.ledger.export.tables import Tables
 from tenantry.adapters.ledger.export.tables_sqlite import SqliteTables
+from tenantry.adapters.ledger.sqlite import APPLICATION_ID
 from tenantry.core.billing.answers import Answer
 from tenantry.core.billing.booking import Entry
 from tenantry.core.billing.export_settings import (
@@ -106,6 +107,7 @@ def empty_ledger(folder: Path) -> Path:
     """Return a SQLite file for an outbox whose entries come from elsewhere."""
     path = folder / "ledger.db"
     with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute("PRAGMA journal_mode = WAL")
     return path
 

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable
 
 from tenantry.adapters.ledger.store import Ledger
-from tenantry.core.billing.booking import FIGURES, SUM_KEY
+from tenantry.core.billing.booking import FIGURES, SUM_KEY, Entry
 from tenantry.core.billing.periods import period_of
 from tenantry.core.usage import UsageRecord
 
@@ -49,7 +49,7 @@ async def conserves(ledger: Ledger, world: Delivery) -> None:
 
 async def entries_add_up(ledger: Ledger, world: Delivery) -> None:
     """One who follows the entries by `seq`, a few at a time, sees every change once."""
-    seen = []
+    seen: list[Entry] = []
     for batch in world.batches:
         await deliver(ledger, [batch])
         while page := await ledger.entries(seen[-1].seq if seen else 0, 3):

@@ -1,4 +1,4 @@
-"""`tenantry ledger serve` as a process of its own, which can be killed and come back; and a sender that never gives up."""
+"""`tenantry ledger serve` as a process of its own, which can be killed and come back; a sender that never gives up."""
 
 import asyncio
 import contextlib

@@ -20,6 +20,8 @@ from pathlib import Path
 import psutil
 from tenantry.adapters.ports import free_port
 
+from tenantry_testing.folders import in_memory
+
 READY_SECONDS = 30.0
 
 
@@ -71,6 +73,7 @@ class PostgresServer:
                 [
                     str(_programs() / "postgres"), "-D", str(self.data), "-p", str(self.port), "-h", "127.0.0.1",
                     "-k", "", "-c", "shared_buffers=16MB", "-c", "max_connections=40",
+                    "-c", "dynamic_shared_memory_type=mmap",  # a killed server leaves nothing outside its folder
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
                 user=_user(), group=_group(),
@@ -125,7 +128,9 @@ class PostgresServer:
 async def postgres_server() -> AsyncIterator[PostgresServer]:
     """Run a PostgreSQL inside the `async with` block."""
     # Not in pytest's folder, which is its owner's alone: nobody could look into it.
-    server = PostgresServer(folder=Path(tempfile.mkdtemp(prefix="tenantry-postgres-")), port=free_port())
+    server = PostgresServer(
+        folder=Path(tempfile.mkdtemp(prefix="tenantry-postgres-", dir=in_memory())), port=free_port()
+    )
     try:
         await server.make()
         await server.start()

@@ -4,7 +4,6 @@ import json
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
 
 import msgspec
 import pytest
@@ -59,11 +58,11 @@ def test_a_lago_event() -> None:
 
 def test_a_stripe_form() -> None:
     total = HourSum(tenant="acme", hour=1_794_999_600, number=3, value=1500)
-    form = parse_qs(stripe_form(total, source="prod-eu", event_name="units", customer="cus_1").decode())
-    identifier = form.pop("identifier")[0]
+    form = stripe_form(total, source="prod-eu", event_name="units", customer="cus_1")
+    identifier = form.pop("identifier")
     assert form == {
-        "event_name": ["units"], "timestamp": ["1794999600"], "payload[stripe_customer_id]": ["cus_1"],
-        "payload[value]": ["1500"],
+        "event_name": "units", "timestamp": "1794999600", "payload[stripe_customer_id]": "cus_1",
+        "payload[value]": "1500",
     }  # fmt: skip
     assert len(identifier) <= 100
     assert identifier == total.id("prod-eu")
@@ -158,6 +157,8 @@ STRIPE = {"tokenFile": "k", "eventName": "units", "customers": {"acme": "cus_1"}
         ({"stripe": STRIPE | {"unitMicro": 10}}, "stripe.unitMicro: invalid enum value 10"),
         ({"openmeter": {"url": "https://me:pw@om.example"}},
          "openmeter.url: holds a credential; put it into a file and name it in tokenFile"),
+        ({"openmeter": {"url": "https://om:99999/x"}},
+         "openmeter.url: has no host, or a port that is none; http(s)://HOST[:PORT][/PATH]"),
         ({"openmeter": {"url": "http://om.example", "tokenFile": "t"}},
          "openmeter.url: would send the token in clear text; https://"),
         ({"lago": {"url": "https://l.example", "code": "c", "batch": 101}}, "lago.batch: expected `int` <= 100"),

@@ -52,7 +52,7 @@ async def answering(handler: Callable[[web.Request], Awaitable[web.StreamRespons
 
 
 async def ask(folder: Path, url: str, name: DestinationName = "lago", **changes: object) -> Answer:
-    settings = settings_for(folder, name, url=url, **({"timeoutSeconds": 0.5} | changes))
+    settings = settings_for(folder, name, url=url, **({"timeoutSeconds": 10} | changes))
     async with Http(Clock()) as http:
         return await http.send(name, getattr(settings, name), EVENTS)
 
@@ -107,8 +107,8 @@ async def test_an_answer_that_does_not_come_or_breaks_off_leaves_doubt(tmp_path:
 
     for handler in (hang, cut, drip):
         async with answering(handler) as url:
-            async with asyncio.timeout(3):
-                answer = await ask(tmp_path, url)
+            async with asyncio.timeout(5):
+                answer = await ask(tmp_path, url, timeoutSeconds=0.5)
             assert (answer.status, answer.left) == (None, True), handler.__name__
 
 

@@ -16,7 +16,7 @@ def story(*records: UsageRecord) -> list[str]:
 
 
 def attempt(number: int, reason: str | None, **changes: object) -> UsageRecord:
-    return request(attempt=number, engine=f"e{number}", finish_reason=reason, **changes)
+    return request("r1", attempt=number, engine=f"e{number}", finish_reason=reason, **changes)
 
 
 @pytest.mark.parametrize("reason", ["stop", "length", "tool_calls"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from tenantry.adapters.ledger.store import LedgerUnavailableError
 from tenantry.core.errors import RulesError, SecretsError
 from tenantry.core.usage import MAX_BATCH_BYTES, Batch, Charge, ColdStart, Record
 from tenantry_testing.documents import KEYS, document, secret_files
+from tenantry_testing.folders import in_memory
 from tenantry_testing.ledger_world import OCTOBER, request, span
 
 ADMIN, USAGE = (secret_files()[name].decode() for name in ("admin-token", "usage-token"))
@@ -72,16 +74,17 @@ def log() -> Iterator[io.StringIO]:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> LedgerOptions:
+def options(tmp_path: Path) -> Iterator[LedgerOptions]:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     for name in ("admin-token", "usage-token"):  # the others are not asked for
         (secrets / name).write_bytes(secret_files()[name])
     rules = tmp_path / "rules.yaml"
     rules.write_text(yaml.safe_dump(document()))
-    return LedgerOptions(
-        rules=rules, secrets=secrets, db=f"sqlite:{tmp_path / 'ledger.db'}", listen=Address(host="127.0.0.1", port=0)
-    )
+    with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
+        yield LedgerOptions(
+            rules=rules, secrets=secrets, db=f"sqlite:{folder}/ledger.db", listen=Address(host="127.0.0.1", port=0)
+        )
 
 
 @pytest_asyncio.fixture
@@ -301,7 +304,7 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         prefill_gpu_ns=1_500_000_000, decode_gpu_ns=500_000_000, input_tokens=1_000, cached_tokens=20, output_tokens=3
     )
     cold = ColdStart(engine="e1", model="chat-8b", version="1.4.0", ended_s=OCTOBER, load_ns=12_000_000_000)
-    records = [
+    records: list[Record] = [
         request("r1", charge=charge, peak_kv_bytes=3 * 2**20), request("r2", mirror=True, charge=charge),
         request("r3", tenant="not-in-the-rules", version="9", charge=charge), cold,
         span(wall_ns=10_000_000_000, busy_gpu_ns=7_000_000_000),
@@ -355,7 +358,7 @@ async def test_labels_are_bounded_and_the_ledger_is_exact(service: Service) -> N
 
 
 async def test_it_listens_beyond_this_machine_with_mutual_tls_alone(options: LedgerOptions) -> None:
-    with pytest.raises(BindError, match="the ledger would listen on 0.0.0.0:0, which other hosts can reach"):
+    with pytest.raises(BindError, match=r"the ledger would listen on 0\.0\.0\.0:0, which other hosts can reach"):
         async with ledger_serving(msgspec.structs.replace(options, listen=Address(host="0.0.0.0", port=0))):
             pass
 
@@ -375,7 +378,7 @@ async def test_it_does_not_start_without_rules_tokens_or_a_place(options: Ledger
 
 
 async def test_a_database_that_is_away_at_the_start_is_waited_for(options: LedgerOptions, log: io.StringIO) -> None:
-    path = options.rules.parent / "ledger.db"
+    path = Path(options.db.removeprefix("sqlite:"))
     path.mkdir()
     async with ledger_serving(options) as running:
         service = Service(running, options.rules.parent, log)

@@ -179,14 +179,24 @@ def test_a_span_ends_where_no_step_is_cut() -> None:
     assert (third.wall_ns, third.busy_gpu_ns) == (100 * MS, 80 * MS)
 
 
-def test_an_idle_engine_writes_spans_too() -> None:
-    m = meter(part_ns=100 * MS)
-    for now in (50, 100, 150, 230):
+def test_an_idle_engine_writes_spans_too_but_fewer() -> None:
+    m = meter(part_ns=10 * MS)
+    for now in (10, 119, 120, 230, 250):
         m.tick(now * MS)
     assert [(span.part, span.wall_ns, span.busy_gpu_ns) for span in spans(m.collect())] == [
-        (1, 100 * MS, 0),
+        (1, 120 * MS, 0),
         (2, 130 * MS, 0),
     ]
+
+
+def test_the_first_step_after_idle_time_ends_the_span_soon() -> None:
+    m = meter(part_ns=10 * MS)
+    m.arrived("k", arrival(), 50 * MS)
+    m.scheduled(1, [prefill("k")], 50 * MS)
+    m.tick(55 * MS)
+    m.done(1, 57 * MS)
+    m.tick(66 * MS)
+    assert [(span.wall_ns, span.busy_gpu_ns) for span in spans(m.collect())] == [(50 * MS, 0), (16 * MS, 7 * MS)]
 
 
 def test_spans_begin_where_the_cold_start_ended() -> None:
@@ -211,7 +221,7 @@ def test_the_workers_clock_stands_beside_busy_time_when_it_is_complete() -> None
         m.scheduled(number, [decode("k")], (100 + 10 * number) * MS)
         m.done(number, (110 + 10 * number) * MS, worker_ns)
     m.tick(300 * MS)
-    m.tick(400 * MS)
+    m.tick(1_500 * MS)
     assert [span.worker_gpu_ns for span in spans(m.collect())] == [2 * 17 * MS, None, None]
 
 

@@ -181,16 +181,13 @@ class _Link:
 
     async def _prepare(self, connection: Connection) -> None:
         """Lay out an empty database; refuse one that may lose what it acknowledged, or of a newer release."""
-        ((fsync, exists),) = await _execute(
-            connection, "SELECT current_setting('fsync'), to_regclass('ledger_schema') IS NOT NULL"
-        )
+        ((fsync,),) = await _execute(connection, "SHOW fsync")
         if fsync != "on":
             raise LedgerUnavailableError(f"{self._named}: runs with fsync = off and could lose records; set it on")
-        if not exists:
+        if not await _exists(connection):
             async with connection.transaction():
                 await _execute(connection, "SELECT pg_advisory_xact_lock(?)", LOCK)
-                ((exists,),) = await _execute(connection, "SELECT to_regclass('ledger_schema') IS NOT NULL")
-                for statement in () if exists else schema.tables(serial=_SERIAL):
+                for statement in () if await _exists(connection) else schema.tables(serial=_SERIAL):
                     await connection.execute(_text(statement))
         ((version,),) = await _execute(connection, "SELECT max(version) FROM ledger_schema")
         if version != schema.SCHEMA_VERSION:
@@ -207,6 +204,14 @@ class _Link:
 
 
 _SERIAL = "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+
+
+async def _exists(connection: Connection) -> bool:
+    """Return whether the tables are there. Not by `to_regclass`, which remembers that a table was missing."""
+    ((exists,),) = await _execute(
+        connection, "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'ledger_schema' AND pg_table_is_visible(oid))"
+    )
+    return bool(exists)
 
 
 async def _known(connection: Connection, records: Sequence[Record]) -> set[str]:

@@ -2,8 +2,8 @@
 
 What was acknowledged is on the disk: write-ahead log with synchronous=FULL. One connection, used by one thread of its
 own; the event loop never waits for the disk. Processes take turns by BEGIN IMMEDIATE, which waits up to BUSY_SECONDS
-for another's turn. A file that is not ours, or of a newer release, is never written to. One that was moved away while it
-was in use is asked for until it is back: a new one in its place would count what comes again a second time.
+for another's turn. A file that is not ours, or of a newer release, is never written to. One that was moved away while
+it was in use is asked for until it is back: a new one in its place would count what comes again a second time.
 """
 
 import asyncio

@@ -18,7 +18,6 @@ import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Literal
-from urllib.parse import urlencode
 
 import msgspec
 from msgspec import Struct
@@ -195,17 +194,15 @@ def properties(usage: Usage) -> dict[str, str | int]:
     }
 
 
-def stripe_form(total: HourSum, *, source: str, event_name: str, customer: str) -> bytes:
+def stripe_form(total: HourSum, *, source: str, event_name: str, customer: str) -> dict[str, str]:
     """Return a sum as the form of Stripe's `POST /v1/billing/meter_events`; its time is the hour's beginning."""
-    return urlencode(
-        {
-            "event_name": event_name,
-            "identifier": total.id(source),
-            "timestamp": str(total.hour),
-            "payload[stripe_customer_id]": customer,
-            "payload[value]": str(total.value),
-        }
-    ).encode()
+    return {
+        "event_name": event_name,
+        "identifier": total.id(source),
+        "timestamp": str(total.hour),
+        "payload[stripe_customer_id]": customer,
+        "payload[value]": str(total.value),
+    }
 
 
 def summed(usages: Iterable[Usage]) -> dict[tuple[str, int], int]:

@@ -8,9 +8,9 @@ lago: {url: "https://lago.example", tokenFile: /run/secrets/lago, code: tenantry
 stripe: {tokenFile: /run/secrets/stripe, eventName: compute_units, customers: {acme: cus_123}}
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from msgspec import Meta, field
 
@@ -26,6 +26,8 @@ FileName = Annotated[str, Meta(min_length=1, max_length=1_000)]
 _Id = Annotated[str, Meta(min_length=1, max_length=200)]
 _Mapping = Annotated[dict[TenantName, _Id], Meta(max_length=100_000)]
 _Hours = Annotated[float, Meta(ge=2, le=24 * 366)]
+
+_AUTHORITY = re.compile(r"^(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?$")
 
 MARGIN_HOURS = 1.0
 """An event whose fate is not known is not sent again so close to the end of a destination's memory."""
@@ -123,14 +125,13 @@ def parse_settings(document: object) -> ExportSettings:
 
 def _bad_url(name: str, url: str, *, secret: bool) -> list[Problem]:
     path = f"{name}.url"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        return [Problem(path=path, message=f"no URL: {error}", hint="http(s)://HOST[:PORT][/PATH]")]
-    if parts.username is not None or parts.password is not None:
+    scheme, _, rest = url.partition("://")
+    authority = rest.partition("/")[0]
+    if "@" in authority:
         return [Problem(path=path, message="holds a credential", hint="put it into a file and name it in tokenFile")]
-    if secret and parts.scheme == "http" and host not in ("127.0.0.1", "::1", "localhost"):
+    if (parts := _AUTHORITY.match(authority)) is None or not 1 <= int(parts["port"] or 443) <= 65535:
+        return [Problem(path=path, message="has no host, or a port that is none", hint="http(s)://HOST[:PORT][/PATH]")]
+    if secret and scheme == "http" and parts["host"] not in ("127.0.0.1", "[::1]", "localhost"):
         return [Problem(path=path, message="would send the token in clear text", hint="https://")]
     return []
 

@@ -37,9 +37,12 @@ from tenantry.core.metering.spans import Spans
 from tenantry.core.metering.weights import StepWeights, Work
 from tenantry.core.usage import ColdStart, FinishReason, Record
 
-__all__ = ["MAX_IN_FLIGHT", "PART_NS", "Arrival", "Clock", "EngineIdentity", "Meter", "Work"]
+__all__ = ["IDLE_PARTS", "MAX_IN_FLIGHT", "PART_NS", "Arrival", "Clock", "EngineIdentity", "Meter", "Work"]
 
 PART_NS = 5_000_000_000
+
+IDLE_PARTS = 12
+"""A span in which nothing runs lasts so many parts: an idle engine has 1,440 a day to say, not 17,280."""
 
 MAX_IN_FLIGHT = 64
 """Steps planned and not done. Pipeline parallelism has a few; more means that output was lost."""
@@ -192,7 +195,8 @@ class Meter:
         for account in self._open.values():
             if now_ns - account.part_ns >= self._part_ns:
                 self._write(account, now_ns)
-        if now_ns >= self._span_due_ns:
+        idle = self._spans.idle and not self._steps
+        if now_ns >= self._span_due_ns + (IDLE_PARTS - 1) * self._part_ns * idle:
             self._end_span(now_ns)
 
     def collect(self) -> list[Record]:

@@ -15,6 +15,11 @@ class Spans:
         self._part = 0
         self._begin(start_ns)
 
+    @property
+    def idle(self) -> bool:
+        """Whether no step has ended in it so far."""
+        return not self._steps
+
     def add(self, gpu_ns: int, worker_ns: int | None) -> None:
         """Note a step; `worker_ns` is the workers' own time for it, of one GPU."""
         self._busy_gpu_ns += gpu_ns

@@ -88,7 +88,7 @@ class Exporter:
 
     async def _keep(self) -> None:
         self._leased = await self.outbox.lease(self._now())
-        self._metrics.standing(self._settings.names(), await self.outbox.standing(), self._now())
+        self._metrics.standing(self._settings.names(), await self.outbox.standing(whole=False), self._now())
         if self._leased:
             await self.outbox.forget(self._now())
 

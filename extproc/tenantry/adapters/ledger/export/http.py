@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
@@ -110,7 +111,7 @@ def _rendered_sum(item: HourSum, source: str, stripe: Stripe) -> str | Unmapped:
         return Unmapped(why="stripe.customers does not name this tenant")
     if item.value < 0 and stripe.corrections == "park":
         return Unmapped(why="a correction: less than was reported; stripe.corrections says that a person decides")
-    return stripe_form(item, source=source, event_name=stripe.event_name, customer=customer).decode()
+    return urlencode(stripe_form(item, source=source, event_name=stripe.event_name, customer=customer))
 
 
 def _url(name: DestinationName, settings: OpenMeter | Lago | Stripe) -> str:

@@ -72,12 +72,11 @@ async def _watched(listen: Address, registry: CollectorRegistry) -> AsyncIterato
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        if listen.path:
-            await web.UnixSite(runner, listen.path).start()
-        else:
-            await web.TCPSite(runner, listen.host, listen.port).start()
+        site = web.UnixSite(runner, listen.path) if listen.path else web.TCPSite(runner, listen.host, listen.port)
+        try:
+            await site.start()
+        except OSError as failure:
+            raise BindError(f"the export cannot listen on {listen}: {failure}") from None
         yield
-    except OSError as failure:
-        raise BindError(f"the export cannot listen on {listen}: {failure}") from None
     finally:
         await runner.cleanup()

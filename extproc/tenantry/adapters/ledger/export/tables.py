@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS export_events (
 
 CREATE INDEX IF NOT EXISTS export_events_by_turn ON export_events (destination, state, tries, at_s, id);
 
+CREATE INDEX IF NOT EXISTS export_events_by_age ON export_events (destination, state, changed_s);
+
 CREATE INDEX IF NOT EXISTS export_events_in_doubt ON export_events (destination, state, doubtful_since_s)
   WHERE doubtful_since_s IS NOT NULL;
 """

@@ -12,6 +12,7 @@ from tenantry.adapters.ledger.export.tables import SCHEMA, Transaction
 from tenantry.adapters.ledger.store import LedgerUnavailableError
 
 TIMEOUT_S = 10
+TRANSACTION_S = 20.0
 _LAYING_OUT = 0x746E6578
 """`tnex`: the advisory lock under which tables are made; two that make them at once would collide."""
 
@@ -35,10 +36,12 @@ class PostgresTables:
         """See Tables."""
         async with self._turn:
             try:
-                connection = await self._opened()
-                async with connection.transaction():
-                    yield _Transaction(connection)
-            except (psycopg.Error, OSError) as error:
+                # The server's own limit does not help against a server that is cut off.
+                async with asyncio.timeout(TRANSACTION_S):
+                    connection = await self._opened()
+                    async with connection.transaction():
+                        yield _Transaction(connection)
+            except (psycopg.Error, OSError) as error:  # TimeoutError is an OSError
                 await self._let_go()
                 raise LedgerUnavailableError(f"{self._named}: {' '.join(str(error).split())[:300]}") from error
             except asyncio.CancelledError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tenantry.adapters.ledger.export.tables import SCHEMA, Transaction
+from tenantry.adapters.ledger.sqlite import APPLICATION_ID
 from tenantry.adapters.ledger.store import LedgerUnavailableError
 
 Result = TypeVar("Result")
@@ -28,6 +29,7 @@ class SqliteTables:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry-export")
         self._turn = asyncio.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
         self._closed = False
 
     @contextlib.asynccontextmanager
@@ -63,20 +65,27 @@ class SqliteTables:
             raise LedgerUnavailableError(f"ledger {self._path}: {error}") from error
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is not None:
+        if self._connection is not None and self._inode == _inode(self._path):
             return self._connection
+        self._let_go()  # a file that was moved away while it was open: nobody would find again what is written to it
         if not self._path.is_file():
             raise LedgerUnavailableError(f"ledger {self._path}: there is none; start `tenantry ledger serve` first")
+        self._inode = _inode(self._path)
         connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
+            self._check_ours(connection)
             connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'OFF'}")
             for statement in SCHEMA.split(";"):
                 connection.execute(statement)
-        except sqlite3.Error:
+        except (sqlite3.Error, LedgerUnavailableError):
             connection.close()
             raise
         self._connection = connection
         return connection
+
+    def _check_ours(self, connection: sqlite3.Connection) -> None:
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise LedgerUnavailableError(f"ledger {self._path}: is no ledger; name the file of `tenantry ledger serve`")
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
@@ -104,3 +113,11 @@ def _roll_back(connection: sqlite3.Connection) -> None:
     with contextlib.suppress(sqlite3.Error):
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
