@@ -25,6 +25,7 @@ from demo.observe import (
     SidecarMetrics,
     engine_count,
 )
+from demo.quota_story import spend
 from demo.retrieval import Retrieval
 from demo.retrieval_run import RetrievalRun
 from demo.run import Arrival, Books, Call, Conversation, CrowdCall, EngineCount, Look, Probe, Refused, Reload, Run
@@ -150,6 +151,9 @@ class Play:
             for refusal in REFUSALS:
                 key = self.stack.keys[refusal.tenant] if refusal.tenant else _nobodys_key()
                 self._refusals.append(await refuse(refusal, self.stack.base_url, key))
+            if (quota := self.scenario.quota) is not None:
+                key = self.stack.keys[quota.tenant]
+                self._refusals.append(await spend(quota, self.stack.base_url, key, self._crowd_calls.append))
             before = await self._metrics.conversations()
             self.begin_s, self.end_s = time.time(), until_s
             await self._traffic(clients, until_s, show)

@@ -114,6 +114,21 @@ class RolloutPlan(Struct, frozen=True, kw_only=True):
         return self.stable, self.candidate
 
 
+class QuotaPlan(Struct, frozen=True, kw_only=True):
+    """A tenant that spends its quota before the traffic begins, with requests to one of the rollouts' models.
+
+    A `large` request (a prompt repeated so often) is more than half of `compute_units_per_minute`.
+    """
+
+    tenant: str
+    tier: str
+    model: str
+    compute_units_per_minute: int
+    prompt: str
+    large: int
+    answer_tokens: int
+
+
 class Scenario(Struct, frozen=True, kw_only=True):
     """The play. Midway the rules are edited; `change` says how, for a reader.
 
@@ -129,6 +144,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     change: str
     new_version: str | None = None
     rollouts: tuple[RolloutPlan, ...] = ()
+    quota: QuotaPlan | None = None
     streamed_share: float = 0.75
     embeddings_share: float = 0.08
     answer_tokens: tuple[int, int] = (24, 96)
@@ -147,12 +163,13 @@ class Scenario(Struct, frozen=True, kw_only=True):
     def crowd(self) -> dict[str, str]:
         """Tenants that only send to rollouts, and their tiers."""
         known = {plan.name for plan in self.tenants}
-        return {
+        senders = {
             sender.name: sender.tier
             for rollout in self.rollouts
             for sender in rollout.crowd
             if sender.name not in known
         }
+        return senders if self.quota is None else senders | {self.quota.tenant: self.quota.tier}
 
     @property
     def models(self) -> frozenset[str]:
@@ -245,6 +262,15 @@ def stand_in() -> Scenario:
                 answer_tokens=3,
                 gigaflops_per_token=6.43,
             ),
+        ),
+        quota=QuotaPlan(
+            tenant="vandelay",
+            tier="bronze",
+            model="summary-1b",
+            compute_units_per_minute=2,
+            prompt="Which of these tickets are about the latest export? ",
+            large=36,
+            answer_tokens=3,
         ),
     )
 

@@ -116,7 +116,7 @@ async def running(
     outcomes = state / "outcomes.jsonl"
     outcomes.unlink(missing_ok=True)
     # A candidate that the last play reverted would stay reverted, and what it used would be billed again.
-    for kept in (*state.glob("state.db*"), *state.glob("ledger.db*")):
+    for kept in (path for name in ("state", "ledger", "quotas", "outbox") for path in state.glob(f"{name}.db*")):
         kept.unlink()
     shutil.rmtree(state / "spool", ignore_errors=True)
     (state / "stores.json").unlink(missing_ok=True)  # the store shall be proven before everybody's eyes
@@ -229,6 +229,8 @@ def _fill(
         )
         for plan in scenario.rollouts
     ]
+    if scenario.quota is not None:
+        changes.append(rules_document.add_quota(scenario.quota, digests[scenario.quota.tenant]))
     if isinstance(store, str):
         changes.append(rules_document.without_stores())
     else:
