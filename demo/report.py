@@ -11,6 +11,13 @@ class Quantiles(Struct, frozen=True, kw_only=True):
     n: int
 
 
+class AmountReport(Struct, frozen=True, kw_only=True):
+    """Money: a decimal number as text, and its currency (ISO 4217)."""
+
+    amount: str
+    currency: str
+
+
 class TenantReport(Struct, frozen=True, kw_only=True):
     """One tenant.
 
@@ -18,7 +25,8 @@ class TenantReport(Struct, frozen=True, kw_only=True):
     engines' own record, `expected_version` who was to serve all of them. `forged_*_upstream` count
     what an engine saw of the client's forgeries. `ttfb_ms` (Envoy's access log) and `ttft_ms` (the client's
     clock, to the first content) are of streamed requests; `stream_tokens_per_s` is the median
-    over streams, after the first token. `chunks` counts chunks of all streams.
+    over streams, after the first token. `chunks` counts chunks of all streams. By the ledger, of all models:
+    `gpu_seconds` and `compute_units` of its requests, and what its `invoice` comes to (None while the play is on).
     """
 
     tier: str
@@ -40,6 +48,9 @@ class TenantReport(Struct, frozen=True, kw_only=True):
     output_tokens: int
     chunks: int
     ext_proc_messages_per_request: float | None
+    gpu_seconds: float = 0.0
+    compute_units: float = 0.0
+    invoice: AmountReport | None = None
 
 
 class VerdictReport(Struct, frozen=True, kw_only=True):
@@ -224,6 +235,67 @@ class VectorReport(Struct, frozen=True, kw_only=True):
     tried: list[VectorAttackReport] = []
 
 
+class InvoiceLineReport(Struct, frozen=True, kw_only=True):
+    """A line of an invoice. `kind` is `request` or `cold_start` (the tenant's share). Money is decimal text."""
+
+    kind: str
+    model: str
+    version: str
+    tier: str
+    requests: int
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    gpu_seconds: float
+    compute_units: float
+    compute_unit_price: str
+    gpu_hour_price: str
+    amount: str
+
+
+class BilledReport(Struct, frozen=True, kw_only=True):
+    """A tenant's part of the ledger.
+
+    `answered` are the answers that its clients got, `requests` those that the ledger bills it for.
+    `cold_start_gpu_seconds` is its share of the cold starts of the models that it used.
+    """
+
+    answered: int
+    requests: int
+    gpu_seconds: float
+    cold_start_gpu_seconds: float
+    compute_units: float
+    invoice: AmountReport
+    lines: list[InvoiceLineReport]
+
+
+class MeteringReport(Struct, frozen=True, kw_only=True):
+    """How GPU time was spent, in GPU-seconds: tenants + operator + cold_start + idle = wall_gpu_seconds.
+
+    `busy` is that of steps: `tenants` is what tenants' requests took of it, `operator` the rest (`mirror`, the mirrored
+    copies; failed attempts, work without a tenant, what is in no record). `conserved` is whether the sums hold to the
+    nanosecond; `gpu_ns` has the exact figures by part, and `unexplained_ns` what no part accounts for. `billed` is by
+    tenant, `charged` the sum of the invoices, `cost` what all the GPU time costs the operator.
+    """
+
+    period: str = ""
+    wall_gpu_seconds: float = 0.0
+    busy: float = 0.0
+    idle: float = 0.0
+    cold_start: float = 0.0
+    tenants: float = 0.0
+    operator: float = 0.0
+    mirror: float = 0.0
+    conserved: bool = False
+    unexplained_ns: int = 0
+    gpu_ns: dict[str, int] = {}
+    cold_starts: int = 0
+    mirrored: int = 0
+    charged: AmountReport = AmountReport(amount="0", currency="")
+    cost: AmountReport = AmountReport(amount="0", currency="")
+    billed: dict[str, BilledReport] = {}
+
+
 class Expectation(Struct, frozen=True, kw_only=True):
     """Something that had to hold, whether it did, and the figures behind it."""
 
@@ -255,6 +327,7 @@ class Report(Struct, frozen=True, kw_only=True):
     tenants: dict[str, TenantReport]
     rollouts: dict[str, RolloutReport]
     vector: VectorReport
+    metering: MeteringReport
     model_versions: dict[str, VersionReport]
     expectations: list[Expectation]
     refusals: list[RefusalReport]
