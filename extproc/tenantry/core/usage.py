@@ -60,7 +60,7 @@ class Charge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `input_tokens` are those that were computed, `cached_tokens` those that a prefix cache saved; recomputed tokens
     after a preemption are GPU time, not tokens. `kv_byte_ms` is KV-cache memory held, over time. `weights` names what
-    divided the steps: `calibrated`, `flops`, or empty without GPU time.
+    divided the steps: `calibrated`, `flops`, `mixed` (some by one, some by the other), or empty without a step.
     """
 
     prefill_gpu_ns: _Nanoseconds = 0
