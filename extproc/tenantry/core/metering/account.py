@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from tenantry.core.metering.repetition import Repetition
-from tenantry.core.metering.weights import Source
 from tenantry.core.usage import Charge, FinishReason, UsageRecord
 
 _NS_PER_MS = 1_000_000
@@ -107,11 +106,6 @@ class Account:
         self.kv_bytes = kv_bytes
         if kv_bytes > (self.peak_kv_bytes or -1):
             self.peak_kv_bytes = kv_bytes
-
-    def use(self, source: Source) -> None:
-        """Note by which weights a step was divided."""
-        if self.source != source:
-            self.source = "mixed" if self.source else source
 
     def cache(self, tokens: int) -> None:
         """Note what a prefix cache saved."""

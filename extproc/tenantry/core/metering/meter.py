@@ -114,7 +114,8 @@ class Meter:
             account.in_flight += 1
             if account.first_step_ns is None:
                 account.first_step_ns = now_ns
-            account.hold(work.kv_bytes, now_ns)
+            if work.kv_bytes != account.kv_bytes:
+                account.hold(work.kv_bytes, now_ns)
             accounts.append(account)
         self._steps[step] = _Step(max(now_ns, self._spans.start_ns), works, accounts)
 
@@ -220,7 +221,8 @@ class Meter:
                 account.prefill_ns += own_prefill
                 account.decode_ns += share - own_prefill
             account.prefilled_tokens += prefill
-            account.use(weights.source)
+            if account.source != weights.source:
+                account.source = "mixed" if account.source else weights.source
             prefill_tokens += prefill
             decode_tokens += decode
             context_tokens += work.context_tokens
