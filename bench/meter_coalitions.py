@@ -1,8 +1,8 @@
 """Fair shares without a model: every coalition of three requests is run on the real engine.
 
-The requests of a coalition are sent together; its cost is the time of the steps that they were in. Coalitions take turns
-in an order drawn anew for each round, so that whatever else the machine does meets all of them. Of the rounds, medians
-count. Shapley's value of the eight costs (the empty coalition costs nothing) is the fair share; what the meter charged
+The requests of a coalition are sent together; its cost is the time of the steps that they were in. The coalitions of a
+triple take turns, in an order drawn anew for each round, so that whatever else the machine does meets all of them. Of
+the rounds, medians count. Shapley's value of the eight costs (the empty coalition costs nothing) is the fair share; what the meter charged
 in the runs of all three is compared with it.
 """
 
@@ -53,18 +53,14 @@ async def run(client: Client, rng: random.Random, rounds: int) -> list[Run]:
     """Run every coalition of every triple `rounds` times, one after another; the first round is a warm-up, and left out."""
     runs = []
     for number in range(rounds + 1):
-        turns = [
-            (name, players)
-            for name, shapes in TRIPLES.items()
-            for size in range(1, len(shapes) + 1)
-            for players in combinations(range(len(shapes)), size)
-        ]
-        rng.shuffle(turns)
-        for name, players in turns:
-            ids = {player: client.name(f"coalition-{name}", TRIPLES[name][player]) for player in players}
-            await asyncio.gather(*(client.send(ids[player], TRIPLES[name][player]) for player in players))
-            if number:
-                runs.append(Run(triple=name, ids=ids))
+        for name, shapes in TRIPLES.items():
+            turns = [players for size in (1, 2, 3) for players in combinations(range(len(shapes)), size)]
+            rng.shuffle(turns)
+            for players in turns:
+                ids = {player: client.name(f"coalition-{name}", shapes[player]) for player in players}
+                await asyncio.gather(*(client.send(ids[player], shapes[player]) for player in players))
+                if number:
+                    runs.append(Run(triple=name, ids=ids))
     return runs
 
 
