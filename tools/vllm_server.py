@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import time
+import tomllib
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def write_adapters(python: str, root: Path, folder: Path) -> dict[str, Path]:
             [python, str(root / "tools" / "tiny_model.py"), str(folder), "--adapters", str(adapters)], check=True
         )
     return {adapter.name: adapter for adapter in sorted(adapters.iterdir())}
+
+
+def plugin_path(root: Path, folder: Path) -> str:
+    """Return a PYTHONPATH by which vLLM finds this tree's plugin, by its entry points, as if it were installed."""
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    info = folder / f"tenantry-{project['version']}.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: tenantry\nVersion: {project['version']}\n")
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    return os.pathsep.join(str(path) for path in (folder, root / "extproc", root / "plugins"))
 
 
 @contextlib.asynccontextmanager

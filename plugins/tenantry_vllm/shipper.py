@@ -102,8 +102,16 @@ class Shipper:
         """Queue a record for every sidecar. Never raises, never waits for I/O; from any thread."""
         try:
             data = msgspec.json.encode(record)
-            read_record(data)  # a Struct checks nothing when built, and one bad record spoils its whole batch
         except (msgspec.MsgspecError, TypeError, ValueError) as error:
+            self._invalid(error)
+        else:
+            self.ship_json(data)
+
+    def ship_json(self, data: bytes) -> None:
+        """Queue a record that is JSON already, as `ship` does."""
+        try:
+            read_record(data)  # a Struct checks nothing when built, and one bad record spoils its whole batch
+        except (msgspec.MsgspecError, ValueError) as error:
             self._invalid(error)
             return
         item = Item(data, self._clock())
@@ -268,11 +276,11 @@ class _Lane:
         if what is Verdict.TAKEN:
             return what, None
         if what is Verdict.NEVER:
-            text = f"refuses usage records with {status}, are versions mixed? It says {answer.text!r}"
+            text = f"refuses usage records with {status}, are versions mixed? It says {answer.text[:200]!r}"
         elif status == 401:
             text = "refuses the token with 401: give both sides the same token file"
         elif status == 403:
-            text = f"refuses this engine with 403, is it among its --allow-client-san? It says {answer.text!r}"
+            text = f"refuses this engine with 403, is it among its --allow-client-san? It says {answer.text[:200]!r}"
         else:
             text = f"answers {status} to usage records"
         return what, _Trouble(str(status), text)

@@ -1,4 +1,4 @@
-"""How a batch reaches one address of a sidecar: URL, name resolution, token, HTTP. The standard library alone.
+"""How a batch reaches one address of a sidecar, or of the ledger: URL, names, token, HTTP. The standard library alone.
 
 Plain HTTP goes to this machine only, by the same rule by which a sidecar binds (tenantry.adapters.bind); what leaves it
 goes over mutual TLS (`sidecar_tls`).
@@ -23,6 +23,7 @@ PATH = "/usage"
 POST_TIMEOUT_S = 2.0
 
 _MAX_ANSWER_BYTES = 64 * 1024
+_MAX_ANSWER_CHARACTERS = 4096
 _PORTS = {"http": 80, "https": 443}
 _KINDS = (socket.AF_INET, socket.AF_INET6)
 
@@ -52,24 +53,24 @@ class TokenError(ValueError):
     """There is no usable token; the message says why, and never what was found."""
 
 
-def parse_url(url: str) -> Endpoint:
+def parse_url(url: str, *, path: str = PATH, whose: str = "a sidecar") -> Endpoint:
     """Read `https://HOST[:PORT][/PREFIX]`, or http of loopback; raise ValueError that says why not another."""
     parts = urlsplit(url)
     if "@" in url or parts.query or parts.fragment:
         # Said without the URL: the part before an @ may be a password.
-        raise ValueError("a sidecar's URL has no user, query or fragment; the token comes from a file")
+        raise ValueError(f"{whose}'s URL has no user, query or fragment; the token comes from a file")
     if parts.scheme not in _PORTS or not parts.hostname or not url.isascii() or " " in url:
-        raise ValueError(f"a sidecar's URL looks like https://HOST:PORT or http://LOOPBACK:PORT, not '{url}'")
+        raise ValueError(f"{whose}'s URL looks like https://HOST:PORT or http://LOOPBACK:PORT, not '{url}'")
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         raise ValueError(
-            f"a sidecar's URL beyond this machine is https: with '{url}' the token would travel in clear, where "
+            f"{whose}'s URL beyond this machine is https: with '{url}' the token would travel in clear, where "
             "others can read it"
         )
-    prefix = parts.path.rstrip("/").removesuffix(PATH)
+    prefix = parts.path.rstrip("/").removesuffix(path)
     return Endpoint(
         host=parts.hostname,
         port=parts.port or _PORTS[parts.scheme],
-        path=prefix + PATH,
+        path=prefix + path,
         tls=parts.scheme == "https",
     )
 
@@ -169,7 +170,7 @@ class SidecarConnection:
                 text = response.read(_MAX_ANSWER_BYTES).decode(errors="replace")
                 # After a refusal, a new connection and thereby the token anew.
                 good = response.status < 300 and response.isclosed()
-                return Answer(status=response.status, text=text[:200])
+                return Answer(status=response.status, text=text[:_MAX_ANSWER_CHARACTERS])
         finally:
             if not good:
                 self._http.close()

@@ -104,7 +104,7 @@ class Account:
             self.kv_byte_ns += self.kv_bytes * held_ns
             self.kv_since_ns = now_ns
         self.kv_bytes = kv_bytes
-        if kv_bytes > (self.peak_kv_bytes or -1):
+        if kv_bytes > (self.peak_kv_bytes or 0):
             self.peak_kv_bytes = kv_bytes
 
     def cache(self, tokens: int) -> None:
@@ -122,6 +122,11 @@ class Account:
         if log_probability is not None:
             self.log_probability += log_probability
             self.log_probability_tokens += len(tokens)
+
+    @property
+    def uncharged_ns(self) -> int:
+        """GPU time that is in no record yet."""
+        return self.prefill_ns + self.decode_ns - self._charged[0] - self._charged[1]
 
     def record(self, identity: EngineIdentity, now_ns: int, ended_s: float) -> UsageRecord | None:
         """Return the next part, the last one if the request has ended; None if it goes on and nothing was added.

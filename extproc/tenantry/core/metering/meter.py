@@ -85,6 +85,7 @@ class Meter:
         self._part_ns = part_ns
         self._open: dict[str, Account] = {}
         self._draining: dict[str, Account] = {}
+        self._live: set[Account] = set()
         self._steps: dict[int, _Step] = {}
         self._last_end_ns = start_ns
         self._ids: dict[tuple[str, int, bool, int], None] = {}
@@ -94,10 +95,21 @@ class Meter:
         self._spans = Spans(identity, start_ns)
         self._span_due_ns = start_ns + part_ns
 
+    @property
+    def accounts(self) -> int:
+        """Requests whose last record is still to come."""
+        return len(self._live)
+
+    @property
+    def uncharged_gpu_ns(self) -> int:
+        """Busy time that is in no record yet. What the records charge and this add up to `busy_gpu_ns`, always."""
+        return sum(account.uncharged_ns for account in self._live)
+
     def arrived(self, key: str, arrival: Arrival, now_ns: int) -> None:
         """Open an account. A key that has one already keeps it (a preempted request comes back)."""
         if key not in self._open:
-            self._open[key] = Account(self._with_own_id(arrival), now_ns, self._peak_memory)
+            self._open[key] = account = Account(self._with_own_id(arrival), now_ns, self._peak_memory)
+            self._live.add(account)
 
     def scheduled(self, step: int, works: Sequence[Work], now_ns: int) -> None:
         """Note a step that was planned; `step` is any number that no other open step has. One without works is none."""
@@ -163,9 +175,8 @@ class Meter:
     def memory(self, peak_bytes: int) -> None:
         """Note the engine's memory, the most since the last call; about once a second, as it looks at all accounts."""
         self._peak_memory = peak_bytes
-        for accounts in (self._open, self._draining):
-            for account in accounts.values():
-                account.peak_memory = max(peak_bytes, account.peak_memory or 0)
+        for account in self._live:
+            account.peak_memory = max(peak_bytes, account.peak_memory or 0)
 
     def cold_start(self, record: ColdStart, ended_ns: int) -> None:
         """Take in how the engine started; the first span begins where that ended. Raise ValueError after a step."""
@@ -270,6 +281,7 @@ class Meter:
     def _finish(self, key: str, account: Account, now_ns: int) -> None:
         if self._draining.get(key) is account:
             del self._draining[key]
+        self._live.remove(account)
         self._write(account, now_ns)
 
     def _write(self, account: Account, now_ns: int) -> None:

@@ -1,0 +1,384 @@
+"""Keeps records on disk until the ledger has them. `append` returns at once; a thread writes and fsyncs in groups.
+
+    append --> pending (memory, bounded) --(write + fsync, at most every commit_s)--> segments --(SpoolReader)--> ledger
+
+A record is *fsynced* when its group is on the disk: from then on neither `kill -9` nor a power cut loses it. What is
+lost with the process is what came since the last fsync: `commit_s`, and as long as the disk takes.
+
+When a write fails, what the disk may have of it is cut off, and the same records are written anew to another segment:
+after a failed fsync nobody can tell what is on the disk, and a second fsync may say that all is well (fsyncgate, 2018).
+Meanwhile records wait in memory; beyond `memory_bytes` they are lost, counted by reason, and said to be so in the log
+again and again. It goes on by itself as soon as a write succeeds.
+"""
+
+import errno
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from tenantry_vllm.spool_folder import Disk, Folder, SpoolError, bytes_below, claim, folder_name, sync_folder
+from tenantry_vllm.spool_format import HEADER_BYTES, MAX_PAYLOAD_BYTES, frame, header
+from tenantry_vllm.spool_repair import repair
+
+__all__ = ["DiskRule", "DiskState", "Spool", "SpoolError", "SpoolLimits"]
+
+DiskRule = Literal["refuse", "count"]
+"""When records cannot be kept: refuse new work, or go on and count those that are lost."""
+
+DiskState = Literal["ok", "low", "full", "error"]
+"""`low`: all is written, but less room is left than the reserve. `error`: a write failed otherwise, or hangs."""
+
+DROP_REASONS = ("disk_full", "disk_error", "memory_full", "too_large", "stopped")
+
+_GROUP_BYTES = 1024 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_PASSING = (*_FULL, errno.EIO, errno.EROFS)
+_MEASURE_EVERY_S = 60.0
+_TELL_EVERY_S = 60.0
+
+
+class SpoolLimits(Struct, frozen=True, kw_only=True):
+    """The bounds of one spool. `spool_bytes` is of all below the root, whoever wrote it.
+
+    With less than `reserve_bytes` left, the rule `refuse` refuses: the reserve is for records of what runs already.
+    """
+
+    spool_bytes: int = 4 * 1024**3
+    segment_bytes: int = 16 * 1024**2
+    reserve_bytes: int = 32 * 1024**2
+    memory_bytes: int = 16 * 1024**2
+    commit_s: float = 0.05
+    retry_s: float = 1.0
+    stalled_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.spool_bytes < 2 * (self.segment_bytes + self.reserve_bytes):
+            least = 2 * (self.segment_bytes + self.reserve_bytes)
+            raise ValueError(f"spool_bytes is {self.spool_bytes}; at least {least} make two segments and the reserve")
+
+
+class Spool:
+    """The spool of one engine process. `append` may be called from any thread; `log` gets whole sentences."""
+
+    def __init__(
+        self,
+        root: Path,
+        engine: str,
+        *,
+        log: Callable[[str], None],
+        rule: DiskRule = "refuse",
+        limits: SpoolLimits = SpoolLimits(),  # noqa: B008 - frozen
+        disk: Disk = Disk(),  # noqa: B008 - without state
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = root / folder_name(engine)
+        self.folder: Folder | None = None
+        self.dropped: Counter[str] = Counter()
+        self.appended = 0
+        self._root = root
+        self._log = log
+        self._rule = rule
+        self._limits = limits
+        self._disk = disk
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._pending: deque[bytes] = deque()
+        self._pending_bytes = 0
+        self._first = 0  # sequence of the first record of this process
+        self._fsynced = 0  # all below are on disk
+        self._sizes: dict[int, int] = {}
+        self._elsewhere_bytes = 0
+        self._measured_s = float("-inf")
+        self._open: _Segment | None = None
+        self._number = 0
+        self._state: DiskState = "ok"
+        self._trouble = ""
+        self._began_s: float | None = None
+        self._told_s = float("-inf")
+        self._told_dropped = 0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="usage-spool", daemon=True)
+
+    @property
+    def fsynced(self) -> int:
+        """How many records of this process are on disk."""
+        return self._fsynced - self._first
+
+    @property
+    def state(self) -> DiskState:
+        """How the disk stands."""
+        return "error" if self._stalled() else self._state
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong with the disk, as the end of a sentence; empty if nothing is."""
+        if self._stalled():
+            return f"has not finished a write for {self._limits.stalled_s:g} s"
+        return self._trouble
+
+    @property
+    def accepting(self) -> bool:
+        """Whether new work may begin: by the rule `refuse`, only while its records could be kept."""
+        return self._rule == "count" or self.state == "ok"
+
+    def start(self) -> None:
+        """Lock the folder, repair what a crash left in it, and start the thread.
+
+        Raise SpoolError if the folder cannot be used, or another process uses it. A full disk is no such error: that
+        passes, and until then the rule for it holds.
+        """
+        try:
+            self._claim()
+            self._works()
+        except OSError as error:
+            if isinstance(error, SpoolError) or error.errno not in _PASSING:
+                raise SpoolError(f"{self.path} cannot hold usage records: {error.strerror or error}") from error
+            self._failed(error)
+        self._thread.start()
+
+    def append(self, payload: bytes) -> int | None:
+        """Take a record's JSON; return its place among those of this process, from 0, or None if it was dropped.
+
+        Never waits for I/O.
+        """
+        with self._changed:
+            if reason := self._no_place(len(payload)):
+                self.dropped[reason] += 1
+                return None
+            self._pending.append(payload)
+            self._pending_bytes += len(payload)
+            self.appended += 1
+            if len(self._pending) == 1:
+                self._changed.notify_all()
+            return self.appended - 1
+
+    def wait_fsynced(self, place: int, timeout_s: float) -> bool:
+        """Wait until a record is on disk; return whether it is. `place` is what `append` returned."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.fsynced > place, timeout_s)
+
+    def segments(self) -> tuple[dict[int, int], int | None]:
+        """Return the segments by number with the bytes that are on disk, and the number of the one being written."""
+        with self._changed:
+            return dict(self._sizes), self._open.number if self._open else None
+
+    def released(self, number: int) -> None:
+        """Note that a segment was deleted, as the ledger has all of it."""
+        with self._changed:
+            self._sizes.pop(number, None)
+
+    def watch(self) -> None:
+        """Say if a write hangs. For another thread to call: the spool's own is the one that hangs."""
+        if self._stalled() and self._clock() >= self._told_s + _TELL_EVERY_S:
+            self._told_s = self._clock()
+            self._log(f"The disk of the spool {self.path} {self.trouble}. {self._consequence()}")
+
+    def stop(self, timeout_s: float = 1.0) -> None:
+        """Write what waits, for `timeout_s` at most; drop and count the rest. The folder stays locked."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+        with self._changed:
+            lost = len(self._pending)
+            self.dropped["stopped"] += lost
+            if not self._thread.is_alive():
+                self._close_segment()
+        if lost:
+            self._log(f"{lost} usage records were lost: the engine stopped, and {self.path} {self.trouble}.")
+
+    def _no_place(self, size: int) -> str:
+        """Return why a record cannot be taken, or nothing."""
+        if self._stopping:
+            return "stopped"
+        if not 0 < size <= MAX_PAYLOAD_BYTES:
+            return "too_large"
+        if self._pending_bytes + size <= self._limits.memory_bytes:
+            return ""
+        return {"full": "disk_full", "error": "disk_error"}.get(self.state, "memory_full")
+
+    def _run(self) -> None:
+        wait_s = 0.0
+        while True:
+            with self._changed:
+                if wait_s:  # what fails is not tried again at once, what succeeds not too often
+                    self._changed.wait_for(lambda: self._stopping, wait_s)
+                self._changed.wait_for(lambda: self._pending or self._stopping, self._limits.retry_s)
+                ending = self._stopping
+            began_s = self._clock()
+            good = self._step(began_s)
+            self._tell_dropped()
+            if ending and (not good or not self._pending):
+                return
+            wait_s = max(0.0, began_s + self._limits.commit_s - self._clock()) if good else self._limits.retry_s
+
+    def _step(self, now_s: float) -> bool:
+        """Write a group if there is one; return whether the disk works."""
+        self._began_s = now_s
+        try:
+            if self.folder is None:
+                self._claim()
+            if now_s >= self._measured_s + _MEASURE_EVERY_S or self._state != "ok":
+                self._elsewhere_bytes, self._measured_s = bytes_below(self._root, but=self.path), now_s
+            self._commit()
+            self._works()
+        except OSError as error:
+            self._give_up_segment()
+            self._failed(error)
+            return False
+        except Exception as error:  # noqa: BLE001 - a bug must not end the thread: what waits would be lost silently
+            self._give_up_segment()
+            self._failed(OSError(0, f"has met a bug: {type(error).__name__}"))
+            return False
+        finally:
+            self._began_s = None
+        return True
+
+    def _claim(self) -> None:
+        folder = claim(self.path)
+        if folder is None:
+            raise SpoolError(f"another process has {self.path}: give each engine process a name of its own")
+        try:
+            repaired = repair(folder, self._log)
+            sync_folder(self._root)
+        except BaseException:
+            folder.close()
+            raise
+        with self._changed:
+            self.folder = folder
+            self._sizes = folder.segments()
+            self._number = max(self._sizes, default=0)
+            self._first = self._fsynced = repaired
+
+    def _commit(self) -> None:
+        with self._changed:
+            group: list[bytes] = []
+            size = 0
+            for payload in self._pending:
+                if group and size + len(payload) > _GROUP_BYTES:
+                    break
+                group.append(payload)
+                size += len(payload)
+        if not group:
+            return
+        data = b"".join(frame(self._fsynced + place, payload) for place, payload in enumerate(group))
+        if self._bound_room() < len(data) + HEADER_BYTES:
+            raise OSError(errno.ENOSPC, f"holds {self._limits.spool_bytes} bytes, as many as it may")
+        segment = self._open or self._new_segment()
+        self._disk.write(segment.descriptor, data)
+        self._disk.sync(segment.descriptor)
+        with self._changed:
+            for payload in group:
+                self._pending_bytes -= len(payload)
+                self._pending.popleft()
+            self._fsynced += len(group)
+            self._sizes[segment.number] += len(data)
+            if self._sizes[segment.number] >= self._limits.segment_bytes:
+                self._close_segment()
+            self._changed.notify_all()
+
+    def _new_segment(self) -> "_Segment":
+        folder = self.folder
+        if folder is None:
+            raise RuntimeError("the folder is not claimed yet")
+        number = self._number + 1
+        path = folder.segment(number)
+        descriptor = self._disk.create(path)
+        try:
+            self._disk.write(descriptor, header(self._fsynced))
+            self._disk.sync(descriptor)
+            sync_folder(folder.path)
+        except BaseException:
+            os.close(descriptor)
+            with suppress(OSError):
+                path.unlink()
+            raise
+        with self._changed:
+            self._number = number
+            self._sizes[number] = HEADER_BYTES
+            self._open = _Segment(number, descriptor)
+            return self._open
+
+    def _give_up_segment(self) -> None:
+        """Cut off what may have been written since the last fsync; the next write goes to another segment."""
+        with self._changed:
+            segment = self._open
+            if segment is None:
+                return
+            size = self._sizes[segment.number]
+            with suppress(OSError):  # what stays is read twice and known by its sequence, or is torn
+                os.ftruncate(segment.descriptor, size)
+            self._close_segment()
+            if size == HEADER_BYTES and self.folder is not None:
+                with suppress(OSError):
+                    self.folder.segment(segment.number).unlink()
+                    del self._sizes[segment.number]
+
+    def _close_segment(self) -> None:
+        if self._open is not None:
+            with suppress(OSError):
+                os.close(self._open.descriptor)
+            self._open = None
+
+    def _bound_room(self) -> int:
+        with self._changed:
+            return self._limits.spool_bytes - self._elsewhere_bytes - sum(self._sizes.values())
+
+    def _works(self) -> None:
+        """Note that the disk works, and whether it has room for more than the reserve."""
+        room = min(self._bound_room(), self._disk.free_bytes(self._root))
+        reserve = self._limits.reserve_bytes
+        # Once low, it must be more than just enough before it counts as ok: else the two would alternate.
+        if room < (reserve if self._state == "ok" else reserve + reserve // 4):
+            self._set("low", f"has {room} bytes left, the reserve is {reserve}")
+        else:
+            self._set("ok", "")
+
+    def _failed(self, error: OSError) -> None:
+        if error.errno in _FULL:
+            self._set("full", f"is full: {error.strerror or error}")
+        else:
+            self._set("error", f"fails: {error.strerror or error}")
+
+    def _set(self, state: DiskState, trouble: str) -> None:
+        """Log a change for the worse or better once."""
+        before, self._state, self._trouble = self._state, state, trouble
+        if state == before:
+            return
+        self._told_s = self._clock()
+        if state == "ok":
+            lost = sum(self.dropped.values())
+            self._log(f"The disk of the spool {self.path} has room and works again; {lost} usage records were lost.")
+        else:
+            self._log(f"The disk of the spool {self.path} {trouble}. {self._consequence()}")
+
+    def _tell_dropped(self) -> None:
+        """Say that records are being lost: at once when it begins, then every minute while it goes on."""
+        lost = sum(self.dropped.values())
+        if lost == self._told_dropped or (self._told_dropped and self._clock() < self._told_s + _TELL_EVERY_S):
+            return
+        self._told_s, self._told_dropped = self._clock(), lost
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()) if count)
+        self._log(f"{lost} usage records have been lost since the start ({reasons}): nobody will be billed for them.")
+
+    def _consequence(self) -> str:
+        if self._rule == "count":
+            return "Serving goes on; records that find no room in memory either are lost and counted."
+        return "New work is refused until that has passed."
+
+    def _stalled(self) -> bool:
+        began_s = self._began_s
+        return began_s is not None and self._clock() > began_s + self._limits.stalled_s
+
+
+class _Segment(Struct, frozen=True):
+    number: int
+    descriptor: int
