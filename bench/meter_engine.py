@@ -16,15 +16,13 @@ from tenantry.core.usage import EngineSpan, Record, UsageRecord, read_batch
 
 from bench.meter_fairness import Piece, Step
 from bench.meter_load import MODEL, VERSION
-from tools.vllm_server import VllmOptions, vllm_server
+from tools.vllm_server import VllmOptions, plugin_path, vllm_server
 
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "usage-token-of-the-bench"
 Kind = Literal["plain", "metered", "probed"]
-SCHEDULERS = {"metered": "tenantry_vllm.scheduler.TenantryScheduler", "probed": "bench.meter_probe.ProbedScheduler"}
-
-KV_BLOCKS = 160
-"""Of 32 tokens: 20 requests at a time do not always fit, so some are preempted."""
+KV_BLOCKS = 96
+"""Of 32 tokens: eight requests at a time do not always fit, so some are preempted."""
 
 _ENGINE_KEY = re.compile(r"^(?:cmpl|chatcmpl)-(?P<id>.+?)(?:-\d+)?-[0-9a-f]{8}$")
 
@@ -164,17 +162,20 @@ class Engines(Struct, frozen=True, kw_only=True):
         # One thread for the model: left alone, two servers on two cores bind to the same one.
         environment = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         if kind != "plain":
-            flags += ["--scheduler-cls", SCHEDULERS[kind]]
             token = self.folder / "token"
             token.write_text(TOKEN)
             environment |= {
-                "PYTHONPATH": f"{ROOT}:{ROOT / 'extproc'}:{ROOT / 'plugins'}",
+                "PYTHONPATH": f"{plugin_path(ROOT, self.folder / 'site')}:{ROOT}",
                 "TENANTRY_MODEL": MODEL,
                 "TENANTRY_VERSION": VERSION,
                 "TENANTRY_SIDECAR_URLS": self.sink.url,
                 "TENANTRY_USAGE_TOKEN_FILE": str(token),
+                # Nobody is there: the spool keeps what it has, as it does when the ledger is away.
+                "TENANTRY_LEDGER_URL": f"http://127.0.0.1:{free_port()}",
+                "TENANTRY_SPOOL_DIR": str(self.folder / f"{name}.spool"),
             }
         if kind == "probed":
+            flags += ["--scheduler-cls", "bench.meter_probe.ProbedScheduler"]
             environment["TENANTRY_BENCH_STEPS"] = str(self.steps_file(name))
         options = VllmOptions(
             python=self.python, model=self.model, port=free_port(), served_name=MODEL,

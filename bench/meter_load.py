@@ -14,7 +14,7 @@ from typing import Any, Literal
 import aiohttp
 
 MODEL, VERSION = "tiny-llama", "1.0.0"
-WORKERS = 20
+WORKERS = 8
 """Requests at a time: a closed loop."""
 
 Ending = Literal["length", "stop", "abort", "chat"]
@@ -80,7 +80,7 @@ class Client:
     async def send(self, request_id: str, shape: Shape) -> None:
         """Send one request and read its answer; raise RuntimeError if the server did not do what was asked."""
         path, body = self._body(request_id, shape)
-        async with self._http.post(self._url + path, json=body, headers={"x-request-id": request_id}) as response:
+        async with self._http.post(self._url + path, json=body, headers=_stamp(request_id)) as response:
             if response.status != 200:
                 raise RuntimeError(f"{request_id}: {response.status} {(await response.text())[:300]}")
             if not body.get("stream"):
@@ -113,7 +113,6 @@ class Client:
             "max_tokens": shape.output,
             "ignore_eos": True,
             "temperature": 0,
-            "vllm_xargs": {"tenant": "acme", "request_id": request_id, "version": VERSION},
         }
         if shape.ending == "chat":
             words = " ".join(self._rng.choice(WORDS) for _ in range(shape.prompt // 5))
@@ -124,6 +123,19 @@ class Client:
         if shape.ending == "stop":
             body |= {"stop": ["a"], "temperature": 1.0, "seed": self._rng.randrange(1 << 31)}
         return "/v1/completions", body
+
+
+def _stamp(request_id: str) -> dict[str, str]:
+    """Return what the sidecar and Envoy tell an engine of a request."""
+    return {
+        "x-request-id": request_id,
+        "x-envoy-attempt-count": "1",
+        "x-tenantry-tenant": "acme",
+        "x-tenantry-tier": "gold",
+        "x-tenantry-model": MODEL,
+        "x-tenantry-version": VERSION,
+        "x-tenantry-request-id": request_id,
+    }
 
 
 def load(rng: random.Random, per_shape: int) -> tuple[list[Shape], list[Shape]]:

@@ -1,12 +1,11 @@
 """Runs inside vLLM's EngineCore: writes down what each step held and how long it took, and times tenantry's hooks.
 
-    PYTHONPATH=.:extproc:plugins  TENANTRY_BENCH_STEPS=FILE
-    vllm serve ... --scheduler-cls bench.meter_probe.ProbedScheduler
+    TENANTRY_BENCH_STEPS=FILE vllm serve ... --scheduler-cls bench.meter_probe.ProbedScheduler
 
 For `bench.meter` alone; the product has no such option. The steps are read from vLLM's own scheduler and timed with a
 clock of the probe's own: nothing of the meter's is believed.
 
-**How the hooks are timed.** Python calls methods in the order of `Probed -> Outer -> tenantry's -> Inner -> vLLM's`
+**How the hooks are timed.** Python calls methods in the order of Probed, Outer, tenantry's, Inner, vLLM's
 (`ProbedScheduler.__mro__`). Outer turns a stopwatch to "hooks" when it is entered, Inner turns it to "vLLM" and back: what
 passes between them is tenantry's, also when vLLM's methods call one another. The probe's own work runs under a third name.
 """
@@ -16,8 +15,8 @@ import time
 from typing import Any
 
 import msgspec
-from tenantry_vllm.scheduler import TenantryScheduler
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from tenantry_vllm.scheduler import MeteredScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
 
 HOOKED = ("add_request", "finish_requests", "schedule", "update_from_output", "_preempt_request", "_free_request")
 OUTSIDE, HOOKS, PROBE = range(3)
@@ -42,13 +41,13 @@ class Stopwatch:
         return before
 
 
-class Inner(AsyncScheduler):
+class Inner(Scheduler):
     """Between tenantry's scheduler and vLLM's."""
 
     stopwatch: Stopwatch
 
 
-class Outer(AsyncScheduler):
+class Outer(Scheduler):
     """Before tenantry's scheduler."""
 
     stopwatch: Stopwatch
@@ -71,7 +70,7 @@ for hooked in HOOKED:  # a turn back to HOOKS counts as a call, too: the probe's
     setattr(Outer, hooked, _turning(hooked, HOOKS, Outer))
 
 
-class ProbedScheduler(Outer, TenantryScheduler, Inner):
+class ProbedScheduler(Outer, MeteredScheduler, Inner):
     """tenantry's scheduler with a line in TENANTRY_BENCH_STEPS for each step, and for each preemption.
 
     A step's line is [ns, nanoseconds and turns of hooks since the line before, pieces], each piece being the fields of
