@@ -1,7 +1,7 @@
 """Ships the spool to the ledger, for as long as it takes. One thread; `step` does one POST at most, and has no clock.
 
     batch of a folder --POST /records--> 200 {"new", "known"}      acknowledged
-                                         400 with an "error"       halved until the bad record is alone: parked, go on
+                                         400 with an "error"       sent in parts until the bad one is alone: parked
                                          anything else             again later: after first_retry_s, doubled each time
 
 The first folder is this process's own. Those of dead processes below the same root are taken over, their records
@@ -73,9 +73,10 @@ class _Taken(Struct, frozen=True):
 
 
 class _Refusal(Struct, frozen=True):
-    """The ledger's answer to a batch with a bad record."""
+    """The ledger's answer to a batch with bad records, and their places in it, if it says."""
 
     error: str
+    bad: tuple[int, ...] = ()
 
 
 _Answer = TypeVar("_Answer", _Taken, _Refusal)
@@ -224,7 +225,7 @@ class LedgerLane:
             return self._later(answer.kind, answer.text)
         reason = _read(answer.text, _Refusal) if answer.status in _REFUSALS else None
         if len(batch) > 1 and (reason is not None or answer.status == _TOO_LARGE):
-            self._share[reader] = len(batch) // 2
+            self._share[reader] = _before_bad(len(batch), reason)
             return 0.0
         if reason is not None:
             self._park(reader, batch[0], answer.status, reason.error)
@@ -294,6 +295,12 @@ def _read(text: str, kind: type[_Answer]) -> _Answer | None:
         return msgspec.json.decode(text, type=kind)
     except msgspec.MsgspecError:
         return None
+
+
+def _before_bad(records: int, refusal: _Refusal | None) -> int:
+    """Return how many records to send next: those before the first bad one, it alone, or half to find it."""
+    first = min(refusal.bad, default=-1) if refusal is not None else -1
+    return max(1, first) if 0 <= first < records else records // 2
 
 
 def _complaint(answer: Answer) -> str:

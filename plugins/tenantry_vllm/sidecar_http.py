@@ -23,7 +23,6 @@ PATH = "/usage"
 POST_TIMEOUT_S = 2.0
 
 _MAX_ANSWER_BYTES = 64 * 1024
-_MAX_ANSWER_CHARACTERS = 4096
 _PORTS = {"http": 80, "https": 443}
 _KINDS = (socket.AF_INET, socket.AF_INET6)
 
@@ -43,7 +42,7 @@ class Endpoint(Struct, frozen=True, kw_only=True):
 
 
 class Answer(Struct, frozen=True, kw_only=True):
-    """What a sidecar said: its status, and the beginning of its text."""
+    """What a sidecar said: its status, and its text as far as 64 KiB."""
 
     status: int
     text: str = ""
@@ -170,7 +169,7 @@ class SidecarConnection:
                 text = response.read(_MAX_ANSWER_BYTES).decode(errors="replace")
                 # After a refusal, a new connection and thereby the token anew.
                 good = response.status < 300 and response.isclosed()
-                return Answer(status=response.status, text=text[:_MAX_ANSWER_CHARACTERS])
+                return Answer(status=response.status, text=text)
         finally:
             if not good:
                 self._http.close()

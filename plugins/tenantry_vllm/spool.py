@@ -24,7 +24,7 @@ from typing import Literal
 from msgspec import Struct
 
 from tenantry_vllm.spool_folder import Disk, Folder, SpoolError, bytes_below, claim, folder_name, sync_folder
-from tenantry_vllm.spool_format import HEADER_BYTES, MAX_PAYLOAD_BYTES, frame, header
+from tenantry_vllm.spool_format import FRAME_BYTES, HEADER_BYTES, MAX_PAYLOAD_BYTES, frame, header
 from tenantry_vllm.spool_repair import repair
 
 __all__ = ["DiskRule", "DiskState", "Spool", "SpoolError", "SpoolLimits"]
@@ -259,19 +259,20 @@ class Spool:
             self._first = self._fsynced = repaired
 
     def _commit(self) -> None:
+        room = self._bound_room() - HEADER_BYTES
+        group: list[bytes] = []
+        size = 0
         with self._changed:
-            group: list[bytes] = []
-            size = 0
             for payload in self._pending:
-                if group and size + len(payload) > _GROUP_BYTES:
+                size += FRAME_BYTES + len(payload)
+                if size > (min(room, _GROUP_BYTES) if group else room):
                     break
                 group.append(payload)
-                size += len(payload)
+            if not self._pending:
+                return
         if not group:
-            return
-        data = b"".join(frame(self._fsynced + place, payload) for place, payload in enumerate(group))
-        if self._bound_room() < len(data) + HEADER_BYTES:
             raise OSError(errno.ENOSPC, f"holds {self._limits.spool_bytes} bytes, as many as it may")
+        data = b"".join(frame(self._fsynced + place, payload) for place, payload in enumerate(group))
         segment = self._open or self._new_segment()
         self._disk.write(segment.descriptor, data)
         self._disk.sync(segment.descriptor)

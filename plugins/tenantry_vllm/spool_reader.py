@@ -206,9 +206,10 @@ class SpoolReader:
         for entry in found.entries:
             if entry.sequence >= self._expected:
                 self._miss(number, entry.sequence)
-                self._unexplained = False
                 self._waiting.append(_Waiting(entry, number, self._at + entry.end))
                 self._expected = entry.sequence + 1
+        if found.entries and (not found.damage or found.entries[-1].end > found.damage[-1][1]):
+            self._unexplained = False
         if found.torn:
             self._log(f"{self._name(number)} ends in a write that broke off: {found.torn} bytes, none acknowledged.")
         self._at += found.end + found.torn

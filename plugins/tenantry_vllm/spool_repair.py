@@ -23,17 +23,18 @@ def repair(folder: Folder, log: Callable[[str], None]) -> int:
         if torn:
             log(f"{path} ended in a write that broke off: {torn} bytes were cut off, none of them acknowledged.")
             _cut(path, end)
-        if found is None:
+        if end == 0:
             path.unlink()
-            continue
-        return max(following, found)
+        following = max(following, found)
+        if end > HEADER_BYTES:
+            break  # it has a record, or what was one: those before it have lower sequences
     return following
 
 
-def _end_of(path: Path) -> tuple[int | None, int, int]:
+def _end_of(path: Path) -> tuple[int, int, int]:
     """Return the sequence behind a segment's last record, where its good part ends, and how much is torn behind it.
 
-    The first is None for a segment without a header, which has nothing.
+    All are 0 for a segment without a header, which has nothing.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -43,7 +44,7 @@ def _end_of(path: Path) -> tuple[int | None, int, int]:
         except FormatError:  # what can be found is found behind it
             following = 0
         if following is None:
-            return None, 0, 0
+            return 0, 0, 0
         at = HEADER_BYTES
         while True:
             file.seek(at)

@@ -11,7 +11,7 @@ from tenantry_vllm.stamp import Stamp, read_stamp
 
 from engines.conftest import ENGINE_SECRET, KEYS, VllmStack
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 

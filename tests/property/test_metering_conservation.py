@@ -12,7 +12,7 @@ from tenantry.core.usage import ColdStart, Record, UsageRecord, read_record
 from tenantry_testing.metering import MS, arrival, meter, requests, spans
 
 WEIGHTS = StepWeights(fixed=7.3, prefill_token=0.073, decode_token=0.215, context_token=0.0001)
-KEYS = st.integers(0, 5).map(lambda number: f"k{number}")
+KEYS = st.integers(0, 2).map(lambda number: f"k{number}")
 
 TOKENS = st.integers(0, 40)
 WORKS = st.lists(
@@ -20,10 +20,11 @@ WORKS = st.lists(
         Work, key=KEYS, prefill_tokens=TOKENS, decode_tokens=st.integers(0, 2), context_tokens=st.integers(0, 10**6),
         kv_bytes=st.integers(0, 10**9),
     ),
-    max_size=5,
+    max_size=3,
     unique_by=lambda work: work.key,
 )  # fmt: skip
 EVENTS = st.one_of(
+    st.tuples(st.just("arrived"), KEYS),
     st.tuples(st.just("arrived"), KEYS),
     st.tuples(st.just("scheduled"), WORKS),
     st.tuples(st.just("scheduled"), WORKS),
@@ -34,6 +35,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("produced"), KEYS),
     st.tuples(st.just("preempted"), KEYS),
     st.tuples(st.just("freed"), KEYS),
+    st.tuples(st.just("tick"), st.none()),
     st.tuples(st.just("tick"), st.none()),
     st.tuples(st.just("memory"), st.integers(0, 10**12)),
 )
@@ -56,7 +58,7 @@ class Engine:
         if event == "arrived":
             before = self.meter.accounts
             self.next += 1
-            self.meter.arrived(what, arrival(f"r{self.next % 4}", input_tokens=30), self.now_ns)
+            self.meter.arrived(what, arrival(f"r{self.next % 3}", input_tokens=30), self.now_ns)
             self.arrivals += self.meter.accounts - before
         elif event == "scheduled" and len(self.steps) < 3:
             before = self.meter.accounts
@@ -98,7 +100,7 @@ class Engine:
 
 
 @given(
-    events=st.lists(st.tuples(EVENTS, PAUSES), max_size=60),
+    events=st.lists(st.tuples(EVENTS, PAUSES), min_size=20, max_size=80),
     gpus=st.sampled_from([1, 2, 8]),
     cold_ns=st.integers(0, 10**9),
 )
