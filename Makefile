@@ -67,6 +67,11 @@ bench-vector: env ## what isolation costs a vector store's request: CPU, and tim
 	@python3 tools/env.py milvus26 >/dev/null
 	@$(PY) -m bench.vector
 
+.PHONY: bench-meter
+bench-meter: env ## whom the meter charges for GPU time, against what is fair, and what it costs (JSON; real vLLM on CPU)
+	@python3 tools/env.py vllm >/dev/null
+	@$(PY) -m bench.meter
+
 .PHONY: attack
 attack: env ## break-outs against three real Milvus engines and a stand-in Pinecone through Envoy (JSON; exit 1 on a leak)
 	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null

@@ -1,4 +1,4 @@
-"""Measure the meter on real vLLM (CPU): does it charge all of the time, to whom it is due, and what does it cost?
+"""Measure the meter on real vLLM (CPU): whether it charges all of the time, to whom it is due, and what it costs.
 
     python -m bench.meter [--seed 20261125] [--scale 1]
 
@@ -11,18 +11,18 @@ Three servers, each with the tiny model and three adapters. **Plain and metered*
 | `worker_over_busy` | the worker's own clock over busy time | 0.95 to 1.02 |
 | `scheduler_overhead_pct` | time in tenantry's methods of the scheduler over step time, under the mixed load | <= 0.5 |
 | `throughput_ratio` | tokens/s with the plugin over without: the median of pairs | >= 0.99 |
-| `fairness.max_relative_error` | charge against fair share, for ten shapes of requests in the mixed load: the worst | <= 0.15 |
-| `fairness.rank_correlation` | Spearman: charge of a shape in the mixed load, cost of it alone on the engine | >= 0.9 |
-| `fairness.measured_max_relative_error` | charge against a fair share without any model: every coalition was run | <= 0.25 |
+| `fairness.max_relative_error` | charge against fair share under the mixed load: the worst of ten shapes | <= 0.15 |
+| `fairness.rank_correlation` | Spearman: charges of shapes in the mixed load, costs of each alone | >= 0.9 |
+| `fairness.measured_max_relative_error` | charge against fair share, no model: every coalition was run | <= 0.25 |
 
-`bench.meter_fairness` says what is fair. Prints one JSON object as its last line; docs/metering-accuracy.md explains it.
+`bench.meter_fairness` says what is fair. Prints one JSON object as its last line; docs/metering-accuracy.md explains
+it.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
-import os
 import platform
 import random
 import subprocess
@@ -41,7 +41,6 @@ from tenantry.core.usage import UsageRecord
 from bench import meter_coalitions as coalitions
 from bench.meter_engine import ROOT, Engines, Log, Sink, read_log, sessions, settled
 from bench.meter_fairness import (
-    Piece,
     Step,
     by_flops,
     divided,
@@ -64,7 +63,7 @@ THROUGHPUT_ROUNDS = (8, 24)
 NOISE = 0.003
 THROUGHPUT_SHAPE = Shape(prompt=32, output=64)
 """Decoding, mostly: the shortest steps, in which a hook weighs most."""
-THROUGHPUT_REQUESTS = 160
+THROUGHPUT_REQUESTS, THROUGHPUT_WORKERS = 160, 24
 
 TARGETS = {
     "requests": (200, None),
@@ -101,9 +100,12 @@ async def throughput(engines: Engines, seed: int, scale: float) -> dict[str, Any
         rng = random.Random(f"{seed} throughput")
         clients = {"plain": Client(plain, http, rng), "metered": Client(metered, http, rng)}
 
+        sent: set[str] = set()
+
         async def measure(name: str, phase: str) -> float:
             client, before, begin = clients[name], clients[name].output_tokens, time.perf_counter()
-            await client.mixed(phase, [THROUGHPUT_SHAPE] * count)
+            ids = await client.mixed(phase, [THROUGHPUT_SHAPE] * count, workers=THROUGHPUT_WORKERS)
+            sent.update(ids if name == "metered" else ())
             return (client.output_tokens - before) / (time.perf_counter() - begin)
 
         for name in clients:
@@ -113,6 +115,7 @@ async def throughput(engines: Engines, seed: int, scale: float) -> dict[str, Any
             for name in order:
                 speeds[name].append(await measure(name, "throughput"))
             say(f"round {len(speeds['plain'])}: " + ", ".join(f"{k} {v[-1]:.0f}" for k, v in speeds.items()))
+        await settled(engines.sink, sent)
     return {
         "ratio": median(_ratios(speeds)),
         "rounds": len(speeds["plain"]),
@@ -208,14 +211,17 @@ def fairness(observed: Observed, log: Log, charges: Mapping[str, float]) -> dict
 
 
 def _worst(measured: Mapping[str, Any]) -> float:
-    return max(request["error"] for requests in measured.values() for request in requests)
+    return max(float(request["error"]) for requests in measured.values() for request in requests)
 
 
 def _model(steps: Sequence[Step]) -> dict[str, Any]:
     """Return the fitted model in microseconds, and how much it explains of the steps that it was not fitted to."""
     odd, even = fit(steps[1::2]), fit(steps[0::2])
     whole = {name: round(ns / 1e3, 4) for name, ns in msgspec.structs.asdict(fit(steps)).items()}
-    return {"us": whole, "r2_of_other_steps": round(fmean((explained(steps[0::2], odd), explained(steps[1::2], even))), 4)}
+    return {
+        "us": whole,
+        "r2_of_other_steps": round(fmean((explained(steps[0::2], odd), explained(steps[1::2], even))), 4),
+    }
 
 
 def report(
@@ -235,9 +241,7 @@ def report(
         "worker_over_busy": round(sum(span.worker_gpu_ns or 0 for span in spans) / busy, 4) if busy else 0.0,
         "scheduler_overhead_pct": round(100 * hook_ns / mixed.busy_ns, 4),
         "throughput_ratio": round(speed["ratio"], 4),
-        "fairness": {
-            key: round(value, 4) if isinstance(value, float) else value for key, value in fair.items()
-        },
+        "fairness": {key: round(value, 4) if isinstance(value, float) else value for key, value in fair.items()},
     }
     return figures | {
         "missed": missed(figures),

@@ -2,8 +2,8 @@
 
 The requests of a coalition are sent together; its cost is the time of the steps that they were in. The coalitions of a
 triple take turns, in an order drawn anew for each round, so that whatever else the machine does meets all of them. Of
-the rounds, medians count. Shapley's value of the eight costs (the empty coalition costs nothing) is the fair share; what the meter charged
-in the runs of all three is compared with it.
+the rounds, medians count. Shapley's value of the eight costs (the empty coalition costs nothing) is the fair share;
+what the meter charged in the runs of all three is compared with it.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Run:
 
 
 async def run(client: Client, rng: random.Random, rounds: int) -> list[Run]:
-    """Run every coalition of every triple `rounds` times, one after another; the first round is a warm-up, and left out."""
+    """Run every coalition of every triple `rounds` times, one after another; a round before is a warm-up."""
     runs = []
     for number in range(rounds + 1):
         for name, shapes in TRIPLES.items():
@@ -83,13 +83,15 @@ def judge(runs: Sequence[Run], steps: Mapping[str, Sequence[Step]], charges: Map
         report[name] = []
         for player, shape in enumerate(shapes):
             charged = median(charges.get(each.ids[player], 0.0) for each in whole)
-            report[name].append({
-                "request": shape.name,
-                "alone_ms": round(medians[frozenset({player})] / 1e6, 2),
-                "fair_ms": round(fair[player] / 1e6, 2),
-                "charged_ms": round(charged / 1e6, 2),
-                "error": round(abs(charged / fair[player] - 1.0), 4),
-            })
+            report[name].append(
+                {
+                    "request": shape.name,
+                    "alone_ms": round(medians[frozenset({player})] / 1e6, 2),
+                    "fair_ms": round(fair[player] / 1e6, 2),
+                    "charged_ms": round(charged / 1e6, 2),
+                    "error": round(abs(charged / fair[player] - 1.0), 4),
+                }
+            )
     return report
 
 

@@ -149,9 +149,7 @@ class Engines(Struct, frozen=True, kw_only=True):
         """Return the probe's file of a server."""
         return self.folder / f"{name}.steps.jsonl"
 
-    def server(
-        self, name: str, kind: Kind, say: Callable[[str], None]
-    ) -> contextlib.AbstractAsyncContextManager[str]:
+    def server(self, name: str, kind: Kind, say: Callable[[str], None]) -> contextlib.AbstractAsyncContextManager[str]:
         """Run a server: vLLM as it comes (`plain`), with the plugin (`metered`), or that with the probe (`probed`)."""
         modules = [f"{adapter}={folder}" for adapter, folder in self.adapters.items()]
         flags = [
@@ -193,10 +191,23 @@ async def sessions(limit: int = 64) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def settled(sink: Sink, requests: set[str], seconds: float = 30.0) -> set[str]:
-    """Wait until the last record of each request has come; return the ids of those that never did."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while missing := requests - {record.request_id for record in sink.requests()}:
-        if asyncio.get_running_loop().time() > deadline:
-            break
-        await asyncio.sleep(0.1)
-    return missing
+    """Wait until the last record of each request has come, then for two more spans of their engine.
+
+    Return the ids of requests whose last record never came. An idle engine ends a span every few seconds; the
+    second one from now covers all that was done before.
+    """
+
+    async def until(done: Callable[[], bool]) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not done():
+                    await asyncio.sleep(0.1)
+
+    def missing() -> set[str]:
+        return requests - {record.request_id for record in sink.requests()}
+
+    await until(lambda: not missing())
+    engines = {record.engine for record in sink.requests() if record.request_id in requests}
+    enough = sum(span.engine in engines for span in sink.spans()) + 2 * len(engines)
+    await until(lambda: sum(span.engine in engines for span in sink.spans()) >= enough)
+    return missing()

@@ -28,7 +28,6 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-
 P = TypeVar("P", bound=Hashable)
 
 

@@ -1,7 +1,8 @@
 """The load of the meter's benchmark: shapes of requests, and the client that sends them to a vLLM server.
 
-Prompts are random token ids from a seed, so that no prefix is cached and the tokenizer is not measured. A request bears the
-stamp that the sidecar would write, with the name of its shape in its id: records and steps are told apart by it.
+Prompts are random token ids from a seed, so that no prefix is cached and the tokenizer is not measured. A request
+bears the stamp that the sidecar would write, with the name of its shape in its id: records and steps are told apart by
+it.
 """
 
 import asyncio
@@ -24,8 +25,8 @@ Ending = Literal["length", "stop", "abort", "chat"]
 class Shape:
     """A kind of request: tokens in, tokens out, and an adapter or none. `ending` says how it comes to its end.
 
-    `stop` ends at the first "a" that it writes, `abort` when the client has read a third and leaves; `chat` is a streamed
-    conversation, to its full length.
+    `stop` ends at the first "a" that it writes, `abort` when the client has read a third and leaves; `chat` is a
+    streamed conversation, to its full length.
     """
 
     prompt: int
@@ -79,7 +80,7 @@ class Client:
 
     async def send(self, request_id: str, shape: Shape) -> None:
         """Send one request and read its answer; raise RuntimeError if the server did not do what was asked."""
-        path, body = self._body(request_id, shape)
+        path, body = self._body(shape)
         async with self._http.post(self._url + path, json=body, headers=_stamp(request_id)) as response:
             if response.status != 200:
                 raise RuntimeError(f"{request_id}: {response.status} {(await response.text())[:300]}")
@@ -107,7 +108,7 @@ class Client:
         await asyncio.gather(*(work() for _ in range(workers)))
         return asked
 
-    def _body(self, request_id: str, shape: Shape) -> tuple[str, dict[str, Any]]:
+    def _body(self, shape: Shape) -> tuple[str, dict[str, Any]]:
         body: dict[str, Any] = {
             "model": shape.adapter or MODEL,
             "max_tokens": shape.output,

@@ -6,8 +6,9 @@ For `bench.meter` alone; the product has no such option. The steps are read from
 clock of the probe's own: nothing of the meter's is believed.
 
 **How the hooks are timed.** Python calls methods in the order of Probed, Outer, tenantry's, Inner, vLLM's
-(`ProbedScheduler.__mro__`). Outer turns a stopwatch to "hooks" when it is entered, Inner turns it to "vLLM" and back: what
-passes between them is tenantry's, also when vLLM's methods call one another. The probe's own work runs under a third name.
+(`ProbedScheduler.__mro__`). Outer turns a stopwatch to "hooks" when it is entered, Inner turns it to "vLLM" and back:
+what passes between them is tenantry's, also when vLLM's methods call one another. The probe's own work runs under a
+third name.
 """
 
 import os
@@ -41,13 +42,13 @@ class Stopwatch:
         return before
 
 
-class Inner(Scheduler):
+class Inner(Scheduler):  # type: ignore[misc] # vLLM is not installed where this is checked
     """Between tenantry's scheduler and vLLM's."""
 
     stopwatch: Stopwatch
 
 
-class Outer(Scheduler):
+class Outer(Scheduler):  # type: ignore[misc]
     """Before tenantry's scheduler."""
 
     stopwatch: Stopwatch
@@ -65,7 +66,9 @@ def _turning(name: str, to: int, owner: type) -> Any:
     return method
 
 
-for hooked in HOOKED:  # a turn back to HOOKS counts as a call, too: the probe's own cost is stated too high, not too low
+for (
+    hooked
+) in HOOKED:  # a turn back to HOOKS counts as a call, too: the probe's own cost is stated too high, not too low
     setattr(Inner, hooked, _turning(hooked, OUTSIDE, Inner))
     setattr(Outer, hooked, _turning(hooked, HOOKS, Outer))
 

@@ -1,9 +1,9 @@
-"""A step with an adapter takes longer, and not for those alone that brought one: who bears the difference?
+"""A step with an adapter takes longer, and not only for those that brought one: who bears the difference.
 
-As soon as one request of a step needs a LoRA adapter, an engine runs the whole step through its adapter kernels: the fixed
-cost grows, and what each token costs, whoever's it is. Measured on vLLM on a CPU: the fixed cost goes from 4.5 to 9.6 ms,
-a prefill token from 0.05 to 0.17 ms. So two sets of weights are learned: from steps without an adapter, and from steps
-with one; what the second has more is what adapters add.
+As soon as one request of a step needs a LoRA adapter, an engine runs the whole step through its adapter kernels: the
+fixed cost grows, and what each token costs, whoever's it is. Measured on vLLM on a CPU: the fixed cost goes from 4.5 to
+9.6 ms, a prefill token from 0.05 to 0.17 ms. So two sets of weights are learned: from steps without an adapter, and
+from steps with one; what the second has more is what adapters add.
 
 Shapley's value divides that, too (`weights` has the rest). Let k of a step's requests have an adapter.
 
@@ -13,9 +13,9 @@ Shapley's value divides that, too (`weights` has the rest). Let k of a step's re
 | the tokens of one of the k | itself |
 | the tokens of a request without an adapter | itself k/(k+1), the k the rest, equally |
 
-The last line in a sentence: of that request and those k, joining in any order, it pays itself unless it came first; then
-the first of the k does, who turned the kernels on. Beside one adapter that is half and half; in a crowd of adapters each
-pays for its own tokens.
+The last line in a sentence: of that request and those k, joining in any order, it pays itself unless it came first;
+then the first of the k does, who turned the kernels on. Beside one adapter that is half and half; in a crowd of adapters
+each pays for its own tokens.
 
 Until both sets are calibrated, the one that is divides all steps, and what adapters add is not told apart.
 """
