@@ -10,7 +10,7 @@ next step on. A step holds at most `max_step_tokens` tokens: first one for each 
 prefill, in chunks, of sequences already running, then of waiting ones by (priority, arrival), lower
 first, while fewer than `max_running` run.
 
-Left out, because nothing here needs it: KV memory beyond the prefix cache, and therefore preemption.
+Left out, because nothing here needs it: a limit of KV memory beyond the prefix cache, and therefore preemption.
 Times are in milliseconds, on any clock that does not run backwards.
 """
 
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from msgspec import Struct
+from tenantry.core.metering.meter import Work
 
 from tenantry_standin.prefix_cache import PrefixCache, Prompt
 
@@ -157,7 +158,10 @@ class _Sequence:
 
 
 class Batcher:
-    """The scheduler of one engine."""
+    """The scheduler of one engine.
+
+    `cached` tells of the step under way: the ids that it admitted, each with how many of its tokens were cached.
+    """
 
     def __init__(self, limits: Limits, cost: StepCost) -> None:
         self._limits = limits
@@ -170,6 +174,7 @@ class Batcher:
         self._in_step = False
         self._prefills: list[tuple[_Sequence, int]] = []
         self._decodes: list[_Sequence] = []
+        self.cached: list[tuple[int, int]] = []
 
     @property
     def waiting(self) -> int:
@@ -204,6 +209,7 @@ class Batcher:
         """Choose the work of the step that starts now, `speed` times as fast as `StepCost`; None if there is none."""
         if self._in_step:
             raise RuntimeError("schedule() while a step is under way: call complete() first")
+        self.cached = []
         self._decodes = [sequence for sequence in self._running.values() if sequence.output_tokens]
         self._prefills = list(self._prefill_work(self._limits.max_step_tokens - len(self._decodes), now_ms))
         if not self._running:
@@ -215,6 +221,34 @@ class Batcher:
             # All that run are held back by their ttft_factor: sleep no longer than the first of them.
             ends_ms = min(ends_ms, max(now_ms, min(due for _, due in self._held())))
         return Step(ends_ms=ends_ms, prefill_tokens=prefill_tokens, decode_sequences=len(self._decodes))
+
+    def works(self, kv_bytes_per_token: int) -> list[Work]:
+        """Return what each sequence has to do in the step under way, for the meter; their keys are the ids of the jobs.
+
+        Sequences held back by their `ttft_factor` are not in it: they cost nothing.
+        """
+        works = []
+        for sequence, tokens in self._prefills:
+            before = sequence.job.prompt.tokens - sequence.unprefilled_tokens
+            works.append(
+                Work(
+                    key=str(sequence.job.id),
+                    prefill_tokens=tokens,
+                    context_tokens=tokens * before + tokens * (tokens + 1) // 2,
+                    kv_bytes=kv_bytes_per_token * (before + tokens),
+                )
+            )
+        for sequence in self._decodes:
+            length = sequence.job.prompt.tokens + sequence.output_tokens
+            works.append(
+                Work(
+                    key=str(sequence.job.id),
+                    decode_tokens=1,
+                    context_tokens=length,
+                    kv_bytes=kv_bytes_per_token * length,
+                )
+            )
+        return works
 
     def complete(self, now_ms: float) -> Progress:
         """End the step under way; `now_ms` is when its tokens exist, about `Step.ends_ms`."""
@@ -264,4 +298,5 @@ class Batcher:
         sequence.admitted_ms = now_ms
         sequence.cached_tokens = self._cache.match(sequence.job.prompt)
         sequence.unprefilled_tokens -= sequence.cached_tokens
+        self.cached.append((job_id, sequence.cached_tokens))
         return sequence

@@ -12,6 +12,8 @@ from msgspec import Struct
 from tenantry_standin.batching import Batcher, Finished, Job, Limits, StepCost
 from tenantry_standin.behaviour import Behaviour
 from tenantry_standin.bodies import ApiError
+from tenantry_standin.metering import KV_BYTES_PER_TOKEN, ColdStartCost, EngineMeter
+from tenantry_standin.text import token_id
 
 _MAX_LATE_MS = 20.0
 """Beyond this, a starved event loop makes the engine slow instead of making it rush afterwards."""
@@ -21,7 +23,7 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     """One engine: a model in one version. `api_key` empty: none is asked for. Times in seconds.
 
     `engine_name` is the middle of the id in its usage records, `stand-in-NAME-` and 8 digits drawn at the start; empty
-    means MODEL-VERSION.
+    means MODEL-VERSION. `gpus` are those it is said to occupy.
     """
 
     model: str
@@ -35,8 +37,10 @@ class EngineConfig(Struct, frozen=True, kw_only=True):
     max_model_tokens: int = 131_072
     max_body_bytes: int = 8 << 20
     drain_s: float = 0.0
+    gpus: int = 1
     limits: Limits = Limits()
     cost: StepCost = StepCost()
+    cold_start: ColdStartCost = ColdStartCost()
 
     def names(self) -> tuple[str, ...]:
         """Return every model name it answers to, its own first."""
@@ -51,18 +55,25 @@ class Log(Protocol):
 
 
 class TokenStream:
-    """How far one sequence has come: tokens that wait to be taken, and its end."""
+    """How far one sequence has come: words that wait to be taken, one a token, and its end.
 
-    def __init__(self) -> None:
-        self._ready = 0
+    `text` has the words to come, `log_probability` is said to be that of each.
+    """
+
+    def __init__(self, text: Iterator[str], log_probability: float) -> None:
+        self.log_probability = log_probability
+        self._text = text
+        self._ready: list[str] = []
         self._closed = False
         self._changed = asyncio.Event()
         self.finished: Finished | None = None
 
-    def add_token(self) -> None:
-        """Make one more token ready."""
-        self._ready += 1
+    def add_token(self) -> int:
+        """Make one more word ready; return its token's id."""
+        word = next(self._text)
+        self._ready.append(word)
         self._changed.set()
+        return token_id(word)
 
     def close(self, finished: Finished | None) -> None:
         """End the stream: with the sequence's result, or with None when the engine stopped under it."""
@@ -70,32 +81,31 @@ class TokenStream:
         self._closed = True
         self._changed.set()
 
-    async def take(self) -> int:
-        """Wait for tokens and return how many came since the last call; 0 at the end."""
+    async def take(self) -> list[str]:
+        """Wait for words and return those that came since the last call; none at the end."""
         while not (self._ready or self._closed):
             self._changed.clear()
             await self._changed.wait()
-        taken, self._ready = self._ready, 0
+        taken, self._ready = self._ready, []
         return taken
 
     def result(self) -> Finished:
-        """Return what the sequence came to, once `take` has returned 0; raise ApiError 503 if the engine stopped."""
+        """Return what the sequence came to, once `take` has returned none; raise ApiError 503 if the engine stopped."""
         if self.finished is None:
             raise ApiError(503, "The stand-in engine stopped.")
         return self.finished
 
 
 class Engine:
-    """Runs sequences. `on_finished` sees each once, aborted ones too.
+    """Runs sequences. `on_finished` sees each once, aborted ones too; `meter` is told of all steps and tokens.
 
-    `totals` counts what has finished (and, for the server, attempts and records), `busy_seconds` the time in steps,
-    both since the start.
+    `totals` counts what has finished (and, for the server, attempts and records) since the start.
     """
 
-    def __init__(self, config: EngineConfig, on_finished: Callable[[Finished], None]) -> None:
+    def __init__(self, config: EngineConfig, meter: EngineMeter, on_finished: Callable[[Finished], None]) -> None:
         self.behaviour = config.behaviour
         self.totals: Counter[str] = Counter()
-        self.busy_seconds = 0.0
+        self.meter = meter
         self._batcher = Batcher(config.limits, config.cost)
         self._on_finished = on_finished
         self._streams: dict[int, TokenStream] = {}
@@ -118,10 +128,13 @@ class Engine:
         return next(self._ids)
 
     @contextmanager
-    def sequence(self, job: Job) -> Iterator[TokenStream]:
-        """Submit a job and follow it; leaving early, however it happens, aborts it and frees its slot."""
+    def sequence(self, job: Job, text: Iterator[str], log_probability: float) -> Iterator[TokenStream]:
+        """Submit a job and follow it; leaving early, however it happens, aborts it and frees its slot.
+
+        Its tokens are the words of `text`.
+        """
         self._batcher.submit(job, _now_ms())
-        stream = self._streams[job.id] = TokenStream()
+        stream = self._streams[job.id] = TokenStream(text, log_probability)
         if self._stopped:
             stream.close(None)
         self._work.set()
@@ -145,12 +158,13 @@ class Engine:
                     await self._work.wait()
                     late_ms = 0.0
                     continue
+                self.meter.step_begins(self._batcher.works(KV_BYTES_PER_TOKEN), self._batcher.cached)
                 # Event loops sleep in whole milliseconds: what one sleep took too long, the next gives back.
                 wake_ms = step.ends_ms - late_ms
                 await asyncio.sleep((wake_ms - started_ms) / 1000)
                 now_ms = _now_ms()
                 late_ms = min(max(now_ms - wake_ms, 0.0), _MAX_LATE_MS)
-                self.busy_seconds += (now_ms - started_ms) / 1000
+                self.meter.step_ends()
                 self._complete(now_ms)
         finally:
             self._stopped = True
@@ -160,7 +174,8 @@ class Engine:
     def _complete(self, now_ms: float) -> None:
         progress = self._batcher.complete(now_ms)
         for job_id in progress.tokens:
-            self._streams[job_id].add_token()
+            stream = self._streams[job_id]
+            self.meter.produced(job_id, stream.add_token(), stream.log_probability)
         for finished in progress.finished:
             self._streams.pop(finished.id).close(finished)
             self._report(finished)

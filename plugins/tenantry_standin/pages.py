@@ -89,7 +89,7 @@ class Pages:
         lines = [_metric(f"{name}_total", "counter", totals[name]) for name in _TOTALS]
         lines += [_metric(f"records_{name}_total", "counter", value) for name, value in self._record_counts().items()]
         lines.append(_metric("requests_total", "counter", self._seen.last))
-        lines.append(_metric("busy_seconds_total", "counter", self._engine.busy_seconds))
+        lines.append(_metric("busy_seconds_total", "counter", self._engine.meter.busy_seconds))
         lines.append(_metric("waiting", "gauge", self._engine.waiting))
         lines.append(_metric("running", "gauge", self._engine.running))
         return web.Response(text="".join(lines), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})

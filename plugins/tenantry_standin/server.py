@@ -8,25 +8,25 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from hmac import compare_digest
-from itertools import islice
 from uuid import uuid4
 
 from aiohttp import web
 from msgspec import Struct
-from tenantry.core.usage import UsageRecord
+from tenantry.core.metering.meter import EngineIdentity
+from tenantry.core.usage import Record, UsageRecord
 
 from tenantry_standin.answers import FINGERPRINT, Writer, embeddings, writer
 from tenantry_standin.batching import Finished, Job, QueueFullError
 from tenantry_standin.behaviour import Behaviour, Fate
 from tenantry_standin.bodies import Api, ApiError, Call, read
 from tenantry_standin.engine import Engine, EngineConfig, Log, TokenStream
+from tenantry_standin.metering import EngineMeter
 from tenantry_standin.pages import Pages, json_response
 from tenantry_standin.prefix_cache import prompt
-from tenantry_standin.records import Attempt, Ended, Result, engine_id, log_probability, read_attempt, usage_record
+from tenantry_standin.records import Ended, engine_id, finish_reason, log_probability, read_arrival
 from tenantry_standin.seen import SeenLog
 from tenantry_standin.text import words
 
@@ -52,19 +52,31 @@ async def start(
     host: str = "127.0.0.1",
     port: int = 0,
     *,
+    own_id: str = "",
     log: Log = lambda _event, /, **_fields: None,
     on_finished: Callable[[Finished], None] = lambda _finished: None,
-    on_record: Callable[[UsageRecord], None] = lambda _record: None,
+    on_record: Callable[[Record], None] = lambda _record: None,
     record_counts: Callable[[], Mapping[str, int]] = dict,
 ) -> RunningEngine:
     """Start an engine in the running loop; port 0 takes a free one. Any number of them may share a process.
 
-    `on_record` gets the usage record of each attempt as it ends; what it raises is logged and harms no answer.
-    `record_counts` says what became of the records, for /metrics (`Shipper.counts`).
+    `own_id` is the engine's in its records; empty draws one (`records.engine_id`). `on_record` gets each usage record,
+    of whatever kind, once it is ready; what it raises is logged and harms no answer. `record_counts` says what became
+    of the records, for /metrics (`Shipper.counts`).
     """
-    engine, seen = Engine(config, on_finished), SeenLog()
-    own_id = engine_id(config.engine_name or f"{config.model}-{config.version}", uuid4().hex[:8])
-    model = _ModelRoutes(config, engine, seen, own_id=own_id, on_record=on_record, log=log)
+    own_id = own_id or engine_id(config.engine_name or f"{config.model}-{config.version}", uuid4().hex[:8])
+
+    def deliver(record: Record) -> None:
+        engine.totals.update(records=int(isinstance(record, UsageRecord) and record.final))
+        try:
+            on_record(record)
+        except Exception as error:  # noqa: BLE001 - a record is worth less than the answer that it is about
+            log("usage record lost", error=type(error).__name__)
+
+    identity = EngineIdentity(engine=own_id, model=config.model, version=config.version[:128], gpus=config.gpus)
+    meter = EngineMeter(identity, config.cold_start, config.behaviour.speed, deliver)
+    engine, seen = Engine(config, meter, on_finished), SeenLog()
+    model = _ModelRoutes(config, engine, seen)
     app = web.Application(middlewares=[model.observe], client_max_size=config.max_body_bytes)
     app.on_response_prepare.append(model.sign)
     app.add_routes([web.post(api.value, model.generate) for api in Api])
@@ -78,14 +90,18 @@ async def start(
     await runner.setup()
     await web.TCPSite(runner, host, port, backlog=_LISTEN_BACKLOG).start()
     bound_port: int = runner.addresses[0][1]
-    steps = asyncio.create_task(engine.run())
+    tasks = [asyncio.create_task(engine.run()), asyncio.create_task(meter.run())]
 
     async def stop() -> None:
         model.cut_after(asyncio.get_running_loop().time() + config.drain_s)
         await runner.cleanup()
-        steps.cancel()
-        with suppress(asyncio.CancelledError):
-            await steps
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        meter.close()
+        for end in ends:
+            if isinstance(end, Exception):
+                raise end
 
     url = f"http://{f'[{host}]' if ':' in host else host}:{bound_port}"
     return RunningEngine(url=url, port=bound_port, engine_id=own_id, engine=engine, seen=seen, stop=stop)
@@ -103,22 +119,10 @@ class _Work:
 class _ModelRoutes:
     """The four generating routes of one engine, and what happens around every request."""
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        engine: Engine,
-        seen: SeenLog,
-        *,
-        own_id: str,
-        on_record: Callable[[UsageRecord], None],
-        log: Log,
-    ) -> None:
+    def __init__(self, config: EngineConfig, engine: Engine, seen: SeenLog) -> None:
         self._config = config
-        self._own_id = own_id
         self._engine = engine
         self._seen = seen
-        self._on_record = on_record
-        self._log = log
         self._rng = random.Random(config.seed)  # noqa: S311 - decides who fails, not who may enter
         self._noise = random.Random(config.seed)  # noqa: S311 - apart, so that a seed replays the same failures
         self._cut_after_s = math.inf
@@ -145,15 +149,15 @@ class _ModelRoutes:
             return json_response(ApiError(error.status, error.reason).body(), status=error.status)
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        began_s = asyncio.get_running_loop().time()
         call = read(Api(request.path), await request.read())
         if call.model not in (names := self._config.names()):
             raise ApiError(404, f"The model '{call.model}' does not exist here. Known: {', '.join(names)}.")
         behaviour = self._engine.behaviour
         fate = behaviour.draw_fate(self._rng)
         job = self._job(call, request.headers, behaviour)
-        attempt = read_attempt(request.headers, call.arguments, job, model=self._config.model)
-        self._engine.totals.update(mirrored=int(attempt.mirror), retried=int(attempt.number > 1))
+        arrival = read_arrival(request.headers, call.arguments, job, model=self._config.model)
+        self._engine.totals.update(mirrored=int(arrival.mirror), retried=int(arrival.attempt > 1))
+        self._engine.meter.arrived(job.id, arrival)
         work, ended = _Work(), Ended.FAILED
         try:
             response = await self._answer(request, call, job, fate, work)
@@ -163,16 +167,8 @@ class _ModelRoutes:
             ended = Ended.FAILED if cut else Ended.LEFT
             raise
         finally:
-            mean = log_probability(behaviour.mean_log_probability, b"".join(call.inputs), self._noise)
-            result = Result(
-                ended=ended,
-                ended_s=time.time(),
-                duration_ms=(asyncio.get_running_loop().time() - began_s) * 1000,
-                finished=work.tokens.finished if work.tokens else None,
-                words=work.words,
-                mean_log_probability=mean,
-            )
-            self._record(attempt, result)
+            finished = work.tokens.finished if work.tokens else None
+            self._engine.meter.ended(job.id, finish_reason(ended, finished))
         return response
 
     async def _answer(self, request: web.Request, call: Call, job: Job, fate: Fate, work: _Work) -> web.StreamResponse:
@@ -181,30 +177,24 @@ class _ModelRoutes:
         if fate is Fate.HANG:
             await asyncio.Event().wait()
         try:
-            with self._engine.sequence(job) as tokens:
+            behaviour = self._engine.behaviour
+            mean = log_probability(behaviour.mean_log_probability, b"".join(call.inputs), self._noise)
+            text = words(call.inputs[0], behaviour.repetition)
+            with self._engine.sequence(job, text, mean) as tokens:
                 work.tokens = tokens
                 if call.api is Api.EMBEDDINGS:
                     await tokens.take()
                     return await _send(request, embeddings(call, tokens.result()), fate, work)
                 answer = writer(call, job.request_id, int(time.time()))
-                text = words(call.inputs[0], self._engine.behaviour.repetition)
                 if call.stream:
                     fails_after = job.output_tokens // 2 if fate is Fate.STREAM_ERROR else None
                     dies = fate is Fate.DIE_AFTER_FIRST_BYTE
-                    return await _stream(request, answer, work, tokens, text, fails_after=fails_after, dies=dies)
-                while count := await tokens.take():
-                    work.words += islice(text, count)
+                    return await _stream(request, answer, work, tokens, fails_after=fails_after, dies=dies)
+                while new := await tokens.take():
+                    work.words += new
                 return await _send(request, answer.whole("".join(work.words), tokens.result()), fate, work)
         except QueueFullError as error:
             raise ApiError(503, f"The engine is full: {error}.") from None
-
-    def _record(self, attempt: Attempt, result: Result) -> None:
-        record = usage_record(attempt, result, engine=self._own_id, version=self._config.version)
-        self._engine.totals.update(records=1)
-        try:
-            self._on_record(record)
-        except Exception as error:  # noqa: BLE001 - a record is worth less than the answer that it is about
-            self._log("usage record lost", error=type(error).__name__)
 
     async def _note(self, request: web.Request) -> None:
         body = b""
@@ -260,7 +250,6 @@ async def _stream(
     answer: Writer,
     work: _Work,
     tokens: TokenStream,
-    text: Iterator[str],
     *,
     fails_after: int | None,
     dies: bool,
@@ -269,8 +258,7 @@ async def _stream(
     response = web.StreamResponse(headers={"content-type": "text/event-stream; charset=utf-8"})
     await response.prepare(request)
     await response.write(answer.opening())
-    while count := await tokens.take():
-        new = list(islice(text, count))
+    while new := await tokens.take():
         work.words += new
         await response.write(answer.words(new))
         if dies:

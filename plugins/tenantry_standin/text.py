@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from hashlib import blake2b, shake_128
 from math import sqrt
 from struct import unpack
+from zlib import crc32
 
 FIRST_WORD = "[stand-in]"
 
@@ -32,6 +33,11 @@ def words(prompt: bytes, repetition: float) -> Iterator[str]:
         fresh, repeated = rng.choice(WORDS), rng.random() < repetition
         if not repeated:
             word = " " + fresh
+
+
+def token_id(word: str) -> int:
+    """Return the id of a word's token: equal words have equal ids."""
+    return crc32(word.encode())
 
 
 def vector(text: bytes, dimensions: int) -> list[float]:

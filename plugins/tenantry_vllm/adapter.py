@@ -98,6 +98,8 @@ class MeterAdapter:
         self._close = close
         self._requests = requests
         self._blocks = [(manager.req_to_blocks, _window(manager)) for manager in managers]
+        # Most models have one kind of attention: no call for each request of each step.
+        self._single = self._blocks[0][0] if len(self._blocks) == 1 and self._blocks[0][1] is None else None
         self._block_bytes = block_bytes
         self._now_ns = now_ns
         self._lock = threading.Lock()
@@ -138,20 +140,22 @@ class MeterAdapter:
     def planned(self, output: Any) -> None:
         """Note a step by its `SchedulerOutput`; the requests' computed tokens count it already."""
         works = []
+        requests, block_bytes, single = self._requests, self._block_bytes, self._single
         for key, tokens in output.num_scheduled_tokens.items():
-            request = self._requests[key]
+            request = requests[key]
             before = request.num_computed_tokens - tokens
             given = request.num_prompt_tokens
             if request.num_preemptions:
                 given = max(given, self._lost_tokens.get(key, 0))
-            prefill = min(max(given - before, 0), tokens)
+            prefill = 0 if before >= given else min(given - before, tokens)
+            blocks = len(single.get(key, ())) if single is not None else self._kv_blocks(key, before)
             works.append(
                 Work(
                     key=key,
                     prefill_tokens=prefill,
                     decode_tokens=tokens - prefill,
                     context_tokens=tokens * before + tokens * (tokens + 1) // 2,
-                    kv_bytes=self._kv_blocks(key, before) * self._block_bytes,
+                    kv_bytes=blocks * block_bytes,
                 )
             )
         if works:

@@ -23,7 +23,8 @@ from tenantry_vllm.ledger_lane import RECORDS_PATH, LedgerLane
 from tenantry_vllm.shipper import Shipper
 from tenantry_vllm.sidecar_http import SidecarConnection, parse_url, resolve, token_from
 from tenantry_vllm.sidecar_tls import TlsFiles
-from tenantry_vllm.spool import DROP_REASONS, DiskRule, DiskState, Spool, SpoolLimits
+from tenantry_vllm.spool import Spool, limits_of
+from tenantry_vllm.spool_health import DROP_REASONS, DiskRule, DiskState
 from tenantry_vllm.spool_reader import SpoolReader
 
 __all__ = ["Delivery", "DeliveryOptions", "DeliveryStatus"]
@@ -93,7 +94,7 @@ class Delivery:
     @property
     def accepting(self) -> bool:
         """Whether new work may begin. False only by the rule `refuse`, while its records could not be kept."""
-        return self._ledger is None or self._ledger.spool.accepting
+        return self._ledger is None or self._ledger.spool.health.accepting
 
     def start(self) -> None:
         """Start the threads; raise SpoolError when the spool's folder cannot be used. Nothing else needs to be up."""
@@ -122,15 +123,17 @@ class Delivery:
             return DeliveryStatus(sidecars=sidecars)
         spool, lane = self._ledger.spool, self._ledger.lane
         return DeliveryStatus(
-            accepting=spool.accepting,
-            disk=spool.state,
-            trouble="; ".join(filter(None, (spool.trouble and f"The disk {spool.trouble}", lane.trouble))),
+            accepting=spool.health.accepting,
+            disk=spool.health.state,
+            trouble="; ".join(
+                filter(None, (spool.health.trouble and f"The disk {spool.health.trouble}", lane.trouble))
+            ),
             appended=spool.appended,
             fsynced=spool.fsynced,
             acknowledged=lane.acknowledged,
             refused=lane.refused,
             damaged=lane.damaged,
-            dropped={reason: spool.dropped[reason] for reason in DROP_REASONS},
+            dropped={reason: spool.health.dropped[reason] for reason in DROP_REASONS},
             waiting_bytes=lane.waiting_bytes,
             sidecars=sidecars,
         )
@@ -162,9 +165,7 @@ class _Ledger:
                 endpoint, found[next(addresses) % len(found)], token, options.tls, timeout_s=LEDGER_TIMEOUT_S
             )
 
-        self.spool = Spool(
-            root, options.engine, log=log, rule=options.disk_full, limits=SpoolLimits(spool_bytes=options.spool_bytes)
-        )
+        self.spool = Spool(root, options.engine, log=log, rule=options.disk_full, limits=limits_of(options.spool_bytes))
         jitter = random.random  # so that a fleet does not come back in step
         self.lane = LedgerLane(root, self._reader, connect, log=log, jitter=jitter)
         self._log = log
@@ -202,7 +203,7 @@ class _Ledger:
             if wait_s and self._ending.is_set():
                 break  # all is shipped, or the ledger takes nothing now
             self._ending.wait(wait_s)
-            self.spool.watch()
+            self.spool.health.tell_stalled()
         self.lane.close()
 
     def _step(self) -> float:

@@ -15,33 +15,25 @@ import errno
 import os
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from msgspec import Struct
 
 from tenantry_vllm.spool_folder import Disk, Folder, SpoolError, bytes_below, claim, folder_name, sync_folder
 from tenantry_vllm.spool_format import FRAME_BYTES, HEADER_BYTES, MAX_PAYLOAD_BYTES, frame, header
+from tenantry_vllm.spool_health import FULL, DiskRule, Health
 from tenantry_vllm.spool_repair import repair
 
-__all__ = ["DiskRule", "DiskState", "Spool", "SpoolError", "SpoolLimits"]
-
-DiskRule = Literal["refuse", "count"]
-"""When records cannot be kept: refuse new work, or go on and count those that are lost."""
-
-DiskState = Literal["ok", "low", "full", "error"]
-"""`low`: all is written, but less room is left than the reserve. `error`: a write failed otherwise, or hangs."""
-
-DROP_REASONS = ("disk_full", "disk_error", "memory_full", "too_large", "stopped")
+__all__ = ["Spool", "SpoolError", "SpoolLimits", "limits_of"]
 
 _GROUP_BYTES = 1024 * 1024
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_PASSING = (*_FULL, errno.EIO, errno.EROFS)
+LEAST_SPOOL_BYTES = 1024 * 1024
+
+_PASSING = (*FULL, errno.EIO, errno.EROFS)
 _MEASURE_EVERY_S = 60.0
-_TELL_EVERY_S = 60.0
 
 
 class SpoolLimits(Struct, frozen=True, kw_only=True):
@@ -58,10 +50,17 @@ class SpoolLimits(Struct, frozen=True, kw_only=True):
     retry_s: float = 1.0
     stalled_s: float = 10.0
 
-    def __post_init__(self) -> None:
-        if self.spool_bytes < 2 * (self.segment_bytes + self.reserve_bytes):
-            least = 2 * (self.segment_bytes + self.reserve_bytes)
-            raise ValueError(f"spool_bytes is {self.spool_bytes}; at least {least} make two segments and the reserve")
+
+def limits_of(spool_bytes: int) -> SpoolLimits:
+    """Return the bounds of a spool of that size: segments and reserve of a small one are small; raise ValueError."""
+    if spool_bytes < LEAST_SPOOL_BYTES:
+        raise ValueError(f"spool_bytes is {spool_bytes}, must be {LEAST_SPOOL_BYTES} at least")
+    usual = SpoolLimits()
+    return SpoolLimits(
+        spool_bytes=spool_bytes,
+        segment_bytes=min(usual.segment_bytes, spool_bytes // 16),
+        reserve_bytes=min(usual.reserve_bytes, spool_bytes // 8),
+    )
 
 
 class Spool:
@@ -80,11 +79,12 @@ class Spool:
     ) -> None:
         self.path = root / folder_name(engine)
         self.folder: Folder | None = None
-        self.dropped: Counter[str] = Counter()
+        self.health = Health(
+            self.path, rule=rule, reserve_bytes=limits.reserve_bytes, stalled_s=limits.stalled_s, log=log, clock=clock
+        )
         self.appended = 0
         self._root = root
         self._log = log
-        self._rule = rule
         self._limits = limits
         self._disk = disk
         self._clock = clock
@@ -98,11 +98,6 @@ class Spool:
         self._measured_s = float("-inf")
         self._open: _Segment | None = None
         self._number = 0
-        self._state: DiskState = "ok"
-        self._trouble = ""
-        self._began_s: float | None = None
-        self._told_s = float("-inf")
-        self._told_dropped = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="usage-spool", daemon=True)
 
@@ -110,23 +105,6 @@ class Spool:
     def fsynced(self) -> int:
         """How many records of this process are on disk."""
         return self._fsynced - self._first
-
-    @property
-    def state(self) -> DiskState:
-        """How the disk stands."""
-        return "error" if self._stalled() else self._state
-
-    @property
-    def trouble(self) -> str:
-        """What is wrong with the disk, as the end of a sentence; empty if nothing is."""
-        if self._stalled():
-            return f"has not finished a write for {self._limits.stalled_s:g} s"
-        return self._trouble
-
-    @property
-    def accepting(self) -> bool:
-        """Whether new work may begin: by the rule `refuse`, only while its records could be kept."""
-        return self._rule == "count" or self.state == "ok"
 
     def start(self) -> None:
         """Lock the folder, repair what a crash left in it, and start the thread.
@@ -136,11 +114,11 @@ class Spool:
         """
         try:
             self._claim()
-            self._works()
+            self.health.works(self._room())
         except OSError as error:
             if isinstance(error, SpoolError) or error.errno not in _PASSING:
                 raise SpoolError(f"{self.path} cannot hold usage records: {error.strerror or error}") from error
-            self._failed(error)
+            self.health.failed(error)
         self._thread.start()
 
     def append(self, payload: bytes) -> int | None:
@@ -150,7 +128,7 @@ class Spool:
         """
         with self._changed:
             if reason := self._no_place(len(payload)):
-                self.dropped[reason] += 1
+                self.health.dropped[reason] += 1
                 return None
             self._pending.append(payload)
             self._pending_bytes += len(payload)
@@ -174,12 +152,6 @@ class Spool:
         with self._changed:
             self._sizes.pop(number, None)
 
-    def watch(self) -> None:
-        """Say if a write hangs. For another thread to call: the spool's own is the one that hangs."""
-        if self._stalled() and self._clock() >= self._told_s + _TELL_EVERY_S:
-            self._told_s = self._clock()
-            self._log(f"The disk of the spool {self.path} {self.trouble}. {self._consequence()}")
-
     def stop(self, timeout_s: float = 1.0) -> None:
         """Write what waits, for `timeout_s` at most; drop and count the rest. The folder stays locked."""
         with self._changed:
@@ -189,11 +161,11 @@ class Spool:
             self._thread.join(timeout_s)
         with self._changed:
             lost = len(self._pending)
-            self.dropped["stopped"] += lost
+            self.health.dropped["stopped"] += lost
             if not self._thread.is_alive():
                 self._close_segment()
         if lost:
-            self._log(f"{lost} usage records were lost: the engine stopped, and {self.path} {self.trouble}.")
+            self._log(f"{lost} usage records were lost: the engine stopped, and {self.path} {self.health.trouble}.")
 
     def _no_place(self, size: int) -> str:
         """Return why a record cannot be taken, or nothing."""
@@ -201,9 +173,7 @@ class Spool:
             return "stopped"
         if not 0 < size <= MAX_PAYLOAD_BYTES:
             return "too_large"
-        if self._pending_bytes + size <= self._limits.memory_bytes:
-            return ""
-        return {"full": "disk_full", "error": "disk_error"}.get(self.state, "memory_full")
+        return "" if self._pending_bytes + size <= self._limits.memory_bytes else self.health.drop_reason
 
     def _run(self) -> None:
         wait_s = 0.0
@@ -215,31 +185,31 @@ class Spool:
                 ending = self._stopping
             began_s = self._clock()
             good = self._step(began_s)
-            self._tell_dropped()
+            self.health.tell_lost()
             if ending and (not good or not self._pending):
                 return
             wait_s = max(0.0, began_s + self._limits.commit_s - self._clock()) if good else self._limits.retry_s
 
     def _step(self, now_s: float) -> bool:
         """Write a group if there is one; return whether the disk works."""
-        self._began_s = now_s
+        self.health.begin(now_s)
         try:
             if self.folder is None:
                 self._claim()
-            if now_s >= self._measured_s + _MEASURE_EVERY_S or self._state != "ok":
+            if now_s >= self._measured_s + _MEASURE_EVERY_S or self.health.state != "ok":
                 self._elsewhere_bytes, self._measured_s = bytes_below(self._root, but=self.path), now_s
             self._commit()
-            self._works()
+            self.health.works(self._room())
         except OSError as error:
             self._give_up_segment()
-            self._failed(error)
+            self.health.failed(error)
             return False
         except Exception as error:  # noqa: BLE001 - a bug must not end the thread: what waits would be lost silently
             self._give_up_segment()
-            self._failed(OSError(0, f"has met a bug: {type(error).__name__}"))
+            self.health.failed(OSError(0, f"has met a bug: {type(error).__name__}"))
             return False
         finally:
-            self._began_s = None
+            self.health.end()
         return True
 
     def _claim(self) -> None:
@@ -333,51 +303,8 @@ class Spool:
         with self._changed:
             return self._limits.spool_bytes - self._elsewhere_bytes - sum(self._sizes.values())
 
-    def _works(self) -> None:
-        """Note that the disk works, and whether it has room for more than the reserve."""
-        room = min(self._bound_room(), self._disk.free_bytes(self._root))
-        reserve = self._limits.reserve_bytes
-        # Once low, it must be more than just enough before it counts as ok: else the two would alternate.
-        if room < (reserve if self._state == "ok" else reserve + reserve // 4):
-            self._set("low", f"has {room} bytes left, the reserve is {reserve}")
-        else:
-            self._set("ok", "")
-
-    def _failed(self, error: OSError) -> None:
-        if error.errno in _FULL:
-            self._set("full", f"is full: {error.strerror or error}")
-        else:
-            self._set("error", f"fails: {error.strerror or error}")
-
-    def _set(self, state: DiskState, trouble: str) -> None:
-        """Log a change for the worse or better once."""
-        before, self._state, self._trouble = self._state, state, trouble
-        if state == before:
-            return
-        self._told_s = self._clock()
-        if state == "ok":
-            lost = sum(self.dropped.values())
-            self._log(f"The disk of the spool {self.path} has room and works again; {lost} usage records were lost.")
-        else:
-            self._log(f"The disk of the spool {self.path} {trouble}. {self._consequence()}")
-
-    def _tell_dropped(self) -> None:
-        """Say that records are being lost: at once when it begins, then every minute while it goes on."""
-        lost = sum(self.dropped.values())
-        if lost == self._told_dropped or (self._told_dropped and self._clock() < self._told_s + _TELL_EVERY_S):
-            return
-        self._told_s, self._told_dropped = self._clock(), lost
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()) if count)
-        self._log(f"{lost} usage records have been lost since the start ({reasons}): nobody will be billed for them.")
-
-    def _consequence(self) -> str:
-        if self._rule == "count":
-            return "Serving goes on; records that find no room in memory either are lost and counted."
-        return "New work is refused until that has passed."
-
-    def _stalled(self) -> bool:
-        began_s = self._began_s
-        return began_s is not None and self._clock() > began_s + self._limits.stalled_s
+    def _room(self) -> int:
+        return min(self._bound_room(), self._disk.free_bytes(self._root))
 
 
 class _Segment(Struct, frozen=True):

@@ -158,17 +158,39 @@ def install_clock(worker: Any, device_type: str) -> None:
     else:
         clock = CpuClock()
         gauge = MemoryGauge(resident_bytes)
-    reporter = Reporter(clock, gauge)
+    from vllm.v1.outputs import AsyncModelRunnerOutput  # noqa: PLC0415
+
+    reporter = Reporter(clock, gauge, later=deferred(AsyncModelRunnerOutput))
     worker.execute_model = reporter.execute(worker.execute_model)
     worker.sample_tokens = reporter.sample(worker.sample_tokens)
 
 
-class Reporter:
-    """Wraps the two methods of a step. A fault here is logged once and leaves the output without a report."""
+def deferred(base: type) -> type:
+    """Return a kind of output that is made later: `(inner, report)`, what `inner` makes goes through `report`.
 
-    def __init__(self, clock: StepClock, gauge: MemoryGauge) -> None:
+    It holds the inner one, and is not held by it: a circle would keep its GPU memory until the next collection, on
+    workers whose outputs nobody asks for.
+    """
+
+    def __init__(self: Any, inner: Any, report: Callable[[Any], Any]) -> None:  # noqa: N807
+        self._inner, self._report = inner, report
+
+    def get_output(self: Any) -> Any:
+        return self._report(self._inner.get_output())
+
+    return type("TimedOutput", (base,), {"__init__": __init__, "get_output": get_output})
+
+
+class Reporter:
+    """Wraps the two methods of a step. A fault here is logged once and leaves the output without a report.
+
+    `later` is `deferred` of vLLM's class of outputs that are made later.
+    """
+
+    def __init__(self, clock: StepClock, gauge: MemoryGauge, *, later: type) -> None:
         self._clock = clock
         self._gauge = gauge
+        self._later = later
         self._complained = False
 
     def execute(self, execute_model: Callable[..., Any]) -> Callable[..., Any]:
@@ -194,20 +216,17 @@ class Reporter:
         return timed
 
     def report(self, result: Any) -> Any:
-        """Attach what is known now."""
-        self._safely(lambda: attach(result, (self._clock.take(), self._gauge.take())))
+        """Attach what is known now, unless the output is the empty one that all steps share."""
+        if result.req_ids:
+            self._safely(lambda: attach(result, (self._clock.take(), self._gauge.take())))
         return result
 
     def _ended(self, result: Any) -> Any:
-        from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, AsyncModelRunnerOutput  # noqa: PLC0415
-
         self._safely(self._clock.end)
-        if result is None or result is EMPTY_MODEL_RUNNER_OUTPUT:  # the latter is shared by all steps
+        if result is None:
             return result
-        if isinstance(result, AsyncModelRunnerOutput):
-            make = result.get_output
-            result.get_output = lambda: self.report(make())
-            return result
+        if hasattr(result, "get_output"):
+            return self._later(result, self.report)
         return self.report(result)
 
     def _safely(self, call: Callable[[], None]) -> None:

@@ -220,7 +220,12 @@ class Ear:
         self.records: list[Json] = []
 
     def of(self, model: str, version: str = CANDIDATE) -> list[Json]:
-        return [record for record in self.records if (record["model"], record["version"]) == (model, version)]
+        """The records of attempts that ended."""
+        return [
+            record
+            for record in self.records
+            if (record["model"], record["version"]) == (model, version) and record.get("finish_reason")
+        ]
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:

@@ -49,6 +49,7 @@ class VllmStack:
     clients: dict[str, AsyncOpenAI]
     chat: MeteredEngine
     embed_sink: UsageSink
+    interface: Path
 
     def scheduled(self) -> list[dict[str, Any]]:
         """Every request that a scheduler was given, in order."""
@@ -103,6 +104,7 @@ async def vllm(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> As
         "tiny-llama", "--enable-prompt-tokens-details", "--max-num-seqs", "4", "--num-gpu-blocks-override", "20",
         "--enable-lora", "--max-loras", "2", "--lora-modules", *(f"{name}={path}" for name, path in adapters.items()),
         TENANTRY_MODEL="chat-8b", TENANTRY_SIDECAR_URLS=sinks[0].url,
+        TENANTRY_INTERFACE=str(folder / "interface.json"),
         TENANTRY_LEDGER_URL=f"http://127.0.0.1:{free_port()}", TENANTRY_SPOOL_DIR=str(folder / "spool"),
     )  # fmt: skip
     embed = options(
@@ -143,6 +145,7 @@ async def vllm(vllm_python: str, tmp_path_factory: pytest.TempPathFactory) -> As
                 url=chat_url, secret=ENGINE_SECRET, sink=sinks[0], spool=folder / "spool", log=chat.log, http=http
             ),
             embed_sink=sinks[1],
+            interface=folder / "interface.json",
         )
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from tenantry.core.usage import UsageRecord, read_batch
 from tenantry_vllm.sidecar_http import Answer
-from tenantry_vllm.spool import DiskRule, Spool, SpoolLimits
+from tenantry_vllm.spool import Spool, SpoolLimits
 from tenantry_vllm.spool_folder import Disk, Folder, claim
+from tenantry_vllm.spool_health import DiskRule
 from tenantry_vllm.spool_reader import SpoolReader
 
 SMALL = SpoolLimits(

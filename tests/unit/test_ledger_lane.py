@@ -288,6 +288,41 @@ def test_a_long_backlog_does_not_hold_up_what_is_new(tmp_path: Path) -> None:
         assert len(ledger.came) <= 11
 
 
+def test_what_is_new_does_not_hold_up_a_backlog_either(tmp_path: Path) -> None:
+    fill(tmp_path, range(10), engine="dead", limits=BIG)
+    ledger = FakeLedger()
+    with spooling(tmp_path) as spool:
+        steps = Steps(tmp_path, ledger, spool, limits=LaneLimits(batch_records=5))
+        for turn in range(6):  # there is always something new
+            for number in range(5):
+                place = spool.append(payload(100 + 5 * turn + number))
+                assert place is not None
+                assert spool.wait_fsynced(place, 5.0)
+            steps.lane.step()
+        assert set(range(10)) <= set(ledger.numbers)
+
+
+def test_each_try_after_a_failure_looks_for_the_ledger_anew(tmp_path: Path) -> None:
+    fill(tmp_path, range(20), limits=BIG)
+    ledger = FakeLedger()
+    connects: list[int] = []
+    ledger.behaves = 503
+
+    def connect() -> FakeLedger:
+        connects.append(ledger.posts)
+        return ledger
+
+    lane = LedgerLane(
+        tmp_path, lambda: None, connect, log=Log(), limits=LaneLimits(batch_records=5), clock=lambda: 0.0
+    )  # fmt: skip
+    for _ in range(3):
+        lane.step()
+    ledger.behaves = 200
+    for _ in range(4):
+        lane.step()
+    assert connects == [0, 1, 2, 3], "and keeps a connection that works"
+
+
 def test_jitter_shortens_waits_so_that_a_fleet_is_not_in_step(tmp_path: Path) -> None:
     fill(tmp_path, range(1))
     ledger = FakeLedger()

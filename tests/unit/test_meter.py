@@ -271,10 +271,11 @@ def test_a_key_may_come_again_while_a_step_holds_its_last_request() -> None:
     m.scheduled(2, [prefill("k")], 3 * MS)
     m.freed("k", "stop", 4 * MS)
     m.done(1, 10 * MS)
+    m.produced("k", [1], 14 * MS)
     m.done(2, 15 * MS)
-    assert [(record.request_id, record.charge.gpu_ns) for record in requests(m.collect())] == [
-        ("old", 10 * MS),
-        ("new", 5 * MS),
+    assert [(made.request_id, made.charge.gpu_ns, made.output_tokens) for made in requests(m.collect())] == [
+        ("old", 10 * MS, 0),
+        ("new", 5 * MS, 1),
     ]
 
 

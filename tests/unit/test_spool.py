@@ -13,9 +13,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from msgspec.structs import replace
 from tenantry_testing.spools import SMALL, Log, SickDisk, claimed, fill, left_in, number_of, payload, spooling, until
-from tenantry_vllm.spool import DiskRule, Spool, SpoolError, SpoolLimits
+from tenantry_vllm.spool import Spool, SpoolError, SpoolLimits, limits_of
 from tenantry_vllm.spool_folder import Disk, Folder, abandoned, bytes_below, claim, folder_name
 from tenantry_vllm.spool_format import FRAME_BYTES, HEADER_BYTES, header
+from tenantry_vllm.spool_health import DiskRule
 from tenantry_vllm.spool_reader import SpoolReader
 
 RECORD = len(payload(0)) + FRAME_BYTES
@@ -50,7 +51,7 @@ def test_many_records_share_an_fsync(tmp_path: Path) -> None:
         took_s = time.monotonic() - began_s
     assert disk.syncs <= took_s / limits.commit_s + 3, "at most one each 50 ms, and the header's"
     assert spool.appended > 5 * disk.syncs
-    assert not spool.dropped.total()
+    assert not spool.health.dropped.total()
 
 
 def test_an_append_that_is_alone_is_fsynced_at_once(tmp_path: Path) -> None:
@@ -258,13 +259,13 @@ def test_refuse_new_work_while_the_disk_is_full_and_lose_nothing(tmp_path: Path)
         for number in range(10):
             assert spool.append(payload(number)) == number
             time.sleep(0.01)
-        until(lambda: spool.state == "full")
-        assert not spool.accepting
-        assert "No space left" in spool.trouble
+        until(lambda: spool.health.state == "full")
+        assert not spool.health.accepting
+        assert "No space left" in spool.health.trouble
         assert 0 < spool.fsynced < 10
         disk.room = None
         until(lambda: spool.fsynced == 10)
-        until(lambda: spool.accepting)
+        until(lambda: spool.health.accepting)
     assert [len(log.having(text)) for text in ("is full", "New work is refused", "works again; 0 ")] == [1, 1, 1]
     assert left_in(tmp_path / "e-1") == list(range(10)), "each once, though a write had broken off half-way"
 
@@ -274,13 +275,15 @@ def test_count_what_is_lost_while_the_disk_is_full(tmp_path: Path) -> None:
     with spooling(tmp_path, disk=disk, log=log, rule="count") as spool:
         disk.room = 0
         taken = [number for number in range(200) if spool.append(payload(number)) is not None]
-        until(lambda: spool.state == "full")
+        until(lambda: spool.health.state == "full")
         taken += [number for number in range(200, 300) if spool.append(payload(number)) is not None]
-        assert spool.accepting, "serving goes on"
+        assert spool.health.accepting, "serving goes on"
+        time.sleep(0.1)
+        assert not list(spool.path.glob("*.spool")), "tries leave nothing behind"
         lost = 300 - len(taken)
         assert len(taken) == SMALL.memory_bytes // len(payload(0))
-        assert sum(spool.dropped.values()) == lost
-        assert spool.dropped["disk_full"] >= 100
+        assert sum(spool.health.dropped.values()) == lost
+        assert spool.health.dropped["disk_full"] >= 100
         until(lambda: log.having("usage records have been lost"))
         disk.room = None
         until(lambda: spool.fsynced == len(taken))
@@ -297,16 +300,39 @@ def test_after_a_failed_fsync_the_records_are_written_anew(tmp_path: Path) -> No
         disk.sync_error = errno.EIO
         for number in range(1, 5):
             spool.append(payload(number))
-        until(lambda: spool.state == "error")
+        until(lambda: spool.health.state == "error")
         time.sleep(0.1)
-        assert (spool.fsynced, spool.accepting) == (1, False)
+        assert (spool.fsynced, spool.health.accepting) == (1, False)
         assert len(list((tmp_path / "e-1").glob("*.spool"))) <= 2, "tries leave nothing behind"
         disk.sync_error = None
         until(lambda: spool.fsynced == 5)
-        assert spool.accepting
+        assert spool.health.accepting
     assert log.having("fails: Input/output error")
-    assert len(list((tmp_path / "e-1").glob("*.spool"))) == 2
+    data = b"".join(path.read_bytes() for path in (tmp_path / "e-1").glob("*.spool"))
+    assert data.count(payload(1)) == 1, "what the disk had of the failed group was cut off"
     assert left_in(tmp_path / "e-1") == list(range(5))
+
+
+def test_names_of_new_files_are_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose folder was not synced may be gone after a power cut, however well its bytes are."""
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with spooling(tmp_path) as spool:
+        assert str(tmp_path) in synced
+        spool.append(payload(1))
+        assert spool.wait_fsynced(0, 5.0)
+        assert str(spool.path) in synced
+        synced.clear()
+        reader = reader_of(spool)
+        take(reader)
+        reader.settle(now=True)
+    assert synced == [str(spool.path / "acknowledged.new"), str(spool.path)]
 
 
 def test_a_disk_that_cannot_even_cut_leaves_no_record_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,12 +347,12 @@ def test_a_disk_that_cannot_even_cut_leaves_no_record_twice(tmp_path: Path, monk
         monkeypatch.setattr(os, "ftruncate", read_only)
         disk.sync_error = errno.EIO
         spool.append(payload(1))
-        until(lambda: spool.state == "error")
+        until(lambda: spool.health.state == "error")
         monkeypatch.undo()
         disk.sync_error = None
         spool.append(payload(2))
         until(lambda: spool.fsynced == 3)
-    data = b"".join(path.read_bytes() for path in sorted((tmp_path / "e-1").glob("*.spool")))
+    data = b"".join(path.read_bytes() for path in (tmp_path / "e-1").glob("*.spool"))
     assert data.count(payload(1)) == 2, "it is there twice"
     assert left_in(tmp_path / "e-1") == [0, 1, 2], "and read once"
 
@@ -336,13 +362,13 @@ def test_a_disk_that_hangs_is_noticed(tmp_path: Path) -> None:
     with spooling(tmp_path, disk=disk, log=log) as spool:
         disk.hangs.clear()
         spool.append(payload(0))
-        until(lambda: spool.state == "error")
-        assert not spool.accepting
-        spool.watch()
-        spool.watch()
+        until(lambda: spool.health.state == "error")
+        assert not spool.health.accepting
+        spool.health.tell_stalled()
+        spool.health.tell_stalled()
         assert len(log.having("has not finished a write for 0.3 s")) == 1
         disk.hangs.set()
-        until(lambda: spool.accepting)
+        until(lambda: spool.health.accepting)
     assert left_in(tmp_path / "e-1") == [0]
 
 
@@ -354,9 +380,9 @@ def test_the_bound_counts_what_others_left_below_the_root(tmp_path: Path) -> Non
         for number in range(100):
             spool.append(payload(number))
             time.sleep(0.001)
-        until(lambda: spool.state == "full")
-        assert not spool.accepting
-        assert "as many as it may" in spool.trouble
+        until(lambda: spool.health.state == "full")
+        assert not spool.health.accepting
+        assert "as many as it may" in spool.health.trouble
         until(lambda: spool.fsynced >= (40_000 - used) // RECORD - 5)
         assert bytes_below(tmp_path, but=tmp_path / "none") <= limits.spool_bytes
         reader = reader_of(spool)
@@ -379,17 +405,17 @@ def test_low_room_refuses_while_all_is_still_written(tmp_path: Path) -> None:
 
     disk, log = Shrinking(), Log()
     with spooling(tmp_path, disk=disk, log=log) as spool:
-        assert spool.accepting
+        assert spool.health.accepting
         disk.free = SMALL.reserve_bytes - 1
-        until(lambda: not spool.accepting)
-        assert spool.state == "low"
+        until(lambda: not spool.health.accepting)
+        assert spool.health.state == "low"
         spool.append(payload(1))
         until(lambda: spool.fsynced == 1)
         disk.free = SMALL.reserve_bytes + 1
         time.sleep(0.1)
-        assert spool.state == "low", "just enough is not enough to come back"
+        assert spool.health.state == "low", "just enough is not enough to come back"
         disk.free = 2 * SMALL.reserve_bytes
-        until(lambda: spool.accepting)
+        until(lambda: spool.health.accepting)
     assert len(log) == 2
 
 
@@ -465,12 +491,12 @@ def test_a_disk_that_is_full_at_the_start_passes(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("tenantry_vllm.spool.claim", full)
     spool = Spool(tmp_path, "e-1", log=log, limits=SMALL)
     spool.start()
-    assert not spool.accepting
+    assert not spool.health.accepting
     assert spool.append(payload(3)) == 0
     assert not spool.wait_fsynced(0, 0.05)
     monkeypatch.undo()
     assert spool.wait_fsynced(0, 5.0)
-    until(lambda: spool.accepting)
+    until(lambda: spool.health.accepting)
     spool.stop()
     assert spool.folder is not None
     spool.folder.close()
@@ -482,23 +508,26 @@ def test_what_cannot_be_written_in_the_end_is_counted_and_said(tmp_path: Path) -
     with spooling(tmp_path, disk=disk, log=log) as spool:
         disk.room = 0
         spool.append(payload(1))
-        until(lambda: spool.state == "full")
-    assert spool.dropped["stopped"] == 1
+        until(lambda: spool.health.state == "full")
+    assert spool.health.dropped["stopped"] == 1
     assert log.having("1 usage records were lost: the engine stopped")
     assert spool.append(payload(2)) is None
-    assert spool.dropped["stopped"] == 2
+    assert spool.health.dropped["stopped"] == 2
 
 
 @pytest.mark.parametrize("size", [0, 65_537])
 def test_what_is_no_record_is_dropped_by_size(tmp_path: Path, size: int) -> None:
     with spooling(tmp_path) as spool:
         assert spool.append(b"x" * size) is None
-        assert spool.dropped["too_large"] == 1
+        assert spool.health.dropped["too_large"] == 1
 
 
-def test_limits_that_fit_not_together_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 100663296 make two segments and the reserve"):
-        SpoolLimits(spool_bytes=10_000_000)
+def test_a_small_spool_has_small_segments() -> None:
+    assert limits_of(4 * 1024**3) == SpoolLimits()
+    small = limits_of(1024**2)
+    assert (small.segment_bytes, small.reserve_bytes) == (64 * 1024, 128 * 1024)
+    with pytest.raises(ValueError, match="spool_bytes is 10, must be 1048576 at least"):
+        limits_of(10)
 
 
 @pytest.fixture
@@ -517,13 +546,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("rule", ["refuse", "count"])
 def test_a_disk_that_really_is_full(small_disk: Path, rule: DiskRule) -> None:
-    ballast, log, limits = small_disk / "ballast", Log(), replace(SMALL, reserve_bytes=20_000)
+    ballast, log, limits = small_disk / "ballast", Log(), replace(SMALL, reserve_bytes=20_000, memory_bytes=10**6)
     ballast.write_bytes(bytes(120_000))
     with spooling(small_disk, log=log, rule=rule, limits=limits) as spool:
-        assert spool.accepting
+        assert spool.health.accepting
         sent, refused_at = 0, None
-        while spool.state != "full":
-            if not spool.accepting and refused_at is None:
+        while spool.health.state != "full":
+            if not spool.health.accepting and refused_at is None:
                 refused_at = spool.fsynced
             spool.append(payload(sent))
             sent += 1
@@ -531,15 +560,15 @@ def test_a_disk_that_really_is_full(small_disk: Path, rule: DiskRule) -> None:
         if rule == "refuse":
             assert refused_at is not None
             assert refused_at < spool.fsynced, "what ran already was still written, to the reserve"
-        assert spool.accepting == (rule == "count")
+        assert spool.health.accepting == (rule == "count")
         before = spool.fsynced
         time.sleep(0.1)
         assert spool.fsynced - before < 8, "full is full"
         ballast.unlink()
         until(lambda: spool.fsynced == spool.appended)
-        until(lambda: spool.accepting)
+        until(lambda: spool.health.accepting)
         assert spool.append(payload(9999)) is not None
-    assert not spool.dropped.total()
+    assert not spool.health.dropped.total()
     assert left_in(small_disk / "e-1") == [*range(sent), 9999]
     assert log.having("is full: No space left on device")
     assert log.having("works again; 0 usage records were lost")

@@ -10,49 +10,23 @@ from typing import Any
 import aiohttp
 import pytest
 from msgspec.structs import replace
-from tenantry.core.usage import UsageRecord
+from tenantry.core.metering.meter import Arrival
+from tenantry.core.usage import ColdStart, EngineSpan, Record, UsageRecord
 from tenantry_standin.batching import Finished, Job, Limits
 from tenantry_standin.behaviour import Behaviour
 from tenantry_standin.engine import EngineConfig
 from tenantry_standin.prefix_cache import prompt
-from tenantry_standin.records import (
-    Attempt,
-    Ended,
-    Result,
-    engine_id,
-    log_probability,
-    read_attempt,
-    repetition,
-    usage_record,
-)
+from tenantry_standin.records import Ended, engine_id, finish_reason, log_probability, read_arrival
 from tenantry_standin.server import RunningEngine, start
 
 JOB = Job(
     id=0, prompt=prompt(b"x" * 40), output_tokens=4, priority=3, tenant="acme", version="2.0.0", request_id="0" * 32
 )
-ATTEMPT = Attempt(request_id="r1", tenant="acme", model="chat-8b", number=2, mirror=True, priority=3, input_tokens=10)
 FINISHED = Finished(
     id=0, request_id="r1", tenant="acme", version="2.0.0", prompt_tokens=10, cached_tokens=0, output_tokens=4,
     queue_ms=1.0, ttft_ms=9.0, tpot_ms=2.0, finish_reason="stop", aborted=False,
 )  # fmt: skip
 ABORTED = replace(FINISHED, output_tokens=2, finish_reason="abort", aborted=True)
-RESULT = Result(
-    ended=Ended.SERVED, ended_s=1e9, duration_ms=16.0, finished=FINISHED, words=["a", "b", "b", "c"],
-    mean_log_probability=-0.5,
-)  # fmt: skip
-
-
-def record(result: Result, attempt: Attempt = ATTEMPT) -> UsageRecord:
-    return usage_record(attempt, result, engine="stand-in-e-1", version="2.0.0")
-
-
-def test_every_field_of_a_served_attempt() -> None:
-    assert record(RESULT) == UsageRecord(
-        request_id="r1", engine="stand-in-e-1", attempt=2, mirror=True, tenant="acme", model="chat-8b", version="2.0.0",
-        priority=3, ended_s=1e9, finish_reason="stop", input_tokens=10, cached_tokens=0, output_tokens=4, queue_ms=1.0,
-        ttft_ms=9.0, time_per_token_ms=2.0, duration_ms=16.0, repetition=0.25, mean_log_probability=-0.5,
-    )  # fmt: skip
-    assert record(RESULT).id == "r1/stand-in-e-1/2/mirror/0/1"
 
 
 @pytest.mark.parametrize(
@@ -68,13 +42,7 @@ def test_every_field_of_a_served_attempt() -> None:
     ],
 )
 def test_the_finish_reason(ended: Ended, finished: Finished | None, reason: str) -> None:
-    assert record(replace(RESULT, ended=ended, finished=finished)).finish_reason == reason
-
-
-def test_what_never_ran_has_no_times_and_no_quality() -> None:
-    made = record(Result(ended=Ended.FAILED, ended_s=1.0, duration_ms=3.0))
-    assert (made.output_tokens, made.ttft_ms, made.time_per_token_ms) == (0, None, None)
-    assert (made.repetition, made.mean_log_probability, made.duration_ms, made.input_tokens) == (None, None, 3.0, 10)
+    assert finish_reason(ended, finished) == reason
 
 
 @pytest.mark.parametrize(
@@ -85,35 +53,27 @@ def test_what_never_ran_has_no_times_and_no_quality() -> None:
     ],
 )  # fmt: skip
 def test_the_attempt_count_is_envoys_or_one(value: str, number: int) -> None:
-    attempt = read_attempt({"x-envoy-attempt-count": value}, {}, JOB, model="m")
-    assert attempt.number == number
+    assert read_arrival({"x-envoy-attempt-count": value}, {}, JOB, model="m").attempt == number
 
 
 @pytest.mark.parametrize(("value", "mirror"), [("1", True), ("0", False), ("true", False), ("", False)])
 def test_a_copy_is_known_by_its_header(value: str, mirror: bool) -> None:
-    assert read_attempt({"x-tenantry-mirror": value}, {}, JOB, model="m").mirror is mirror
+    assert read_arrival({"x-tenantry-mirror": value}, {}, JOB, model="m").mirror is mirror
 
 
 def test_the_stamp_is_read_and_cut_to_what_a_record_can_bear() -> None:
-    attempt = read_attempt({"x-tenantry-model": "chat"}, {"adapter": "a" * 200}, JOB, model="served-name")
-    assert attempt == Attempt(
-        request_id="0" * 32, tenant="acme", model="chat", adapter="a" * 128, priority=3, input_tokens=10
+    headers = {"x-tenantry-model": "chat", "x-tenantry-tier": "gold"}
+    assert read_arrival(headers, {"adapter": "a" * 200}, JOB, model="served-name") == Arrival(
+        request_id="0" * 32, tenant="acme", tier="gold", model="chat", adapter="a" * 128, priority=3, input_tokens=10
     )
-    plain = read_attempt({}, {"adapter": 7}, replace(JOB, request_id="r" * 500), model="m")
-    assert (plain.model, plain.adapter, len(plain.request_id)) == ("m", None, 128)
+    plain = read_arrival({}, {"adapter": 7}, replace(JOB, request_id="r" * 500), model="m")
+    assert (plain.model, plain.tier, plain.adapter, len(plain.request_id)) == ("m", "", None, 128)
 
 
 def test_the_engines_id_says_stand_in_and_stays_unique() -> None:
     assert engine_id("chat-8b-2.0.0", "0a1b2c3d") == "stand-in-chat-8b-2.0.0-0a1b2c3d"
     long = engine_id("x" * 500, "0a1b2c3d")
     assert (len(long), long[-9:]) == (128, "-0a1b2c3d")
-
-
-@pytest.mark.parametrize(
-    ("words", "share"), [([], None), (["a"], 0.0), (["a", "a"], 0.5), (["a", "b", "a"], 0.0), (["a"] * 10, 0.9)]
-)
-def test_repetition_is_measured_on_the_words(words: list[str], share: float | None) -> None:
-    assert repetition(words) == share
 
 
 def test_log_probabilities_spread_about_their_mean_and_pairs_share_most_of_it() -> None:
@@ -130,11 +90,16 @@ def test_log_probabilities_spread_about_their_mean_and_pairs_share_most_of_it() 
 class Bench:
     """A running engine, a client for it, and the records it made."""
 
-    def __init__(self, running: RunningEngine, client: aiohttp.ClientSession, records: list[UsageRecord]) -> None:
+    def __init__(self, running: RunningEngine, client: aiohttp.ClientSession, all_records: list[Record]) -> None:
         self.running = running
         self.engine = running.engine
         self.client = client
-        self.records = records
+        self.all_records = all_records
+
+    @property
+    def records(self) -> list[UsageRecord]:
+        """Those of requests, parts as well."""
+        return [record for record in self.all_records if isinstance(record, UsageRecord)]
 
     def post(self, headers: Mapping[str, str] | None = None, **members: Any) -> Any:
         arguments = {"tenant": "acme", "request_id": "r1", "version": "9.9.9"}
@@ -150,15 +115,15 @@ class Bench:
     async def one(self) -> UsageRecord:
         """Wait for the record of the only attempt."""
         async with asyncio.timeout(10):
-            while not self.records:
+            while not (ended := [record for record in self.records if record.final]):
                 await asyncio.sleep(0.002)
-        (only,) = self.records
+        (only,) = ended
         return only
 
 
 @asynccontextmanager
 async def bench(**config: Any) -> AsyncIterator[Bench]:
-    records: list[UsageRecord] = []
+    records: list[Record] = []
     behaviour = config.pop("behaviour", Behaviour(speed=100.0))
     plain = EngineConfig(model="chat-8b", version="1.4.0", behaviour=behaviour, **config)
     running = await start(plain, on_record=records.append, record_counts=lambda: {"shipped": 7, "full": 0})
@@ -290,7 +255,7 @@ async def test_embeddings_know_their_tenant_by_header() -> None:
 async def test_a_hook_that_breaks_harms_no_answer() -> None:
     logged: list[str] = []
 
-    def broken(_: UsageRecord) -> None:
+    def broken(_: Record) -> None:
         raise RuntimeError("broken on purpose")
 
     running = await start(
@@ -304,7 +269,7 @@ async def test_a_hook_that_breaks_harms_no_answer() -> None:
             assert [await b.status() for _ in range(2)] == [200, 200]
     finally:
         await running.stop()
-    assert logged == ["usage record lost"] * 2
+    assert logged == ["usage record lost"] * 4  # the cold start's, those of two requests, and the last span's
 
 
 async def test_quality_drifts_while_it_runs() -> None:
@@ -315,3 +280,71 @@ async def test_quality_drifts_while_it_runs() -> None:
         await b.status()
         before, after = (made.mean_log_probability or 0.0 for made in b.records)
         assert before - after == pytest.approx(1.4, abs=0.2)
+
+
+async def test_each_gpu_nanosecond_has_an_owner() -> None:
+    """Invariant 6, on the whole of an engine's life: many at once, some of whom leave."""
+    async with bench(behaviour=Behaviour(speed=20.0), gpus=2) as b:
+        asked = [asyncio.create_task(b.status(stream=True, max_tokens=30 + number)) for number in range(20)]
+        await asyncio.sleep(0.05)
+        for task in asked[::4]:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        await b.running.stop()
+        cold, *others = b.all_records
+        spans = [record for record in others if isinstance(record, EngineSpan)]
+        charged = sum(record.charge.gpu_ns for record in b.records)
+        assert isinstance(cold, ColdStart)
+        assert cold.gpu_ns == 2 * 28 * 10**9 // 20
+        assert charged == sum(span.busy_gpu_ns for span in spans) == b.engine.meter.meter.busy_gpu_ns > 0
+        assert all(span.idle_gpu_ns >= 0 for span in spans)
+        reasons = [record.finish_reason for record in b.records]
+        assert (len(reasons), reasons.count("abort")) == (20, 5)
+        assert all(record.charge.output_tokens == record.output_tokens for record in b.records)
+        counts = b.engine.meter.meter.counts
+        assert not {name: count for name, count in counts.items() if count and name != "known_ids"}
+
+
+async def test_the_charge_of_a_request() -> None:
+    async with bench(behaviour=Behaviour()) as b:
+        text = "x" * 400
+        for _ in range(2):
+            await b.status(messages=[{"role": "user", "content": text}], max_tokens=4)
+        first, second = b.records
+        for made in (first, second):
+            assert made.charge.input_tokens + made.charge.cached_tokens == made.input_tokens > 100
+            assert made.charge.output_tokens == 4
+            # An event loop sleeps in whole milliseconds, and what one sleep took too long, the next gives back.
+            assert 0.5 * 4 * 7.34e6 <= made.charge.gpu_ns <= made.duration_ms * 1e6
+            assert min(made.charge.prefill_gpu_ns, made.charge.decode_gpu_ns) > 1e6
+            assert made.peak_kv_bytes == 131_072 * (made.input_tokens + 3)
+            assert made.charge.weights == "flops"
+            assert made.preemptions == 0
+        assert first.charge.cached_tokens == 0
+        assert second.charge.cached_tokens >= 96
+
+
+async def test_a_long_request_has_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenantry_standin.metering.TICK_S", 0.02)
+    monkeypatch.setattr("tenantry_standin.metering.PART_NS", 100_000_000)
+    async with bench(behaviour=Behaviour(speed=5.0)) as b:
+        assert await b.status(max_tokens=200) == 200
+        *parts, last = b.records
+        assert len(parts) >= 2
+        assert [part.finish_reason for part in parts] == [None] * len(parts)
+        assert (last.finish_reason, last.output_tokens) == ("length", 200)
+        assert sum(part.charge.output_tokens for part in b.records) == 200
+        assert len({part.attempt_id for part in b.records}) == 1
+        assert last.charge.weights == "flops"  # one sequence alone does not tell the fixed cost from its own
+
+
+async def test_it_learns_what_a_step_costs() -> None:
+    async with bench(behaviour=Behaviour(speed=2.0)) as b:
+        counts = (1, 30, 5, 12)
+        for _ in range(2):
+            for count in counts:
+                await asyncio.gather(*(b.status(max_tokens=20, stream=True) for _ in range(count)))
+        weights = b.engine.meter.meter.calibration.weights
+        assert weights.source == "calibrated"
+        assert weights.fixed == pytest.approx(7.34e6 / 2, rel=0.3)  # a loop that is late makes steps longer
+        assert b.records[-1].charge.weights == "calibrated"

@@ -130,7 +130,7 @@ async def test_time_passes_as_simulated_whatever_the_event_loop_rounds() -> None
             await b.chat_json(max_tokens=30)
         tpot_ms = min(finished.tpot_ms or 0.0 for finished in b.finished)
         assert tpot_ms == pytest.approx(7.34 + 0.215, rel=0.06)
-        assert b.engine.busy_seconds >= 3 * 30 * 0.0073
+        assert b.engine.meter.busy_seconds >= 3 * 30 * 0.0073
 
 
 async def test_every_route_works_with_the_openai_client() -> None:

@@ -187,7 +187,7 @@ def test_options_that_can_never_work_are_refused_before_anything_starts(tmp_path
         (replace(good, ledger_url="http://ledger:9400"), "the ledger's URL beyond this machine is https"),
         (replace(good, ledger_url="https://ledger:9400"), "needs files: a CA"),
         (replace(good, ledger_url="ftp://ledger"), "the ledger's URL looks like https"),
-        (replace(good, spool_bytes=10), "spool_bytes is 10; at least"),
+        (replace(good, spool_bytes=10), "spool_bytes is 10, must be"),
     ]:
         with pytest.raises(ValueError, match=says):
             Delivery(bad, log=Log())

@@ -415,7 +415,7 @@ async def test_the_command_ships_what_it_serves_to_the_last(secure: bool, tmp_pa
     assert [(made.tenant, made.request_id, made.finish_reason) for made in stub.records] == [("acme", "r1", "stop")] * 2
     assert stub.records[0].engine.startswith("stand-in-blue-")
     assert f'"engine":"{stub.records[0].engine}"' in listening
-    assert '"event":"shipped","shipped":2,"full":0' in log
+    assert '"event":"shipped","shipped":4,"full":0' in log
     assert TOKEN not in listening + log
 
 

@@ -1,9 +1,5 @@
-"""Runs where vLLM is, without an engine: prints what tenantry's plugin finds of the interface that it uses, as JSON.
+"""Runs inside vLLM's EngineCore: what tenantry's plugin finds of the interface that it uses."""
 
-python tenantry_interface.py
-"""
-
-import json
 import pickle
 
 from tenantry_vllm import _compat, adapter, worker_clock
@@ -13,11 +9,9 @@ from vllm.v1.core.sched.diffusion_scheduler import DiffusionScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, SlidingWindowManager
 from vllm.v1.engine import EngineCoreRequest
-from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.outputs import AsyncModelRunnerOutput, ModelRunnerOutput
 from vllm.v1.request import RequestStatus
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
-from vllm.v1.worker.gpu.async_utils import AsyncOutput
-from vllm.v1.worker.gpu_model_runner import AsyncGPUModelRunnerOutput
 
 
 def carried():
@@ -37,30 +31,27 @@ def pickled():
     return worker_clock.read_report(pickle.loads(pickle.dumps(output)))
 
 
-_compat.check()
-print(
-    json.dumps(
-        {
-            "missing": _compat.missing(_compat.INTERFACE),
-            "found_out": _compat.missing(
-                (
-                    _compat.Need("vllm.v1.core.sched.scheduler:Scheduler", "no_such_method"),
-                    _compat.Need("vllm.v1.core.sched.scheduler:Scheduler", "schedule", ("self", "no_such_argument")),
-                )
-            ),
-            "statuses": sorted(s.name for s in RequestStatus if RequestStatus.is_finished(s)),
-            "known": sorted(adapter.REASONS),
-            "metered": [
-                metered(AsyncScheduler) is MeteredAsyncScheduler,
-                issubclass(metered(DiffusionScheduler), DiffusionScheduler),
-                metered(MeteredScheduler) is MeteredScheduler,
-                issubclass(MeteredScheduler, Scheduler),
-            ],
-            "carried": carried(),
-            "pickled": pickled(),
-            "async_outputs_take_attributes": [hasattr(c, "__dict__") for c in (AsyncOutput, AsyncGPUModelRunnerOutput)],
-            "full_attention_skips": FullAttentionManager.get_num_skipped_tokens(None, 1 << 40),
-            "sliding_window_may_skip": "get_num_skipped_tokens" in vars(SlidingWindowManager),
-        }
-    )
-)
+def facts():
+    """All of it, as JSON can hold it."""
+    return {
+        "missing": _compat.missing(_compat.INTERFACE),
+        "found_out": _compat.missing(
+            (
+                _compat.Need("vllm.v1.core.sched.scheduler:Scheduler", "no_such_method"),
+                _compat.Need("vllm.v1.core.sched.scheduler:Scheduler", "schedule", ("self", "no_such_argument")),
+            )
+        ),
+        "statuses": sorted(s.name for s in RequestStatus if RequestStatus.is_finished(s)),
+        "known": sorted(adapter.REASONS),
+        "metered": [
+            metered(AsyncScheduler) is MeteredAsyncScheduler,
+            issubclass(metered(DiffusionScheduler), DiffusionScheduler),
+            metered(MeteredScheduler) is MeteredScheduler,
+            issubclass(MeteredScheduler, Scheduler),
+        ],
+        "carried": carried(),
+        "pickled": pickled(),
+        "deferred": isinstance(worker_clock.deferred(AsyncModelRunnerOutput)(None, None), AsyncModelRunnerOutput),
+        "full_attention_skips": FullAttentionManager.get_num_skipped_tokens(None, 1 << 40),
+        "sliding_window_may_skip": "get_num_skipped_tokens" in vars(SlidingWindowManager),
+    }
