@@ -50,20 +50,21 @@ from bench.meter_fairness import (
     fit,
     rank_correlation,
     relative_errors,
+    request_errors,
 )
 from bench.meter_load import SHAPES, Client, Shape, load
 from tools.vllm_server import interpreter, write_adapters, write_tiny_model
 
 SEED = 20_261_125
-PER_SHAPE = 18
+PER_SHAPE = 24
 ALONE_ROUNDS = 7
-COALITION_ROUNDS = 9
-THROUGHPUT_ROUNDS = (8, 24)
+COALITION_ROUNDS = 13
+THROUGHPUT_ROUNDS = (12, 36)
 """At least, and at most: more are run while the standard error of the ratio is above NOISE."""
 NOISE = 0.003
 THROUGHPUT_SHAPE = Shape(prompt=32, output=64)
 """Decoding, mostly: the shortest steps, in which a hook weighs most."""
-THROUGHPUT_REQUESTS, THROUGHPUT_WORKERS = 160, 24
+THROUGHPUT_REQUESTS, THROUGHPUT_WORKERS = 96, 24
 
 TARGETS = {
     "requests": (200, None),
@@ -184,7 +185,8 @@ def fairness(observed: Observed, log: Log, charges: Mapping[str, float]) -> dict
     return {
         "max_relative_error": max(errors.values()),
         "rank_correlation": rank_correlation(list(charged.values()), list(alone.values())),
-        "measured_max_relative_error": _worst(measured),
+        "measured_max_relative_error": coalitions.worst(measured),
+        "max_mean_error_of_a_request": max(request_errors(shapes, charges, fair).values()),
         "shapes": {
             name: {
                 "requests": len(keys),
@@ -202,16 +204,14 @@ def fairness(observed: Observed, log: Log, charges: Mapping[str, float]) -> dict
         "unfair_meters": {
             name: {
                 "max_relative_error": round(max(relative_errors(shapes, other, fair).values()), 4),
-                "measured_max_relative_error": round(_worst(coalitions.judge(observed.runs, by_request, other)), 4),
+                "measured_max_relative_error": round(
+                    coalitions.worst(coalitions.judge(observed.runs, by_request, other)), 4
+                ),
             }
             for name, other in unfair.items()
         },
         "model": _model(mixed.steps),
     }
-
-
-def _worst(measured: Mapping[str, Any]) -> float:
-    return max(float(request["error"]) for requests in measured.values() for request in requests)
 
 
 def _model(steps: Sequence[Step]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Fair shares without a model: every coalition of three requests is run on the real engine.
 
-The requests of a coalition are sent together; its cost is the time of the steps that they were in. The coalitions of a
-triple take turns, in an order drawn anew for each round, so that whatever else the machine does meets all of them. Of
-the rounds, medians count. Shapley's value of the eight costs (the empty coalition costs nothing) is the fair share;
-what the meter charged in the runs of all three is compared with it.
+The requests of a coalition are sent together; its cost is the time of the steps that they were in. The seven coalitions
+of a triple take turns, in an order drawn anew for each round. Costs, and what the meter charged in the run of all
+three, are counted in units of what the seven cost together in that round: a machine that is slower for some seconds is
+so for all of them. Of the rounds, medians count. Shapley's value of the eight costs (the empty coalition costs nothing)
+is the fair share.
 """
 
 import asyncio
@@ -19,26 +20,27 @@ from bench.meter_load import Client, Shape
 
 TRIPLES = {
     "chat_beside_long_context": (
-        Shape(prompt=16, output=96),
-        Shape(prompt=64, output=32),
-        Shape(prompt=1024, output=8),
+        Shape(prompt=16, output=64),
+        Shape(prompt=64, output=48),
+        Shape(prompt=1024, output=16),
     ),
-    "long_answers": (
-        Shape(prompt=64, output=96),
-        Shape(prompt=256, output=64),
-        Shape(prompt=256, output=16),
+    "answers_of_three_lengths": (
+        Shape(prompt=64, output=72),
+        Shape(prompt=256, output=48),
+        Shape(prompt=512, output=24),
     ),
     "two_with_adapters": (
-        Shape(prompt=64, output=64, adapter="lora-0"),
-        Shape(prompt=256, output=32, adapter="lora-1"),
-        Shape(prompt=128, output=64),
+        Shape(prompt=64, output=40, adapter="lora-0"),
+        Shape(prompt=256, output=24, adapter="lora-1"),
+        Shape(prompt=128, output=56),
     ),
     "one_with_an_adapter": (
-        Shape(prompt=64, output=64, adapter="lora-2"),
+        Shape(prompt=64, output=32, adapter="lora-2"),
         Shape(prompt=256, output=48),
-        Shape(prompt=512, output=16),
+        Shape(prompt=512, output=32),
     ),
 }
+"""Each request takes a good part of its triple: a small share would be lost in the noise of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,7 @@ class Run:
     """One run of a coalition: the requests' ids by player (index into the triple)."""
 
     triple: str
+    round: int
     ids: Mapping[int, str]
 
 
@@ -60,39 +63,52 @@ async def run(client: Client, rng: random.Random, rounds: int) -> list[Run]:
                 ids = {player: client.name(f"coalition-{name}", shapes[player]) for player in players}
                 await asyncio.gather(*(client.send(ids[player], shapes[player]) for player in players))
                 if number:
-                    runs.append(Run(triple=name, ids=ids))
+                    runs.append(Run(triple=name, round=number, ids=ids))
     return runs
 
 
 def judge(runs: Sequence[Run], steps: Mapping[str, Sequence[Step]], charges: Mapping[str, float]) -> dict[str, Any]:
     """Compare the meter's charges with measured fair shares, by triple.
 
-    `steps` are those that each request was in. Returns for each triple its requests with `fair_ms`, `charged_ms` and
-    the relative `error`; `alone_ms` is what each costs by itself.
+    `steps` are those that each request was in. Returns for each triple its requests: the fair share and the charge as
+    parts of what all three cost together, and the relative `error`; `alone` is what the request costs by itself, and
+    `together_ms` the time of all three.
     """
     report: dict[str, Any] = {}
     for name, shapes in TRIPLES.items():
-        here = [each for each in runs if each.triple == name]
         costs: dict[frozenset[int], list[float]] = {}
-        for each in here:
-            costs.setdefault(frozenset(each.ids), []).append(_cost(each, steps))
-        medians = {coalition: median(values) for coalition, values in costs.items()}
-        medians[frozenset()] = 0.0
+        charged: dict[int, list[float]] = {player: [] for player in range(len(shapes))}
+        whole_ns = []
+        for number in {each.round for each in runs if each.triple == name}:
+            turns = [each for each in runs if each.triple == name and each.round == number]
+            unit = sum(_cost(each, steps) for each in turns)
+            for each in turns:
+                costs.setdefault(frozenset(each.ids), []).append(_cost(each, steps) / unit)
+            whole = max(turns, key=lambda each: len(each.ids))
+            whole_ns.append(_cost(whole, steps))
+            for player, key in whole.ids.items():
+                charged[player].append(charges.get(key, 0.0) / unit)
+        medians = {coalition: median(values) for coalition, values in costs.items()} | {frozenset(): 0.0}
         fair = shapley(range(len(shapes)), medians.__getitem__)
-        whole = [each for each in here if len(each.ids) == len(shapes)]
-        report[name] = []
-        for player, shape in enumerate(shapes):
-            charged = median(charges.get(each.ids[player], 0.0) for each in whole)
-            report[name].append(
-                {
-                    "request": shape.name,
-                    "alone_ms": round(medians[frozenset({player})] / 1e6, 2),
-                    "fair_ms": round(fair[player] / 1e6, 2),
-                    "charged_ms": round(charged / 1e6, 2),
-                    "error": round(abs(charged / fair[player] - 1.0), 4),
+        together = medians[frozenset(range(len(shapes)))]
+        report[name] = {
+            "together_ms": round(median(whole_ns) / 1e6, 1),
+            "requests": {
+                shape.name: {
+                    "alone": round(medians[frozenset({player})] / together, 4),
+                    "fair": round(fair[player] / together, 4),
+                    "charged": round(median(charged[player]) / together, 4),
+                    "error": round(abs(median(charged[player]) / fair[player] - 1.0), 4),
                 }
-            )
+                for player, shape in enumerate(shapes)
+            },
+        }
     return report
+
+
+def worst(judged: Mapping[str, Any]) -> float:
+    """Return the largest error of all requests of all triples."""
+    return max(float(request["error"]) for triple in judged.values() for request in triple["requests"].values())
 
 
 def _cost(each: Run, steps: Mapping[str, Sequence[Step]]) -> float:

@@ -202,16 +202,29 @@ def by_flops(token: float, pair: float) -> Callable[[Piece], float]:
 def relative_errors(
     shapes: Mapping[str, Sequence[str]], charges: Mapping[str, float], fair: Mapping[str, float]
 ) -> dict[str, float]:
-    """Return by shape the mean over its requests of |charge - fair share| / fair share; `shapes` lists their keys.
+    """Return by shape |charges / fair shares - 1|, both summed over its requests; `shapes` lists their keys.
 
-    A request that was not charged at all is 1 off. A fair share that is not positive makes the error infinite: the
-    model that gave it is of no use.
+    What is left is what the meter does to a kind of request. A step that took longer for reasons of its own is charged
+    to whoever was in it and is no part of any model: over many requests it evens out.
     """
+    return {
+        name: _relative_error(sum(charges.get(key, 0.0) for key in keys), sum(fair[key] for key in keys))
+        for name, keys in shapes.items()
+    }
 
-    def error(key: str) -> float:
-        return abs(charges.get(key, 0.0) - fair[key]) / fair[key] if fair[key] > 0 else inf
 
-    return {name: fmean(map(error, keys)) for name, keys in shapes.items()}
+def request_errors(
+    shapes: Mapping[str, Sequence[str]], charges: Mapping[str, float], fair: Mapping[str, float]
+) -> dict[str, float]:
+    """Return by shape the mean over its requests of |charge / fair share - 1|: noise of single steps included."""
+    return {
+        name: fmean(_relative_error(charges.get(key, 0.0), fair[key]) for key in keys) for name, keys in shapes.items()
+    }
+
+
+def _relative_error(charge: float, fair: float) -> float:
+    """Return |charge / fair - 1|; infinity if a fair share is not positive: the model that gave it is of no use."""
+    return abs(charge / fair - 1.0) if fair > 0 else inf
 
 
 def rank_correlation(left: Sequence[float], right: Sequence[float]) -> float:

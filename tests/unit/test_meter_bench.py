@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Mapping
 from itertools import combinations
+from math import inf
 from pathlib import Path
 from statistics import fmean
 
@@ -24,6 +25,7 @@ from bench.meter_fairness import (
     rank_correlation,
     ranks,
     relative_errors,
+    request_errors,
     shapley,
     summed,
 )
@@ -150,10 +152,12 @@ def test_ranks_share_ties_and_correlate_by_hand() -> None:
     assert rank_correlation([1, 2, 3], [5, 5, 5]) == 0
 
 
-def test_an_error_is_of_each_request_and_not_of_their_sum() -> None:
+def test_errors_of_a_shape_and_of_its_single_requests() -> None:
     shapes = {"big": ["a", "b"], "small": ["c"]}
-    errors = relative_errors(shapes, {"a": 50, "b": 150}, {"a": 100.0, "b": 100.0, "c": 1.0})
-    assert errors == {"big": 0.5, "small": 1.0}  # overcharging one does not make up for the other
+    charges, fair = {"a": 50, "b": 160}, {"a": 100.0, "b": 100.0, "c": 1.0}  # nobody was charged for c
+    assert relative_errors(shapes, charges, fair) == pytest.approx({"big": 0.05, "small": 1.0})
+    assert request_errors(shapes, charges, fair) == pytest.approx({"big": 0.55, "small": 1.0})
+    assert relative_errors({"free": ["c"]}, {"c": 1}, {"c": -1.0}) == {"free": inf}
 
 
 def test_a_fair_meter_passes_on_a_mixed_load(mixed: tuple[list[Step], dict[str, list[str]]]) -> None:
@@ -197,7 +201,7 @@ def coalitions(seed: int) -> Iterator[tuple[Run, list[Step]]]:
                     engine = Engine(seed + number, noise=0.02)
                     ids = {player: f"{name}.{number}.{players}.{player}" for player in players}
                     engine.run({ids[player]: shapes[player] for player in players})
-                    yield Run(triple=name, ids=ids), engine.steps
+                    yield Run(triple=name, round=number, ids=ids), engine.steps
 
 
 @pytest.mark.parametrize(
@@ -218,11 +222,13 @@ def test_coalitions_that_were_run_tell_a_fair_meter_from_unfair_ones(
         for piece in step.pieces:
             by_request.setdefault(piece.key, []).append(step)
     judged = meter_coalitions.judge([run for run, _ in played], by_request, meter(steps))
-    errors = [request["error"] for requests in judged.values() for request in requests]
-    assert len(errors) == 3 * len(TRIPLES)
-    assert (max(errors) < 0.1) is passes
-    if not passes:
-        assert max(errors) > 0.25
+    assert set(judged) == set(TRIPLES)
+    for triple in judged.values():
+        assert sum(request["fair"] for request in triple["requests"].values()) == pytest.approx(1.0, abs=0.001)
+    if passes:
+        assert meter_coalitions.worst(judged) < 0.1
+    else:
+        assert meter_coalitions.worst(judged) > 0.25
 
 
 def test_misses_are_named() -> None:

@@ -14,8 +14,8 @@ Shapley's value divides that, too (`weights` has the rest). Let k of a step's re
 | the tokens of a request without an adapter | itself k/(k+1), the k the rest, equally |
 
 The last line in a sentence: of that request and those k, joining in any order, it pays itself unless it came first;
-then the first of the k does, who turned the kernels on. Beside one adapter that is half and half; in a crowd of adapters
-each pays for its own tokens.
+then the first of the k does, who turned the kernels on. Beside one adapter that is half and half; in a crowd of
+adapters each pays for its own tokens.
 
 Until both sets are calibrated, the one that is divides all steps, and what adapters add is not told apart.
 """
