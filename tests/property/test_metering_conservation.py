@@ -4,6 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tenantry.core.metering.meter import Meter, Work
@@ -99,6 +100,7 @@ class Engine:
             self.book(step)
 
 
+@pytest.mark.timeout(900)  # the deep run takes a minute of CPU
 @given(
     events=st.lists(st.tuples(EVENTS, PAUSES), min_size=20, max_size=80),
     gpus=st.sampled_from([1, 2, 8]),

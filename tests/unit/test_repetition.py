@@ -52,4 +52,5 @@ def test_memory_is_bounded() -> None:
     repetition = Repetition()
     for token in range(10_000):
         repetition.add((token,))
-    assert len(repetition._history) + len(repetition._pending) <= 256
+    assert len(repetition._text) < 400
+    assert len(repetition._last) < 400
