@@ -31,8 +31,6 @@ else:
 class MeterHooks(_Scheduler):
     """Metering for a scheduler: `class Metered(MeterHooks, Scheduler)`."""
 
-    requests: dict[str, Any]
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._metering = self._open_meter()
@@ -42,8 +40,7 @@ class MeterHooks(_Scheduler):
         raise NotImplementedError
 
     def add_request(self, request: Any) -> None:  # noqa: D102 - vLLM's, as all that follow
-        if request.request_id not in self.requests:  # else the next input of a session that has an account
-            self._metering.arrived(request)
+        self._metering.arrived(request)
         super().add_request(request)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:  # noqa: D102

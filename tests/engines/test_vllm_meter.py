@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tenantry.core.usage import Record, UsageRecord, read_record
 from tenantry_testing.metered_engine import MeteredEngine, stamp
+from tenantry_vllm.gate import Gate
 from tenantry_vllm.spool_folder import abandoned
 from tenantry_vllm.spool_reader import SpoolReader
 
@@ -214,6 +215,22 @@ async def test_metering_had_nothing_to_complain_of(engine: MeteredEngine) -> Non
     ] == []
 
 
+async def test_while_records_cannot_be_kept_new_requests_get_503(engine: MeteredEngine) -> None:
+    (pid,) = _pids(engine)
+    inherited = dict(pair.partition("=")[::2] for pair in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    gate = Gate.shared(inherited)  # what EngineCore would say for a full disk, said for a rank that it does not have
+    body = {"model": "tiny-llama", "prompt": "Hello", "max_tokens": 2, "stream": True}
+    gate.refuse(7, True)
+    try:
+        async with engine.stream("/v1/completions", body, stamp("acme")[1]) as response:
+            assert response.status == 503
+            assert "cannot keep usage records" in await response.text()
+    finally:
+        gate.refuse(7, False)
+    async with engine.stream("/v1/completions", body, stamp("acme")[1]) as response:
+        assert response.status == 200
+
+
 @pytest.mark.kills_the_engine
 async def test_killed_in_the_middle_of_load_it_loses_at_most_what_came_after_the_last_part(
     engine: MeteredEngine,
@@ -230,7 +247,7 @@ async def test_killed_in_the_middle_of_load_it_loses_at_most_what_came_after_the
 
     streams = [asyncio.create_task(stream(tenant)) for tenant in ("acme", "globex")]
     await engine.sink.until(lambda: all(len(engine.sink.of(name)) >= 2 for name in ids) and len(ids) == 2, 30)
-    (pid,) = {int(record.engine.split("-")[-2]) for record in engine.sink.cold_starts}
+    (pid,) = _pids(engine)
     os.kill(pid, signal.SIGKILL)
     killed_s = time.time()
     ended = await asyncio.gather(*streams, return_exceptions=True)
@@ -247,6 +264,11 @@ async def test_killed_in_the_middle_of_load_it_loses_at_most_what_came_after_the
         assert killed_s - parts[-1].ended_s < PART_S + 2  # a part each second, a tick each second, a moment to write
     # Every record that was acknowledged is whole, and no id is there twice.
     assert len({record.id for record in kept}) == len(kept)
+
+
+def _pids(engine: MeteredEngine) -> set[int]:
+    """Return the processes that have told of a cold start: an engine's id is host, process, time."""
+    return {int(record.engine.split("-")[-2]) for record in engine.sink.cold_starts}
 
 
 def _spooled(folder: Path) -> list[Record]:

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tenantry.core.metering.meter import Work
 from tenantry_testing.metering import requests, spans
 from tenantry_testing.toy_scheduler import BLOCK_BYTES, MS, Status, ToyScheduler, request
 from tenantry_vllm.adapter import MeterAdapter
@@ -108,6 +109,17 @@ def test_a_chunk_that_ends_a_prompt_and_drafts_beyond_is_both() -> None:
     toy.end(toy.step(6, r=8), 14, {"r": Status.FINISHED_LENGTH_CAPPED}, r=[1, 2, 3])
     (record,) = requests(toy.collect())
     assert (record.charge.prefill_gpu_ns, record.charge.decode_gpu_ns) == (10 * MS, 4 * MS)
+
+
+def test_attention_costs_what_it_looks_at() -> None:
+    """Token i of a prompt attends to i tokens, itself among them; one behind 10 others to 11."""
+    toy = ToyScheduler()
+    works: list[Work] = []
+    toy.meter.scheduled = lambda _step, planned, _now: works.extend(planned)  # type: ignore[method-assign,assignment]
+    toy.add_request(request("r", prompt=10))
+    for tokens in (4, 6, 1):
+        toy.step(0, r=tokens)
+    assert [work.context_tokens for work in works] == [1 + 2 + 3 + 4, 5 + 6 + 7 + 8 + 9 + 10, 11]
 
 
 def test_tokens_of_the_prefix_cache_are_told_even_of_a_request_without_output() -> None:

@@ -1,6 +1,7 @@
 """A vLLM that does not fit is refused at the start, in words."""
 
 import pytest
+from tenantry_vllm import plugin
 from tenantry_vllm._compat import INTERFACE, SUPPORTED, Need, UnsupportedVllmError, check, missing
 
 FITS = (Need("json", "loads", ("s",)), Need("json:JSONDecoder", "decode", ("self", "s")))
@@ -21,6 +22,16 @@ def test_another_release_is_refused_with_what_can_be_done(version: str) -> None:
 def test_without_vllm_it_says_so() -> None:
     with pytest.raises(UnsupportedVllmError, match="none is installed"):
         check()  # the development environment has none
+
+
+def test_the_plugin_changes_nothing_unless_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TENANTRY_MODEL", raising=False)
+    plugin.register()  # nothing of vLLM is looked for
+    assert not plugin.registered()
+    monkeypatch.setenv("TENANTRY_MODEL", "chat-8b")
+    with pytest.raises(UnsupportedVllmError):
+        plugin.register()
+    assert not plugin.registered()
 
 
 def test_a_build_that_was_changed_is_refused_by_name() -> None:
