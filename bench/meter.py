@@ -186,6 +186,9 @@ def fairness(observed: Observed, log: Log, charges: Mapping[str, float]) -> dict
         "max_relative_error": max(errors.values()),
         "rank_correlation": rank_correlation(list(charged.values()), list(alone.values())),
         "measured_max_relative_error": coalitions.worst(measured),
+        "rank_correlation_of_fair_shares": rank_correlation(
+            [fmean(fair[key] for key in keys) for keys in shapes.values()], list(alone.values())
+        ),
         "max_mean_error_of_a_request": max(request_errors(shapes, charges, fair).values()),
         "shapes": {
             name: {

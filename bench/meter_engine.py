@@ -21,8 +21,8 @@ from tools.vllm_server import VllmOptions, plugin_path, vllm_server
 ROOT = Path(__file__).resolve().parent.parent
 TOKEN = "usage-token-of-the-bench"
 Kind = Literal["plain", "metered", "probed"]
-KV_BLOCKS = 96
-"""Of 32 tokens: eight requests at a time do not always fit, so some are preempted."""
+KV_BLOCKS = 80
+"""Of 32 tokens: six requests at a time do not always fit, so some are preempted."""
 
 _ENGINE_KEY = re.compile(r"^(?:cmpl|chatcmpl)-(?P<id>.+?)(?:-\d+)?-[0-9a-f]{8}$")
 

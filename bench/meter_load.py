@@ -15,7 +15,7 @@ from typing import Any, Literal
 import aiohttp
 
 MODEL, VERSION = "tiny-llama", "1.0.0"
-WORKERS = 8
+WORKERS = 6
 """Requests at a time: a closed loop."""
 
 Ending = Literal["length", "stop", "abort", "chat"]
