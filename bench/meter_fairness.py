@@ -13,11 +13,13 @@ fitted to *other* steps: odd steps judge even ones, and even ones odd. Nothing o
 A step of the requests S costs, in nanoseconds,
 
     fixed + prefill x tokens + decode x sequences + context x (token, attended token) pairs
+      + if any of S prefills: prefill_step
       + if any of S has an adapter: adapter_fixed + adapter_prefill x tokens + adapter_decode x sequences
+          + if any of S prefills: adapter_prefill_step
 
-The second line is there because engines run a whole step through the adapter kernels as soon as one request needs
-them: on vLLM's CPU build a prefill token then costs three times as much, whoever's it is. Without it (`plain`), a step
-with adapters and one without are taken for the same thing.
+The first line alone (`plain`) takes steps for the same that are not. Engines have a faster way for steps that only
+decode (vLLM's CPU build: 3.5 ms, and 7 ms with 20 tokens of prefill). And they run a whole step through the adapter
+kernels as soon as one request needs them: a prefill token then costs three times as much there, whoever's it is.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -76,6 +78,8 @@ class StepCost(Struct, frozen=True, kw_only=True):
     adapter_fixed: float = 0.0
     adapter_prefill: float = 0.0
     adapter_decode: float = 0.0
+    prefill_step: float = 0.0
+    adapter_prefill_step: float = 0.0
 
     def cost(self, pieces: Iterable[Piece]) -> float:
         """Return what a step of these pieces costs; nothing if there are none."""
@@ -85,14 +89,18 @@ class StepCost(Struct, frozen=True, kw_only=True):
     def shares(self, pieces: Sequence[Piece]) -> list[float]:
         """Return each piece's Shapley value, in closed form; they add up to `cost`.
 
-        All share `fixed` equally, and those with an adapter share `adapter_fixed`. What adapters add to the work of a
-        request with one is its own. Of what they add to a request without, it bears k/(k+1), and the k requests with
-        an adapter the rest: whoever of those k+1 joins last completes what makes the cost, and the request itself is
-        charged whenever it comes after any of the k.
+        What any one of some requests brings about, those share equally: `fixed` all, `prefill_step` those that prefill,
+        `adapter_fixed` those with an adapter. What takes one of each of two kinds is "any of the one" plus "any of the
+        other" less "any of either". What adapters add to the work of a request with one is its own. Of what they add to
+        a request without, it bears k/(k+1), and the k requests with an adapter the rest: joining in any order, it pays
+        unless it came before all of them.
         """
         with_adapter = sum(piece.adapter for piece in pieces)
+        prefilling = sum(piece.prefill_tokens > 0 for piece in pieces)
+        either = sum(piece.adapter or piece.prefill_tokens > 0 for piece in pieces)
+        two = self.adapter_prefill_step if with_adapter and prefilling else 0.0
         own = [self.adapter_prefill * p.prefill_tokens + self.adapter_decode * p.decode_tokens for p in pieces]
-        caused = self.adapter_fixed
+        caused = self.adapter_fixed + two
         caused += sum(ns for ns, piece in zip(own, pieces, strict=True) if not piece.adapter) / (with_adapter + 1)
         kept = with_adapter / (with_adapter + 1)
         return [
@@ -101,13 +109,15 @@ class StepCost(Struct, frozen=True, kw_only=True):
             + self.decode * piece.decode_tokens
             + self.context * piece.context_pairs
             + (ns + caused / with_adapter if piece.adapter else ns * kept)
+            + ((self.prefill_step + two) / prefilling if piece.prefill_tokens else 0.0)
+            - (two / either if piece.adapter or piece.prefill_tokens else 0.0)
             for ns, piece in zip(own, pieces, strict=True)
         ]
 
     def _coefficients(self) -> tuple[float, ...]:
         return (
             self.fixed, self.prefill, self.decode, self.context,
-            self.adapter_fixed, self.adapter_prefill, self.adapter_decode,
+            self.adapter_fixed, self.adapter_prefill, self.adapter_decode, self.prefill_step, self.adapter_prefill_step,
         )  # fmt: skip
 
 
@@ -116,12 +126,13 @@ def _features(pieces: Sequence[Piece]) -> tuple[float, ...]:
     decode = float(sum(piece.decode_tokens for piece in pieces))
     context = float(sum(piece.context_pairs for piece in pieces))
     gate = float(any(piece.adapter for piece in pieces))
-    return 1.0, prefill, decode, context, gate, gate * prefill, gate * decode
+    step = float(prefill > 0)
+    return 1.0, prefill, decode, context, gate, gate * prefill, gate * decode, step, gate * step
 
 
 def fit(steps: Sequence[Step], *, plain: bool = False) -> StepCost:
-    """Return the model that least squares fits to the steps; `plain` leaves the line about adapters out."""
-    count = 4 if plain else 7
+    """Return the model that least squares fits to the steps; `plain`: only the first line of it."""
+    count = 4 if plain else 9
     rows = [_features(step.pieces)[:count] for step in steps]
     found = least_squares(rows, [float(step.ns) for step in steps])
     names = StepCost.__struct_fields__
