@@ -131,6 +131,7 @@ def test_what_is_rare_and_predicted_badly_is_a_rule_and_no_outlier() -> None:
     for _ in range(200):
         prompt = rng.choice((16, 64, 256, 1000)) if rng.random() < 0.1 else 0
         decoding = rng.randint(1, 8)
-        calibration.observe(prompt, decoding, 300 * decoding, int(4e6 + 0.17e6 * prompt + 0.2e6 * decoding))
+        context = rng.randint(100, 20_000)
+        calibration.observe(prompt, decoding, context, int(4e6 + 0.17e6 * prompt + 0.2e6 * decoding))
     weights = calibration.weights
     assert (weights.fixed, weights.prefill_token, weights.decode_token) == pytest.approx((4e6, 0.17e6, 0.2e6), rel=0.01)
