@@ -201,7 +201,7 @@ def fairness(observed: Observed, log: Log, charges: Mapping[str, float]) -> dict
             for name, keys in shapes.items()
         },
         "measured": measured,
-        "plain_model_max_relative_error": max(
+        "four_terms_max_relative_error": max(
             relative_errors(shapes, charges, fair_shares(mixed.steps, plain=True)).values()
         ),
         "unfair_meters": {
