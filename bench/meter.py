@@ -52,7 +52,7 @@ from bench.meter_fairness import (
     relative_errors,
     request_errors,
 )
-from bench.meter_load import SHAPES, Client, Shape, load
+from bench.meter_load import SHAPES, WORKERS, Client, Shape, load
 from tools.vllm_server import interpreter, write_adapters, write_tiny_model
 
 SEED = 20_261_125
@@ -62,9 +62,10 @@ COALITION_ROUNDS = 13
 THROUGHPUT_ROUNDS = (12, 36)
 """At least, and at most: more are run while the standard error of the ratio is above NOISE."""
 NOISE = 0.003
-THROUGHPUT_SHAPE = Shape(prompt=32, output=64)
-"""Decoding, mostly: the shortest steps, in which a hook weighs most."""
-THROUGHPUT_REQUESTS, THROUGHPUT_WORKERS = 96, 24
+THROUGHPUT_LOAD = 2 * SHAPES
+"""As in the mixed load, but always of the same length."""
+SHORT_ROUNDS, SHORT_LOAD, SHORT_WORKERS = 8, 96 * (Shape(prompt=32, output=64),), 24
+"""Beside it, the worst case: almost nothing but decoding, many at a time, so that steps are short and full."""
 
 TARGETS = {
     "requests": (200, None),
@@ -90,39 +91,48 @@ def say(text: str) -> None:
 
 async def throughput(engines: Engines, seed: int, scale: float) -> dict[str, Any]:
     """Load a plain and a metered server in turns; return the figures."""
-    count = max(8, round(THROUGHPUT_REQUESTS * scale))
     least, most = (max(2, round(rounds * scale)) for rounds in THROUGHPUT_ROUNDS)
-    speeds: dict[str, list[float]] = {"plain": [], "metered": []}
     async with contextlib.AsyncExitStack() as stack:
-        plain, metered = await asyncio.gather(
+        urls = await asyncio.gather(
             *(stack.enter_async_context(engines.server(kind, kind, say)) for kind in ("plain", "metered"))
         )
         http = await stack.enter_async_context(sessions())
         rng = random.Random(f"{seed} throughput")
-        clients = {"plain": Client(plain, http, rng), "metered": Client(metered, http, rng)}
-
+        clients = {kind: Client(url, http, rng) for kind, url in zip(("plain", "metered"), urls, strict=True)}
         sent: set[str] = set()
 
-        async def measure(name: str, phase: str) -> float:
-            client, before, begin = clients[name], clients[name].output_tokens, time.perf_counter()
-            ids = await client.mixed(phase, [THROUGHPUT_SHAPE] * count, workers=THROUGHPUT_WORKERS)
-            sent.update(ids if name == "metered" else ())
+        async def measure(kind: str, shapes: Sequence[Shape], workers: int) -> float:
+            client, before, begin = clients[kind], clients[kind].output_tokens, time.perf_counter()
+            ids = await client.mixed("throughput", shapes, workers=workers)
+            sent.update(ids if kind == "metered" else ())
             return (client.output_tokens - before) / (time.perf_counter() - begin)
 
-        for name in clients:
-            await measure(name, "warm-up")
-        while len(speeds["plain"]) < least or (len(speeds["plain"]) < most and _noise(speeds) > NOISE):
-            order = ("plain", "metered") if len(speeds["plain"]) % 2 else ("metered", "plain")
-            for name in order:
-                speeds[name].append(await measure(name, "throughput"))
-            say(f"round {len(speeds['plain'])}: " + ", ".join(f"{k} {v[-1]:.0f}" for k, v in speeds.items()))
+        async def take_turns(load: Sequence[Shape], workers: int, rounds: range) -> dict[str, list[float]]:
+            speeds: dict[str, list[float]] = {kind: [] for kind in clients}
+            for kind in clients:
+                await measure(kind, load, workers)
+            for number in range(rounds.stop):
+                if number >= rounds.start and _noise(speeds) <= NOISE:
+                    break
+                shapes = rng.sample(load, len(load))
+                for kind in sorted(clients, reverse=number % 2 == 0):
+                    speeds[kind].append(await measure(kind, shapes, workers))
+                say(f"round {number + 1}: " + ", ".join(f"{kind} {values[-1]:.0f}" for kind, values in speeds.items()))
+            return speeds
+
+        speeds = await take_turns(THROUGHPUT_LOAD, WORKERS, range(least, most))
+        short = max(2, round(SHORT_ROUNDS * scale))
+        short_speeds = await take_turns(SHORT_LOAD, SHORT_WORKERS, range(short, short))
         await settled(engines.sink, sent)
+    return _speed(speeds) | {"short_steps": _speed(short_speeds)}
+
+
+def _speed(speeds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     return {
-        "ratio": median(_ratios(speeds)),
+        "ratio": round(median(_ratios(speeds)), 4),
         "rounds": len(speeds["plain"]),
-        "standard_error": _noise(speeds),
-        "tokens_per_second": {name: round(median(values)) for name, values in speeds.items()},
-        "requests_a_round": count,
+        "standard_error": round(_noise(speeds), 5),
+        "tokens_per_second": {kind: round(median(values)) for kind, values in speeds.items()},
     }
 
 
@@ -243,7 +253,7 @@ def report(
         "attributed_over_busy": round(charged / busy, 6) if busy else 0.0,
         "worker_over_busy": round(sum(span.worker_gpu_ns or 0 for span in spans) / busy, 4) if busy else 0.0,
         "scheduler_overhead_pct": round(100 * hook_ns / mixed.busy_ns, 4),
-        "throughput_ratio": round(speed["ratio"], 4),
+        "throughput_ratio": speed["ratio"],
         "fairness": {key: round(value, 4) if isinstance(value, float) else value for key, value in fair.items()},
     }
     return figures | {
@@ -256,7 +266,7 @@ def report(
             "step_ms": round(mixed.busy_ns / len(mixed.seen) / 1e6, 2),
             "of_which_probe_us_per_step": round(calls * log.probe_ns_per_call / len(mixed.seen) / 1e3, 2),
         },
-        "throughput": {key: round(value, 5) if isinstance(value, float) else value for key, value in speed.items()},
+        "throughput": speed,
         "ended": _tally(records),
         "preemptions": len(mixed.preempted),
         "preemptions_recorded": sum(record.preemptions for record in records),
