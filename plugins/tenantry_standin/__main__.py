@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import TextIO
 
 import msgspec
-from tenantry_vllm.shipper import Shipper
-from tenantry_vllm.sidecar_http import token_from
+from tenantry_vllm.delivery import Delivery, DeliveryOptions
 from tenantry_vllm.sidecar_tls import TlsFiles
 
 from tenantry_standin.batching import Finished, Limits
 from tenantry_standin.behaviour import Behaviour
 from tenantry_standin.engine import EngineConfig, Log
-from tenantry_standin.server import start
+from tenantry_standin.server import own_engine_id, start
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,10 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = _config(options)
         host, port = _address(options.listen)
         log = json_lines(sys.stderr, config)
-        shipper = _shipper(options, log)
+        own_id = own_engine_id(config)
+        delivery = _delivery(options, own_id, log)
     except (OSError, ValueError) as error:  # msgspec.ValidationError is a ValueError
         parser.error(str(error))
-    asyncio.run(_serve(config, host, port, log, shipper))
+    asyncio.run(_serve(config, own_id, (host, port), log, delivery))
 
 
 def json_lines(stream: TextIO, config: EngineConfig) -> Log:
@@ -68,10 +68,20 @@ def _parser() -> argparse.ArgumentParser:
         "--ship-to", action="append", default=[], metavar="URL",
         help="post usage records to every sidecar behind https://HOST:PORT, or http of loopback; repeatable",
     )  # fmt: skip
-    parser.add_argument("--ship-token-file", type=Path, help="a file with the token that the sidecars ask for")
-    parser.add_argument("--ship-ca", type=Path, metavar="PEM", help="authorities that vouch for https sidecars")
+    parser.add_argument("--ship-token-file", type=Path, help="a file with the token that sidecars and ledger ask for")
+    parser.add_argument(
+        "--ship-ca", type=Path, metavar="PEM", help="authorities that vouch for https sidecars and the ledger"
+    )
     parser.add_argument("--ship-cert", type=Path, metavar="PEM", help="the client certificate to show to them")
     parser.add_argument("--ship-key", type=Path, metavar="PEM", help="its key")
+    parser.add_argument(
+        "--ledger-url", default="", metavar="URL", help="ship usage records to the ledger there, through --spool-dir"
+    )
+    parser.add_argument("--spool-dir", type=Path, help="a folder on local disk for what the ledger does not have yet")
+    parser.add_argument(
+        "--disk-full", choices=("refuse", "count"), default="refuse",
+        help="when records cannot be kept: refuse new requests, or count what is lost (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--engine-id", default="", metavar="NAME", help="stand-in-NAME-... in usage records")
     parser.add_argument("--drain-s", type=float, default=5.0, help="grace for open requests at the end (%(default)s)")
     return parser
@@ -99,18 +109,37 @@ def _config(options: argparse.Namespace) -> EngineConfig:
     )
 
 
-def _shipper(options: argparse.Namespace, log: Log) -> Shipper | None:
-    if bool(options.ship_to) != bool(options.ship_token_file):
-        raise ValueError("--ship-to and --ship-token-file go together: sidecars take records only with the token")
+def _delivery(options: argparse.Namespace, own_id: str, log: Log) -> Delivery | None:
+    if bool(options.ship_to or options.ledger_url) != bool(options.ship_token_file):
+        raise ValueError(
+            "--ship-to or --ledger-url, and --ship-token-file go together: records are taken only with the token"
+        )
+    if bool(options.ledger_url) != bool(options.spool_dir):
+        raise ValueError("--ledger-url and --spool-dir go together: what the ledger does not have yet waits there")
     files = (options.ship_ca, options.ship_cert, options.ship_key)
-    if any(files) and not (all(files) and any(url.lower().startswith("https:") for url in options.ship_to)):
-        raise ValueError("--ship-ca, --ship-cert and --ship-key go together, and with a --ship-to https://HOST:PORT")
-    if not options.ship_to:
+    https = any(url.lower().startswith("https:") for url in (*options.ship_to, options.ledger_url))
+    if any(files) and not (all(files) and https):
+        raise ValueError(
+            "--ship-ca, --ship-cert and --ship-key go together, and with a --ship-to or --ledger-url https://HOST:PORT"
+        )
+    if not options.ship_to and not options.ledger_url:
         return None
-    token = token_from(options.ship_token_file)
-    token()  # what is wrong with the file is said now, to whoever starts the engine
-    tls = TlsFiles(ca=options.ship_ca, certificate=options.ship_cert, key=options.ship_key) if all(files) else None
-    return Shipper(options.ship_to, token, tls=tls, log=lambda text: log("shipping", text=text))
+    delivery = Delivery(
+        DeliveryOptions(
+            engine=own_id,
+            sidecar_urls=tuple(options.ship_to),
+            ledger_url=options.ledger_url,
+            spool_dir=options.spool_dir,
+            token_file=options.ship_token_file,
+            tls=TlsFiles(ca=options.ship_ca, certificate=options.ship_cert, key=options.ship_key)
+            if all(files)
+            else None,
+            disk_full=options.disk_full,
+        ),
+        log=lambda text: log("shipping", text=text),
+    )
+    delivery.start()
+    return delivery
 
 
 def _address(listen: str) -> tuple[str, int]:
@@ -120,16 +149,24 @@ def _address(listen: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def _serve(config: EngineConfig, host: str, port: int, log: Log, shipper: Shipper | None) -> None:
+async def _serve(
+    config: EngineConfig, own_id: str, listen: tuple[str, int], log: Log, delivery: Delivery | None
+) -> None:
     def log_finished(finished: Finished) -> None:
         log("finished", **msgspec.structs.asdict(finished))
 
-    if shipper is None:
-        running = await start(config, host, port, log=log, on_finished=log_finished)
+    if delivery is None:
+        running = await start(config, *listen, own_id=own_id, log=log, on_finished=log_finished)
     else:
-        shipper.start()
         running = await start(
-            config, host, port, log=log, on_finished=log_finished, on_record=shipper.ship, record_counts=shipper.counts
+            config,
+            *listen,
+            own_id=own_id,
+            log=log,
+            on_finished=log_finished,
+            on_record=delivery.deliver,
+            record_counts=delivery.counts,
+            accepting=lambda: delivery.accepting,
         )
     log("listening", url=running.url, engine=running.engine_id, note="stand-in engine: no model runs here")
     ended = asyncio.Event()
@@ -137,9 +174,9 @@ async def _serve(config: EngineConfig, host: str, port: int, log: Log, shipper: 
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     await ended.wait()
     await running.stop()
-    if shipper is not None:  # after the last request has ended, so that its record goes with the last flush
-        shipper.stop()
-        log("shipped", **shipper.counts())
+    if delivery is not None:  # after the last request has ended, so that its record goes with the last flush
+        await asyncio.to_thread(delivery.stop)
+        log("shipped", **delivery.counts())
     log("stopped")
 
 

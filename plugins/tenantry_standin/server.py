@@ -57,14 +57,16 @@ async def start(
     on_finished: Callable[[Finished], None] = lambda _finished: None,
     on_record: Callable[[Record], None] = lambda _record: None,
     record_counts: Callable[[], Mapping[str, int]] = dict,
+    accepting: Callable[[], bool] = lambda: True,
 ) -> RunningEngine:
     """Start an engine in the running loop; port 0 takes a free one. Any number of them may share a process.
 
-    `own_id` is the engine's in its records; empty draws one (`records.engine_id`). `on_record` gets each usage record,
+    `own_id` is the engine's in its records; empty draws one (`own_engine_id`). `on_record` gets each usage record,
     of whatever kind, once it is ready; what it raises is logged and harms no answer. `record_counts` says what became
-    of the records, for /metrics (`Shipper.counts`).
+    of the records, for /metrics (`Delivery.counts`). While `accepting` says no, requests get 503: their records could
+    not be kept.
     """
-    own_id = own_id or engine_id(config.engine_name or f"{config.model}-{config.version}", uuid4().hex[:8])
+    own_id = own_id or own_engine_id(config)
 
     def deliver(record: Record) -> None:
         engine.totals.update(records=int(isinstance(record, UsageRecord) and record.final))
@@ -76,7 +78,7 @@ async def start(
     identity = EngineIdentity(engine=own_id, model=config.model, version=config.version[:128], gpus=config.gpus)
     meter = EngineMeter(identity, config.cold_start, config.behaviour.speed, deliver)
     engine, seen = Engine(config, meter, on_finished), SeenLog()
-    model = _ModelRoutes(config, engine, seen)
+    model = _ModelRoutes(config, engine, seen, accepting)
     app = web.Application(middlewares=[model.observe], client_max_size=config.max_body_bytes)
     app.on_response_prepare.append(model.sign)
     app.add_routes([web.post(api.value, model.generate) for api in Api])
@@ -107,6 +109,11 @@ async def start(
     return RunningEngine(url=url, port=bound_port, engine_id=own_id, engine=engine, seen=seen, stop=stop)
 
 
+def own_engine_id(config: EngineConfig) -> str:
+    """Return an id for an engine that starts now."""
+    return engine_id(config.engine_name or f"{config.model}-{config.version}", uuid4().hex[:8])
+
+
 @dataclass(slots=True)
 class _Work:
     """How far the answer to one attempt has come. `failed`: the engine broke it off, whatever its status was."""
@@ -119,8 +126,9 @@ class _Work:
 class _ModelRoutes:
     """The four generating routes of one engine, and what happens around every request."""
 
-    def __init__(self, config: EngineConfig, engine: Engine, seen: SeenLog) -> None:
+    def __init__(self, config: EngineConfig, engine: Engine, seen: SeenLog, accepting: Callable[[], bool]) -> None:
         self._config = config
+        self._accepting = accepting
         self._engine = engine
         self._seen = seen
         self._rng = random.Random(config.seed)  # noqa: S311 - decides who fails, not who may enter
@@ -152,6 +160,8 @@ class _ModelRoutes:
         call = read(Api(request.path), await request.read())
         if call.model not in (names := self._config.names()):
             raise ApiError(404, f"The model '{call.model}' does not exist here. Known: {', '.join(names)}.")
+        if not self._accepting():
+            raise ApiError(503, "The engine cannot keep usage records now, and takes no new work until it can.")
         behaviour = self._engine.behaviour
         fate = behaviour.draw_fate(self._rng)
         job = self._job(call, request.headers, behaviour)

@@ -138,6 +138,20 @@ class Delivery:
             sidecars=sidecars,
         )
 
+    def counts(self) -> dict[str, int]:
+        """Return the counts of `status` with names that are fit for metrics; those of sidecars as they are."""
+        status = self.status()
+        if self._ledger is None:
+            return status.sidecars
+        return status.sidecars | {
+            "spool_appended": status.appended,
+            "spool_fsynced": status.fsynced,
+            "spool_dropped": sum(status.dropped.values()),
+            "spool_damaged": status.damaged,
+            "ledger_acknowledged": status.acknowledged,
+            "ledger_refused": status.refused,
+        }
+
     def stop(self, timeout_s: float = 1.0) -> None:
         """Put what was taken on disk, and send what can be sent, for `timeout_s` at most. The rest waits on disk."""
         deadline_s = time.monotonic() + timeout_s

@@ -12,6 +12,7 @@ whole batch acknowledges it, and only a refusal in the ledger's own words parks 
 or a server that is no ledger, does neither.
 """
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -49,7 +50,7 @@ class LaneLimits(Struct, frozen=True, kw_only=True):
     longest_retry_s: float = 30.0
     look_around_s: float = 60.0
     tell_every_s: float = 600.0
-    adopted: int = 16
+    adopted: int = 4
 
 
 class Transport(Protocol):
@@ -130,12 +131,12 @@ class LedgerLane:
         self._wall_clock = wall_clock
         self._mine: SpoolReader | None = None
         self._adopted: list[SpoolReader] = []
-        self._looked_s = float("-inf")
+        self._looked_s = -math.inf
         self._turn = 0
         self._share: dict[SpoolReader, int] = {}
         self._failures = 0
         self._trouble_kind = ""
-        self._told_s = float("-inf")
+        self._told_s = -math.inf
         self._past_acknowledged = 0
         self._past_damaged = 0
 
@@ -200,7 +201,11 @@ class LedgerLane:
                 if len(self._adopted) >= self._limits.adopted:
                     folder.close()
                     break
-                reader = SpoolReader(folder, log=self._log, clock=self._clock)
+                try:
+                    reader = SpoolReader(folder, log=self._log, clock=self._clock)
+                except OSError:
+                    folder.close()
+                    raise
                 self._adopted.append(reader)
                 if waiting := reader.waiting_bytes:
                     self._log(
@@ -214,6 +219,7 @@ class LedgerLane:
         reader.close()
         if reader in self._adopted:
             self._adopted.remove(reader)
+            self._looked_s = -math.inf  # there may be others, for which there was no place
             self._past_acknowledged += reader.acknowledged
             self._past_damaged += reader.damaged
         self._share.pop(reader, None)

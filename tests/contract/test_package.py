@@ -44,7 +44,7 @@ def test_the_base_depends_on_msgspec_alone(wheel: Path) -> None:
 
 
 def test_the_base_works_with_msgspec_alone(wheel: Path, tmp_path: Path) -> None:
-    """What the vLLM plugin needs inside an engine's image: core, stamp and shipper, on msgspec and the stdlib."""
+    """What the vLLM plugin needs inside an engine's image: core, stamp and delivery, on msgspec and the stdlib."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     (tmp_path / "msgspec").symlink_to(Path(msgspec.__file__).parent)
@@ -52,7 +52,7 @@ def test_the_base_works_with_msgspec_alone(wheel: Path, tmp_path: Path) -> None:
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from tenantry.core import chat, identity, routing, rules, session\n"
         "from tenantry_vllm.stamp import read_stamp\n"
-        "from tenantry_vllm.shipper import Shipper\n"
+        "from tenantry_vllm.delivery import Delivery\n"
         "foreign = [n for n in ('yaml', 'grpc', 'google.protobuf', 'aiohttp', 'vllm') if n in sys.modules]\n"
         "assert not foreign, foreign\n"
         "print(rules.__file__)"

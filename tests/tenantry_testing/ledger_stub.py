@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from tenantry.core.usage import read_batch
+from tenantry.core.usage import Record, read_batch
 
 
 class StubLedger(ThreadingHTTPServer):
@@ -18,7 +18,8 @@ class StubLedger(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, port: int, seed: int) -> None:
-        self.booked: Counter[int] = Counter()
+        self.booked: Counter[str] = Counter()
+        self.records: list[Record] = []
         self.came = 0
         self.rng = random.Random(seed)
         self.kind = True
@@ -50,7 +51,9 @@ class _Routes(BaseHTTPRequestHandler):
             self.connection.close()
             return
         with self.server.lock:
-            ids = [int(one.id.split("/")[0], 16) for one in read_batch(body)]
+            records = read_batch(body)
+            ids = [one.id for one in records]
+            self.server.records += records
             new = [one for one in ids if one not in self.server.booked]
             self.server.booked.update(new)
             self.server.came += len(ids)

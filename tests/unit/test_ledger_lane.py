@@ -13,6 +13,7 @@ from tenantry_testing.spools import SMALL, FakeLedger, Log, claimed, fill, paylo
 from tenantry_vllm.ledger_lane import LaneLimits, LedgerLane
 from tenantry_vllm.sidecar_http import Answer, TokenError
 from tenantry_vllm.spool import Spool
+from tenantry_vllm.spool_folder import Folder
 from tenantry_vllm.spool_reader import SpoolReader
 
 BIG = replace(SMALL, segment_bytes=400_000)
@@ -76,6 +77,34 @@ def test_a_process_that_dies_later_on_the_same_disk_is_taken_over_too(tmp_path: 
         assert ledger.numbers == [], "it lives, and ships for itself"
     steps.run(70.0)
     assert ledger.numbers == [5]
+
+
+def test_many_dead_processes_are_taken_over_a_few_at_a_time(tmp_path: Path) -> None:
+    for number in range(11):
+        fill(tmp_path, range(number, number + 1), engine=f"dead-{number}")
+    ledger = FakeLedger()
+    ledger.behaves = 503
+    steps = Steps(tmp_path, ledger)
+    steps.run(100.0)
+    assert len(steps.lane._adopted) == 4
+    ledger.behaves = 200
+    steps.run(32.0)
+    assert ledger.numbers == list(range(11))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_looked_into_is_left_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, range(3))
+
+    def broken(_: Folder) -> dict[int, int]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "segments", broken)
+        steps = Steps(tmp_path, FakeLedger())
+        steps.run(5.0)
+    assert steps.log.having("cannot be searched for what dead processes left")
+    claimed(tmp_path / "e-1").close()
 
 
 def test_a_batch_holds_to_both_bounds(tmp_path: Path) -> None:
