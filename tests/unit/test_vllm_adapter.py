@@ -119,6 +119,7 @@ def test_attention_costs_what_it_looks_at() -> None:
     toy.add_request(request("r", prompt=10))
     for tokens in (4, 6, 1):
         toy.step(0, r=tokens)
+    toy.metering.catch_up()
     assert [work.context_tokens for work in works] == [1 + 2 + 3 + 4, 5 + 6 + 7 + 8 + 9 + 10, 11]
 
 
@@ -199,6 +200,19 @@ def test_the_workers_report_goes_to_the_span() -> None:
     assert [span.worker_gpu_ns for span in spans(toy.records)] == [9 * MS]
 
 
+def test_the_scheduler_waits_for_no_bookkeeping_unless_it_falls_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = ToyScheduler()
+    toy.add_request(request("r"))
+    toy.end(toy.step(0, r=10), 10, {"r": Status.FINISHED_STOPPED}, r=[1])
+    assert (toy.meter.busy_gpu_ns, toy.meter.accounts) == (0, 0)  # noted, not booked
+    monkeypatch.setattr("tenantry_vllm.adapter.MAX_QUEUED", 4)  # as many as those calls
+    toy.now_ns = 20 * MS
+    toy.add_request(request("next"))
+    assert (toy.meter.busy_gpu_ns, toy.meter.accounts) == (10 * MS, 1)
+    (record,) = requests(toy.collect())
+    assert (record.request_id, record.ttft_ms, record.charge.gpu_ns) == ("r", 10, 10 * MS)
+
+
 def test_a_fault_of_metering_is_told_once_and_serving_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     toy = ToyScheduler()
     toy.meter.scheduled = _fail  # type: ignore[assignment,method-assign]
@@ -206,10 +220,11 @@ def test_a_fault_of_metering_is_told_once_and_serving_goes_on(caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "vllm.tenantry"):
         for _ in range(3):
             toy.end(toy.step(0, r=1), 10, r=[1])
+        toy.metering.catch_up()
     assert toy.requests["r"].num_tokens == 10 + 3
-    assert toy.metering.faults == {"planned: RuntimeError": 3}
+    assert toy.metering.faults == {"_fail: RuntimeError": 3}
     (line,) = [entry.getMessage() for entry in caplog.records]
-    assert "planned: RuntimeError" in line
+    assert "_fail: RuntimeError" in line
     assert "a secret prompt" not in line
 
 
