@@ -262,7 +262,7 @@ class MeterAdapter:
         while not self._stopping.wait(COLLECT_EVERY_S):
             self._hand_over(self._collected())
             self._safely("watch", self._watch)
-            self._tell()
+            self._safely("tell", self._tell)
 
     def _collected(self) -> list[Record]:
         try:
