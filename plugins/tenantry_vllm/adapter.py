@@ -300,7 +300,7 @@ class MeterAdapter:
             next_s = time.monotonic() + COLLECT_EVERY_S
             self._hand_over(self._collected())
             self._safely("watch", self._watch)
-            self._tell()
+            self._safely("tell", self._tell)
 
     def _collected(self) -> list[Record]:
         try:

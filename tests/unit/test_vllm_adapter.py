@@ -1,11 +1,14 @@
 """What the hooks in vLLM's scheduler make of it: transcripts against a toy of the same shape, and a real meter."""
 
 import logging
+import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from tenantry.core.metering.meter import Work
+from tenantry.core.usage import read_record
 from tenantry_testing.metering import requests, spans
 from tenantry_testing.toy_scheduler import BLOCK_BYTES, MS, Status, ToyScheduler, request
 from tenantry_vllm.adapter import MeterAdapter
@@ -157,6 +160,17 @@ def test_the_stamp_is_taken_out_of_the_trace_headers() -> None:
     assert (second.tenant, second.adapter) == ("acme", "acme-1")  # the headers' tenant, the rules' adapter
 
 
+def test_the_last_of_very_many_prompts_has_a_record_that_the_ledger_takes() -> None:
+    toy = ToyScheduler()
+    one = request("r")
+    # A prompt of one token is four bytes of a body of 10 MiB; beams have sequences, too.
+    one.trace_headers = {CARRIER: write_carried(Stamp(tenant="acme", request_id=ID, sequence=2_600_000))}
+    toy.add_request(one)
+    toy.finish_requests(["r"], Status.FINISHED_ABORTED)
+    (record,) = requests(toy.collect())
+    assert read_record(msgspec.json.encode(record)) == record
+
+
 def test_without_a_stamp_it_is_the_operators_under_the_engines_own_id() -> None:
     toy = ToyScheduler()
     lone = request("x" * 200 + "-1a2b3c4d")
@@ -226,6 +240,20 @@ def test_a_fault_of_metering_is_told_once_and_serving_goes_on(caplog: pytest.Log
     (line,) = [entry.getMessage() for entry in caplog.records]
     assert "_fail: RuntimeError" in line
     assert "a secret prompt" not in line
+
+
+def test_a_fault_in_telling_of_faults_does_not_end_the_delivery_of_records() -> None:
+    toy = ToyScheduler()
+    toy.metering._tell = _fail  # type: ignore[method-assign]
+    toy.metering.start()
+    for name in ("first", "second"):
+        toy.add_request(request(name))
+        toy.finish_requests([name], Status.FINISHED_ABORTED)
+        end_s = time.monotonic() + 5
+        while not any(record.request_id == name for record in requests(toy.records)):
+            assert time.monotonic() < end_s, f"{name} was not delivered"
+            time.sleep(0.02)
+    toy.shutdown()
 
 
 def test_a_stamp_that_cannot_be_read_leaves_the_request_to_the_operator() -> None:
