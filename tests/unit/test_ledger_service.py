@@ -18,7 +18,7 @@ from tenantry.adapters import logs
 from tenantry.adapters.bind import Address, BindError, Tls
 from tenantry.adapters.ledger import record_routes
 from tenantry.adapters.ledger.service import LedgerOptions, LedgerRunning, ledger_serving
-from tenantry.adapters.ledger.store import LedgerUnavailableError
+from tenantry.adapters.ledger.store import LedgerUnavailableError, Query
 from tenantry.core.errors import RulesError, SecretsError
 from tenantry.core.usage import MAX_BATCH_BYTES, Batch, Charge, ColdStart, Record
 from tenantry_testing.documents import KEYS, document, secret_files
@@ -238,6 +238,31 @@ async def test_what_waits_is_bounded(service: Service, monkeypatch: pytest.Monke
     assert refused.result()[0] == 503
     gate.set()
     assert sorted([(await task)[0] for task in waiting]) == [200, 200, 503]
+
+
+async def test_a_tenant_that_asks_without_end_keeps_neither_bookings_nor_others_waiting(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, began = asyncio.Event(), list[str | None]()
+    tallies = service.running.service.ledger.tallies
+
+    async def slow(query: Query) -> Any:
+        began.append(query.tenant)
+        if query.tenant == "acme":
+            await go.wait()
+        return await tallies(query)
+
+    monkeypatch.setattr(service.running.service.ledger, "tallies", slow)
+    flood = [asyncio.ensure_future(service.ask("GET", "/usage", KEYS["acme"])) for _ in range(30)]
+    done = asyncio.as_completed(flood)
+    assert [(await next(done))[0] for _ in range(22)] == [429] * 22
+    assert began == ["acme"]  # one at a time
+    assert await service.post(request(tenant="globex")) == (200, {"new": 1, "known": 0})
+    assert await service.usage(token=KEYS["globex"]) == [("tenant", "globex", 1)]
+    assert await service.usage() == [("tenant", "globex", 1)]
+    go.set()
+    assert sorted(status for status, _ in await asyncio.gather(*flood)) == [200] * 8 + [429] * 22
+    assert (await service.ask("GET", "/usage", KEYS["acme"]))[0] == 200
 
 
 async def test_compute_units_follow_the_live_rules(service: Service) -> None:
