@@ -72,6 +72,11 @@ bench-vector: env ## what isolation costs a vector store's request: CPU, and tim
 bench-ledger: env ## how many usage records a second the ledger books (JSON; SQLite on this disk)
 	@$(PY) -m bench.ledger
 
+.PHONY: bench-meter
+bench-meter: env ## whom the meter charges for GPU time, against what is fair, and what it costs (JSON; real vLLM on CPU)
+	@python3 tools/env.py vllm >/dev/null
+	@$(PY) -m bench.meter
+
 .PHONY: attack
 attack: env ## break-outs against three real Milvus engines and a stand-in Pinecone through Envoy (JSON; exit 1 on a leak)
 	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null

@@ -20,7 +20,15 @@ from tenantry_testing.documents import JWT, MTLS, document
 
 DIGEST, OTHER_DIGEST = (f"sha256:{letter * 64}" for letter in "ab")
 
-GOLD = {"priority": 0, "weight": 8.0, "maxInFlight": 64, "maxQueueSeconds": 30.0, "quota": {"computeUnitsPerMinute": 5}}
+QUOTA = {"computeUnitsPerMinute": 5, "computeUnitsPerPeriod": 9_000, "alertAt": [0.25, 1.0]}
+GOLD = {
+    "priority": 0,
+    "weight": 8.0,
+    "maxInFlight": 64,
+    "maxQueueSeconds": 30.0,
+    "quota": QUOTA,
+    "price": {"computeUnit": "0.002", "gpuHour": "4", "trainingGpuHour": "3", "coldStartGpuHour": "2.5"},
+}
 STORE = {
     "kind": "milvus",
     "endpoints": ["h:1"],
@@ -46,6 +54,13 @@ MARGINS = {
 FULL = document(
     {
         "tiers.gold": GOLD,
+        "models.chat-8b.profile": {
+            "gigaflopsPerToken": 16.0,
+            "inputWeight": 1.5,
+            "cachedWeight": 0.25,
+            "outputWeight": 4.0,
+        },
+        "models.chat-8b.usage": "estimate",
         "models.chat-8b.rollout": {
             "candidate": "1.5.0",
             "percent": 5.0,
@@ -59,6 +74,7 @@ FULL = document(
             "steps": {"percents": [5.0, 100.0], "minUnits": 300, "minSeconds": 3600.0},
         },
         "tenants.globex.betaSelfService": False,
+        "tenants.globex.quota": dict(QUOTA),
         "tenants.acme.adapters": {"embed": "lora"},
         "tenants.acme.models": ["embed"],
         "tenants.acme.keys": [DIGEST, {"digest": OTHER_DIGEST, "notAfter": "2027-01-15T08:00:00Z", "name": "ci"}],
@@ -69,6 +85,7 @@ FULL = document(
     stores={"docs": STORE},
     limits={"maxBodyBytes": 1024, "streamIdleSeconds": 60.0, "maxOpenExchanges": 5, "forwardHeaders": ["x-trace"]},
     metrics={"maxTenants": 10},
+    billing={"currency": "USD", "currencyDigits": 4, "operatorGpuHour": "1.75", "closeAfterHours": 48.0},
 )
 """Each key that a document can have."""
 
@@ -139,7 +156,7 @@ WRONG: tuple[Any, ...] = (
 )  # fmt: skip
 OPTIONAL = {
     "tier", "models", "rollout", "servedName", "quota", "maxInFlight", "maxQueueSeconds", "jwt", "mtls", "tierClaim",
-    "notAfter", "defaultTier", "steps", "betaSelfService", "tls",
+    "notAfter", "defaultTier", "steps", "betaSelfService", "tls", "computeUnitsPerMinute", "computeUnitsPerPeriod",
 }  # fmt: skip
 
 

@@ -101,6 +101,11 @@ class LedgerProcess:
     async def engines(self, period: str) -> list[EngineTally]:
         return msgspec.json.decode(await self._get(f"/engines?period={period}"), type=_Engines).engines
 
+    async def known(self) -> float:
+        """Return how many records came to this process that the ledger had already."""
+        lines = (await self._get("/metrics")).decode().splitlines()
+        return sum(float(line.split()[1]) for line in lines if '"known"' in line and "ledger_records_total" in line)
+
     async def _get(self, path: str) -> bytes:
         async with (
             aiohttp.ClientSession() as http,

@@ -13,8 +13,9 @@ import pytest
 import pytest_asyncio
 import structlog
 import yaml
+from dataplane.pki import Authority
 from tenantry.adapters import logs
-from tenantry.adapters.bind import Address, BindError
+from tenantry.adapters.bind import Address, BindError, Tls
 from tenantry.adapters.ledger import record_routes
 from tenantry.adapters.ledger.service import LedgerOptions, LedgerRunning, ledger_serving
 from tenantry.adapters.ledger.store import LedgerUnavailableError
@@ -24,6 +25,7 @@ from tenantry_testing.documents import KEYS, document, secret_files
 from tenantry_testing.folders import in_memory
 from tenantry_testing.ledger_world import OCTOBER, request, span
 
+ENGINE = "spiffe://prod/engine"
 ADMIN, USAGE = (secret_files()[name].decode() for name in ("admin-token", "usage-token"))
 
 
@@ -253,6 +255,12 @@ async def test_compute_units_follow_the_live_rules(service: Service) -> None:
     assert "rules refused; the ledger keeps to the last good document" in service.log.getvalue()
 
 
+async def test_the_same_bytes_are_no_reload(service: Service) -> None:
+    live = service.running.service.live
+    await service.rewrite((service.folder / "rules.yaml").read_text())
+    assert service.running.service.live is live
+
+
 async def test_a_revoked_key_reads_nothing_any_more(service: Service) -> None:
     assert await service.usage("", KEYS["acme"]) == []
     await service.rewrite(yaml.safe_dump(document({"tenants.acme.keys": []})))
@@ -309,7 +317,7 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         request("r3", tenant="not-in-the-rules", version="9", charge=charge), cold,
         span(wall_ns=10_000_000_000, busy_gpu_ns=7_000_000_000),
     ]  # fmt: skip
-    await service.post(*records)
+    await service.post(*records, records[0])  # twice in a batch
     await service.post(*records)  # known: counted once
     await service.ask("POST", "/records", USAGE, b'{"records": [{}]}')
     _, text = await service.ask("GET", "/metrics")
@@ -330,7 +338,7 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         'tenantry_engine_idle_gpu_seconds_total{model="chat-8b",version="1.4.0"} 3.0',
         'tenantry_ledger_unaccounted_gpu_seconds{model="chat-8b",version="1.4.0"} 3.0',
         'tenantry_ledger_records_total{kind="request",result="new"} 3.0',
-        'tenantry_ledger_records_total{kind="request",result="known"} 3.0',
+        'tenantry_ledger_records_total{kind="request",result="known"} 4.0',
         'tenantry_ledger_records_total{kind="unknown",result="refused"} 1.0',
         'tenantry_ledger_delay_seconds_bucket{le="5.0"} 5.0',
         'tenantry_ledger_delay_seconds_bucket{le="2.0"} 0.0',
@@ -361,6 +369,29 @@ async def test_it_listens_beyond_this_machine_with_mutual_tls_alone(options: Led
     with pytest.raises(BindError, match=r"the ledger would listen on 0\.0\.0\.0:0, which other hosts can reach"):
         async with ledger_serving(msgspec.structs.replace(options, listen=Address(host="0.0.0.0", port=0))):
             pass
+
+
+async def test_over_mutual_tls_a_client_needs_an_allowed_name(options: LedgerOptions, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    certificate, key = authority.leaf("server", "127.0.0.1")
+    tls = Tls(certificate=certificate, key=key, client_ca=tmp_path / "ca.pem", allowed_sans=frozenset({ENGINE}))
+
+    async def posted(san: str | None) -> int:
+        context = authority.client(authority.leaf("client", san) if san else None)
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(
+                f"https://{running.listen}/records", data=batch(request()), ssl=context,
+                headers={"authorization": f"Bearer {USAGE}"},
+            ) as response,
+        ):  # fmt: skip
+            return response.status
+
+    async with ledger_serving(msgspec.structs.replace(options, tls=tls)) as running:
+        assert await posted(ENGINE) == 200
+        assert await posted("spiffe://prod/other") == 403
+        with pytest.raises(aiohttp.ClientError):
+            await posted(None)
 
 
 async def test_it_does_not_start_without_rules_tokens_or_a_place(options: LedgerOptions) -> None:

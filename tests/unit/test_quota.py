@@ -173,17 +173,25 @@ def size(api: Api = Api.CHAT, body_bytes: int = 300, **members: Any) -> tuple[in
     [
         ({}, 1_024, 1),
         ({"max_tokens": 10}, 10, 1),
-        ({"max_completion_tokens": 7, "max_tokens": 10, "n": 4}, 28, 4),
+        ({"max_completion_tokens": 7, "max_tokens": 10, "n": 4}, 40, 4),
         ({"max_tokens": "many", "n": None}, 1_024, 1),
         ({"max_tokens": 10**30}, 131_072, 1),
         ({"max_tokens": "5000", "n": 2.0}, 10_000, 2),
-        ({"max_tokens": "nan"}, 1, 1),
+        ({"max_tokens": "nan"}, 1_024, 1),
         ({"max_tokens": 10**9, "n": 10**9}, 131_072, 131_072),
-        ({"max_tokens": -5}, 1, 1),
+        ({"max_tokens": -5}, 1_024, 1),
+        ({"max_tokens": 10, "n": 2, "best_of": 5}, 50, 0),
     ],
 )
 def test_output_is_reserved_as_the_body_allows_it(members: dict[str, Any], output_tokens: int, sequences: int) -> None:
     assert size(**members) == (100, output_tokens, sequences)
+
+
+def test_a_bound_that_the_route_passes_over_is_no_bound() -> None:
+    for api, name in ((Api.COMPLETIONS, "max_completion_tokens"), (Api.RESPONSES, "max_tokens")):
+        found = size_of(chat.read(json.dumps({"model": "chat-8b", name: 1}).encode()), api, 100)
+        # What usage is estimated at is cut to `most_tokens`: believed, 1 would make every answer cost one token.
+        assert (found.output_tokens, found.most_tokens) == (1_024, 131_072)
 
 
 def test_inputs_of_each_route() -> None:

@@ -90,6 +90,16 @@ def test_all_sequences_count_together_or_what_came_of_them_in_time() -> None:
     assert house.wait(5) == [("unknown", 30, "record")]
 
 
+def test_a_long_list_of_prompts_counts_in_full() -> None:
+    house = House()
+    house.admitted("list", sequences=0)
+    for sequence in range(settling.MAX_SEQUENCES + 500):
+        house.record("list", 1, sequence=sequence)
+    house.record("list", 1, sequence=0)  # the same once more
+    house.ended("list")
+    assert house.wait(5) == [("list", 3 * (settling.MAX_SEQUENCES + 500), "record")]
+
+
 def test_copies_failures_and_parts_do_not_count() -> None:
     house = House()
     house.admitted("r")

@@ -41,7 +41,7 @@ class Admin:
     async def start(self, address: Address, tls: Tls | None) -> Address:
         """Listen; return the address with the port that was bound."""
         require_safe(address, tls, "the admin listener")
-        app = web.Application(middlewares=[_only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
+        app = web.Application(middlewares=[only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -103,7 +103,9 @@ class Admin:
         )
 
 
-def _only_allowed_clients(tls: Tls) -> Middleware:
+def only_allowed_clients(tls: Tls) -> Middleware:
+    """Return what refuses clients whose certificate has none of the allowed names."""
+
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         certificate = request.get_extra_info("peercert")

@@ -31,7 +31,14 @@ MAX_INPUT_TOKENS = 131_072
 DEFAULT_OUTPUT_TOKENS = 1_024
 MAX_OUTPUT_TOKENS = 131_072
 
-_OUTPUT_MEMBERS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_OUTPUT_MEMBERS = {
+    Api.CHAT: ("max_completion_tokens", "max_tokens"),
+    Api.COMPLETIONS: ("max_tokens",),
+    Api.RESPONSES: ("max_output_tokens",),
+}
+"""What bounds the output, by route. An engine passes over the others' names: whoever believed them could be told of one
+token and be sent a hundred thousand. Of two that chat engines know the larger counts, as not all know both."""
+
 _NONE = Raw(b"null")
 _number = msgspec.json.Decoder(float, strict=False)
 """As engines read it: 100, 100.0 and "100" are the same."""
@@ -86,12 +93,13 @@ def size_of(body: ChatBody, api: Api, body_bytes: int) -> Size:
     prompts, numbers = _prompts(body, api)
     input_tokens = -(-body_bytes // (NUMBER_BYTES_PER_TOKEN if numbers else INPUT_BYTES_PER_TOKEN))
     answers = 0 if api is Api.EMBEDDINGS else _int(body, "n", 1)
-    each = next((value for name in _OUTPUT_MEMBERS if (value := _int(body, name, 0)) > 0), 0)
-    all_answers = answers * max(prompts, 1)
+    drafts = max(answers, _int(body, "best_of", 0)) if answers else 0
+    each = max((_int(body, name, 0) for name in _OUTPUT_MEMBERS.get(api, ())), default=0)
+    all_answers = drafts * max(prompts, 1)
     return Size(
         input_tokens=min(input_tokens, MAX_INPUT_TOKENS),
         output_tokens=min((each or DEFAULT_OUTPUT_TOKENS) * all_answers, MAX_OUTPUT_TOKENS),
-        sequences=max(answers, 1) if prompts == 1 else 0,
+        sequences=max(answers, 1) if prompts == 1 and drafts == answers else 0,
         most_tokens=min((each or MAX_OUTPUT_TOKENS) * all_answers, MAX_OUTPUT_TOKENS),
     )
 
@@ -109,9 +117,12 @@ def _prompts(body: ChatBody, api: Api) -> tuple[int, bool]:
 
 
 def _int(body: ChatBody, name: str, default: int) -> int:
-    """Return a member's value where it is a number from 1 to the most output; an engine refuses all others."""
+    """Return a member's value where it is a number from 1 on, at most the most output; else the default.
+
+    vLLM refuses all others. To some engines 0 or -1 means no bound.
+    """
     try:
         value = _number.decode(body.members.get(name, _NONE))
     except msgspec.MsgspecError:
         return default
-    return int(min(value, MAX_OUTPUT_TOKENS)) if value >= 1 else 1
+    return int(min(value, MAX_OUTPUT_TOKENS)) if value >= 1 else default

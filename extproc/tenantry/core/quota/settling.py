@@ -28,7 +28,7 @@ PATIENCE_S = 5.0
 LATE_S = 60.0
 MAX_OPEN = 50_000
 MAX_SEQUENCES = 1_024
-"""Records of one exchange that are looked at."""
+"""Records of one exchange that are told apart. Those beyond are summed: one that comes twice then counts twice."""
 
 Result = Literal["record", "response", "estimate", "returned", "late"]
 """What settled a reservation: an engine's record, usage read from the response, an estimate; nothing; a late record."""
@@ -44,12 +44,13 @@ class Settlement(Struct, frozen=True, kw_only=True):
 
 
 class _Open:
-    __slots__ = ("claim", "ended_s", "late", "records", "returned")
+    __slots__ = ("beyond", "claim", "ended_s", "late", "records", "returned")
 
     def __init__(self, claim: Claim) -> None:
         self.claim = claim
         self.ended_s: float | None = None
         self.records: dict[tuple[int, int], UsageRecord] = {}
+        self.beyond: dict[int, int] = {}  # milliunits by attempt
         self.returned = False
         self.late: set[tuple[int, int]] = set()
 
@@ -105,6 +106,9 @@ class Settling:
             return
         if len(each.records) < MAX_SEQUENCES:
             each.records.setdefault(place, record)
+        elif place not in each.records:
+            more = _milliunits(each.claim, record)
+            each.beyond[record.attempt] = each.beyond.get(record.attempt, 0) + more
         if each.ended_s is not None and (each.returned or _whole(each)):
             yield from self._give_up(record.request_id)
             if not each.returned:
@@ -134,7 +138,7 @@ class Settling:
         each = self._open.get(request_id) or self._ended[request_id]
         claim, counted = each.claim, _counted(each)
         if counted:
-            actual = sum(_milliunits(claim, record) for record in counted)
+            actual = sum(_milliunits(claim, record) for record in counted) + each.beyond.pop(counted[0].attempt, 0)
             result: Result = "late" if each.returned else "record"
             each.late.update(each.records)
             each.records.clear()
@@ -152,9 +156,11 @@ class Settling:
 
 def _whole(each: _Open) -> bool:
     """Return whether no record is to come that counts: all sequences of an attempt have finished."""
+    if not 0 < each.claim.sequences <= len(each.records):
+        return False
     counted = _counted(each)
     finished = all(record.finish_reason != "abort" for record in counted)
-    return finished and 0 < each.claim.sequences <= len(counted)
+    return finished and each.claim.sequences <= len(counted)
 
 
 def _counted(each: _Open) -> list[UsageRecord]:
