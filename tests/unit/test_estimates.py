@@ -96,7 +96,9 @@ def test_an_estimate_is_never_more_than_the_request_allowed() -> None:
     [
         ({"code": 400}, "error", (0, 0)),
         ({"code": 503, "details": "no_healthy_upstream"}, "error", (0, 0)),
+        ({"code": 504, "flags": ("stream_idle_timeout",)}, "error", (0, 0)),
         ({"flags": ("downstream_remote_reset",)}, "abort", (100, 10)),
+        ({"flags": ("stream_idle_timeout",)}, "abort", (100, 10)),  # perhaps a client that will not read the end
     ],
 )
 def test_how_it_ended(facts: dict[str, Any], reason: str, tokens: tuple[int, int]) -> None:

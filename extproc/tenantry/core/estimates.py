@@ -46,7 +46,10 @@ def of_bytes(outcome: Outcome, measure: Measure, now_s: float) -> UsageRecord:
 
 def finish_reason(outcome: Outcome) -> FinishReason:
     """Return how it ended, as far as the log knows."""
-    if outcome.ended == "aborted":
+    # Envoy does not say who was idle. A client that reads all but the last frame and then waits has had its answer; an
+    # engine with a plugin takes that for an abort, too.
+    stood_still = "stream_idle_timeout" in outcome.flags and 200 <= outcome.code < 300
+    if outcome.ended == "aborted" or stood_still:
         return "abort"
     return "stop" if outcome.ended == "completed" and 200 <= outcome.code < 300 else "error"
 
