@@ -36,7 +36,7 @@ check: env ## formatting, lint, types, import rule, stubs
 
 .PHONY: test-fast
 test-fast: env ## tests without any other process: unit, property, contract
-	$(PY) -m pytest -q tests/unit tests/property tests/contract --not-run out/test/fast.json
+	$(PY) -m pytest -q -n 2 tests/unit tests/property tests/contract --not-run out/test/fast.json
 
 .PHONY: test-state
 test-state: env ## tests of state and ledger against SQLite, a real Redis, a real PostgreSQL (installs Debian's where it can)

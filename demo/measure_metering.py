@@ -8,7 +8,8 @@ from msgspec.structs import replace
 from tenantry.core.billing.invoice import Invoice, Line
 from tenantry.core.billing.operator import Statement
 
-from demo.report import AmountReport, BilledReport, InvoiceLineReport, MeteringReport, TenantReport
+from demo.report import TenantReport
+from demo.report_bills import AmountReport, BilledReport, InvoiceLineReport, MeteringReport
 from demo.run import Books, Call, CrowdCall, Run
 
 OPERATOR = ("mirror", "failed", "unstamped", "unfinished", "in_flight")

@@ -8,7 +8,8 @@ from fractions import Fraction
 from tenantry.core.billing.invoice import Invoice, exact_amount
 
 from demo.measure_metering import answered, invoices
-from demo.report import Expectation, MeteringReport
+from demo.report import Expectation
+from demo.report_bills import MeteringReport
 from demo.run import Run
 
 FORBIDDEN = 403

@@ -5,7 +5,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from demo.live import narrow_table
-from demo.report import MeteringReport, Quantiles, Report, RolloutReport, VectorReport
+from demo.report import Quantiles, Report, RolloutReport, VectorReport
+from demo.report_bills import MeteringReport
 
 
 def print_report(report: Report, console: Console) -> None:

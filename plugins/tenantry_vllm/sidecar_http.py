@@ -6,6 +6,7 @@ goes over mutual TLS (`sidecar_tls`).
 Not followed or honoured, so that the token goes nowhere else: redirects, proxy variables, `user:password@` in a URL.
 """
 
+import errno
 import ipaddress
 import socket
 import ssl
@@ -115,6 +116,7 @@ class SidecarConnection:
         self._endpoint = endpoint
         self._token = token
         self._bearer = ""
+        self._aborted = False
         self._http: HTTPConnection
         if not endpoint.tls:
             self._http = HTTPConnection(address, endpoint.port, timeout=timeout_s)
@@ -133,6 +135,7 @@ class SidecarConnection:
         try:
             return self._post(body)
         except (ConnectionError, ssl.SSLError) as error:
+            self._go_on()
             if isinstance(self._http, TlsHTTPConnection):
                 raise self._http.refused(error) from None
             raise
@@ -142,19 +145,26 @@ class SidecarConnection:
         self._http.close()
 
     def abort(self) -> None:
-        """Wake a thread that waits in `post`: it gets an OSError."""
+        """Wake a thread that waits in `post`, for good: it gets an OSError, and so does each later `post`."""
+        self._aborted = True
         if (sock := self._http.sock) is not None:
             with suppress(OSError):
                 # Not SSLSocket's own, which first makes of it a socket that would send the rest in clear.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _open(self) -> None:
+        self._go_on()  # what `abort` has cut off looks like an idle connection that was closed
         self._bearer = f"Bearer {self._token()}"
         try:
             self._http.connect()
+            self._go_on()  # while there was no socket yet, `abort` had nothing to shut down
         except BaseException:
             self._http.close()
             raise
+
+    def _go_on(self) -> None:
+        if self._aborted:
+            raise ConnectionAbortedError(errno.ECONNABORTED, "it was given up at the end, without an answer")
 
     def _post(self, body: bytes) -> Answer:
         good = False

@@ -12,6 +12,7 @@ import aiohttp
 import msgspec
 import pytest
 from msgspec.structs import replace
+from tenantry.core.billing.operator import Bills
 from tenantry.core.usage import Charge, ColdStart
 from tenantry_testing.demo_books import COLD_START_NS, GPU_NS, IDLE_NS, rebilled
 from tenantry_testing.demo_run import Figures, call, clean_run
@@ -105,10 +106,25 @@ def test_a_tenants_figures_are_in_report_json_by_name() -> None:
         (with_invoice(lines=(), total=Decimal(0)), [SUMS]),
         (replace(clean_run().books, foreign_status=200), [OWN]),
         (replace(clean_run().books, own=clean_run().books.bills[0]), [OWN]),
+        (replace(clean_run().books, own=Bills(invoices=clean_run().books.bills[0].invoices[1:2])), [OWN]),
     ],
 )
 def test_each_defect_of_the_books_fails_its_own_expectation(books: Books, expected: list[str]) -> None:
     assert failed(with_books(books)) == expected
+
+
+def test_busy_time_without_a_record_is_told_in_nanoseconds() -> None:
+    metering = build(with_books(rebilled(clean_run().books, busy_ns=3))).metering
+
+    assert (metering.unexplained_ns, metering.conserved) == (3, False)
+
+
+def test_a_request_without_an_answer_is_not_billed() -> None:
+    lost = call("hooli", 6, 1008.0, request_id="", status=503, error="InternalServerError: 503")
+    run = replace(clean_run(), calls=(*clean_run().calls, lost))
+
+    assert ONCE not in failed(run)
+    assert build(run).metering.billed["hooli"].answered == 2
 
 
 def test_time_that_two_versions_have_mixed_up_is_not_conserved() -> None:
