@@ -36,7 +36,7 @@ check: env ## formatting, lint, types, import rule, stubs
 
 .PHONY: test-fast
 test-fast: env ## tests without any other process: unit, property, contract
-	$(PY) -m pytest -q tests/unit tests/property tests/contract --not-run out/test/fast.json
+	$(PY) -m pytest -q -n 2 tests/unit tests/property tests/contract --not-run out/test/fast.json
 
 .PHONY: test-state
 test-state: env ## tests of state and ledger against SQLite, a real Redis, a real PostgreSQL (installs Debian's where it can)
@@ -67,6 +67,15 @@ bench-guard: env ## how often the rollout guard takes a healthy candidate back, 
 bench-vector: env ## what isolation costs a vector store's request: CPU, and time end to end (JSON; a real Milvus Lite)
 	@python3 tools/env.py milvus26 >/dev/null
 	@$(PY) -m bench.vector
+
+.PHONY: bench-ledger
+bench-ledger: env ## how many usage records a second the ledger books (JSON; SQLite on this disk)
+	@$(PY) -m bench.ledger
+
+.PHONY: bench-meter
+bench-meter: env ## whom the meter charges for GPU time, against what is fair, and what it costs (JSON; real vLLM on CPU)
+	@python3 tools/env.py vllm >/dev/null
+	@$(PY) -m bench.meter
 
 .PHONY: attack
 attack: env ## break-outs against three real Milvus engines and a stand-in Pinecone through Envoy (JSON; exit 1 on a leak)

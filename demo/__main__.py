@@ -102,6 +102,8 @@ async def _demo(scenario: Scenario, options: argparse.Namespace, console: Consol
         del summary["timeline"]
         for rollout in summary["rollouts"].values():
             del rollout["timeline"], rollout["evidence"]
+        for billed in summary["metering"]["billed"].values():
+            del billed["lines"]
         del summary["vector"]["tried"], summary["vector"]["questions"]
         sys.stdout.write(msgspec.json.encode(summary).decode() + "\n")
     return 0 if report.ok else 1

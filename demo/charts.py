@@ -16,6 +16,7 @@ _LANE_LABEL, _LANE_BARS, _LANE_GAP, _LANE_TOP, _AXIS = 20, 40, 16, 22, 22
 _CURVES = 90
 _ABOVE_LIMIT = 1.12
 _ROW, _BAR = 46, 14
+_WHOLE = 28
 _MIN_BAR = 2.0
 
 
@@ -69,6 +70,15 @@ class Bar(Struct, frozen=True, kw_only=True):
     css: str
     tail: float | None = None
     tail_of: str = ""
+
+
+class Part(Struct, frozen=True, kw_only=True):
+    """A part of a whole: how much, what a pointer is told, the path of its figure, and its colour."""
+
+    value: float
+    title: str
+    of: str
+    css: str
 
 
 def both(draw: str, narrow: str) -> str:
@@ -145,6 +155,20 @@ def bars(rows: Sequence[Bar], *, width: int, what: str) -> str:
     longest = max((max(row.value, row.tail or 0.0) for row in rows), default=0.0) or 1.0
     drawn = [_bar(row, index * _ROW, (width - 8) / longest, width) for index, row in enumerate(rows)]
     return _svg("".join(drawn), width, _ROW * len(rows), what)
+
+
+def whole(parts: Sequence[Part], *, width: int, what: str) -> str:
+    """Draw one bar of parts, as long as the drawing is wide; a part of nothing is not drawn."""
+    scale = width / (sum(part.value for part in parts) or 1.0)
+    drawn, x = [], 0.0
+    for part in parts:
+        if part.value > 0:
+            drawn.append(
+                f'<rect class="{part.css}" x="{x:.1f}" y="0" width="{part.value * scale:.1f}" height="{_WHOLE}" '
+                f"{_data(part.of, part.value)}><title>{escape(part.title)}</title></rect>"
+            )
+            x += part.value * scale
+    return _svg("".join(drawn), width, _WHOLE, what)
 
 
 class _Scale(Struct, frozen=True, kw_only=True):

@@ -19,6 +19,8 @@ MAX_IN_FLIGHT = 24
 """Per tenant and model: a slow machine makes the requests fewer, not the queues longer."""
 
 MAX_BEHIND_SECONDS = 0.25
+MAX_ERROR_BYTES = 400
+PATH = "/v1/chat/completions"
 VERSION_HEADER = "x-stand-in-version"
 REQUEST_ID_HEADER = "x-tenantry-request-id"
 
@@ -56,7 +58,7 @@ class _Client:
         self._http = http
         self._plan = plan
         self._sender = sender
-        self._headers = {"authorization": f"Bearer {key}"}
+        self._key = key
         self._rng = rng
         self._free = asyncio.Semaphore(MAX_IN_FLIGHT)
 
@@ -79,30 +81,36 @@ class _Client:
             self._free.release()
 
     async def _ask(self) -> CrowdCall:
-        body = {
-            "model": self._plan.model,
-            "max_tokens": self._plan.answer_tokens,
-            "messages": [{"role": "user", "content": self._rng.choice(_PROMPTS)}],
-        }
-        status, request_id, version, error = 0, "", "", ""
-        sent_s = time.time()
-        try:
-            async with self._http.post("/v1/chat/completions", json=body, headers=self._headers) as response:
-                status = response.status
-                request_id = response.headers.get(REQUEST_ID_HEADER, "")
-                version = response.headers.get(VERSION_HEADER, "")
-                text = await response.read()
-                if status != 200:
-                    error = f"{status}: {text[:200].decode(errors='replace')}"
-        except (aiohttp.ClientError, TimeoutError) as failure:
-            error = f"{type(failure).__name__}: {failure}"
-        return CrowdCall(
-            tenant=self._sender.name,
-            model=self._plan.model,
-            sent_s=sent_s,
-            ended_s=time.time(),
-            status=status,
-            request_id=request_id,
-            version=version,
-            error=error,
-        )
+        return await ask(
+            self._http, self._key, tenant=self._sender.name, model=self._plan.model,
+            prompt=self._rng.choice(_PROMPTS), answer_tokens=self._plan.answer_tokens,
+        )  # fmt: skip
+
+
+async def ask(
+    http: aiohttp.ClientSession, key: str, *, tenant: str, model: str, prompt: str, answer_tokens: int
+) -> CrowdCall:
+    """Send one request with a tenant's key; an answer other than 200, or none, becomes the call's error."""
+    body = {"model": model, "max_tokens": answer_tokens, "messages": [{"role": "user", "content": prompt}]}
+    status, request_id, version, error = 0, "", "", ""
+    sent_s = time.time()
+    try:
+        async with http.post(PATH, json=body, headers={"authorization": f"Bearer {key}"}) as response:
+            status = response.status
+            request_id = response.headers.get(REQUEST_ID_HEADER, "")
+            version = response.headers.get(VERSION_HEADER, "")
+            text = await response.read()
+            if status != 200:
+                error = f"{status}: {text[:MAX_ERROR_BYTES].decode(errors='replace')}"
+    except (aiohttp.ClientError, TimeoutError) as failure:
+        error = f"{type(failure).__name__}: {failure}"
+    return CrowdCall(
+        tenant=tenant,
+        model=model,
+        sent_s=sent_s,
+        ended_s=time.time(),
+        status=status,
+        request_id=request_id,
+        version=version,
+        error=error,
+    )

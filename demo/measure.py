@@ -7,8 +7,10 @@ from statistics import median
 
 from demo.expectations import expectations
 from demo.joined import Joined
+from demo.measure_metering import metering_report, with_usage
 from demo.measure_retrieval import vector_report
 from demo.measure_rollouts import rollout_report
+from demo.metering_expectations import metering_expectations
 from demo.quantiles import quantiles
 from demo.report import (
     Bin,
@@ -34,12 +36,14 @@ STATE = "beta only"
 ENGINE_NOTES = {
     "stand-in": (
         "The engines are stand-ins: no model ran. Their words are filler and the time they take is simulated, "
-        "a slow candidate's slowness too. Envoy, the sidecar, its guard, the clients and every request are real."
+        "a slow candidate's slowness too, and so are GPU time, cold starts and amounts. Envoy, the sidecar, its guard, "
+        "the ledger, the clients and every request are real."
     ),
     "vllm": (
         "The engines are real vLLM on CPU with a tiny model of random weights: what it writes means nothing, "
-        "and its speed says nothing about a GPU. vLLM posts no usage records yet, so this play has pins and a beta "
-        "flag, and no candidate for the guard to judge: the play with stand-in engines has two."
+        "and its speed says nothing about a GPU: GPU time is that of a CPU, and amounts are examples. Two cores are "
+        "too slow for the load that a guard needs, so this play has pins and a beta flag, and no candidate on trial: "
+        "the play with stand-in engines has two."
     ),
 }
 
@@ -47,10 +51,15 @@ ENGINE_NOTES = {
 def build(run: Run) -> Report:
     """Return the report of a run."""
     joined = Joined(run)
-    tenants = {plan.name: tenant_report(joined, plan) for plan in run.scenario.tenants}
+    metering = metering_report(run)
+    tenants = with_usage({plan.name: tenant_report(joined, plan) for plan in run.scenario.tenants}, metering)
     rollouts = {MODEL: _rollout(joined), **{plan.model: rollout_report(run, plan) for plan in run.scenario.rollouts}}
     vector = vector_report(run.retrieval)
-    held = [*expectations(run, joined, tenants, rollouts), *retrieval_expectations(run.retrieval, vector)]
+    held = [
+        *expectations(run, joined, tenants, rollouts),
+        *metering_expectations(run, metering),
+        *retrieval_expectations(run.retrieval, vector),
+    ]
     return Report(
         engine=run.scenario.engine,
         engine_note=ENGINE_NOTES[run.scenario.engine],
@@ -64,6 +73,7 @@ def build(run: Run) -> Report:
         tenants=tenants,
         rollouts=rollouts,
         vector=vector,
+        metering=metering,
         model_versions={engine.version: _version(joined, engine.version) for engine in run.scenario.engines},
         expectations=held,
         refusals=[
@@ -238,6 +248,11 @@ def _sources(run: Run) -> dict[str, str]:
         "time to first byte": "Envoy's access log, streamed requests only: engines send their headers at once",
         "time to first token, chunks, tokens": "counted by the openai client",
         "ext_proc messages": "the sidecar's own metrics, over a stretch in which only POSTs were sent",
+    }
+    sources |= {
+        "GPU time, compute units": "the engines' usage records, brought to the ledger by spools on disk, read by HTTP",
+        "idle time, cold starts": "the engines' own account of their time, in the ledger as well",
+        "amounts": "the ledger's invoices, by the prices in the rules",
     }
     if run.scenario.rollouts:
         sources |= {

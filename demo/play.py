@@ -9,10 +9,12 @@ from contextlib import AsyncExitStack, suppress
 import aiohttp
 from msgspec import Struct
 from tenantry.core.apikeys import RANDOM_BYTES, digest_text, new_key
+from tenantry.core.keyring import ADMIN_TOKEN
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 
 from demo import rules_document
+from demo.bookkeeping import read_books
 from demo.crowd import crowd
 from demo.observe import (
     POLL_SECONDS,
@@ -23,9 +25,10 @@ from demo.observe import (
     SidecarMetrics,
     engine_count,
 )
+from demo.quota_story import spend
 from demo.retrieval import Retrieval
 from demo.retrieval_run import RetrievalRun
-from demo.run import Arrival, Call, Conversation, CrowdCall, EngineCount, Look, Probe, Refused, Reload, Run
+from demo.run import Arrival, Books, Call, Conversation, CrowdCall, EngineCount, Look, Probe, Refused, Reload, Run
 from demo.scenario import MODEL, REFUSALS, SEED, Scenario, TenantPlan
 from demo.stack import Stack
 from demo.traffic import Client, refuse, work
@@ -70,6 +73,7 @@ class Play:
         self._looks: list[Look] = []
         self._history: dict[str, tuple[Entry, ...]] = {}
         self._engine_counts: tuple[EngineCount, ...] = ()
+        self._books = Books()
         self._refusals: list[Refused] = []
         self._models: dict[str, tuple[str, ...]] = {}
         self._probes: dict[str, Probe] = {}
@@ -106,6 +110,7 @@ class Play:
             looks=tuple(self._looks),
             history=dict(self._history),
             engine_counts=self._engine_counts,
+            books=self._books,
             retrieval=self._retrieved,
         )
 
@@ -146,6 +151,9 @@ class Play:
             for refusal in REFUSALS:
                 key = self.stack.keys[refusal.tenant] if refusal.tenant else _nobodys_key()
                 self._refusals.append(await refuse(refusal, self.stack.base_url, key))
+            if (quota := self.scenario.quota) is not None:
+                key = self.stack.keys[quota.tenant]
+                self._refusals.append(await spend(quota, self.stack.base_url, key, self._crowd_calls.append))
             before = await self._metrics.conversations()
             self.begin_s, self.end_s = time.time(), until_s
             await self._traffic(clients, until_s, show)
@@ -157,6 +165,16 @@ class Play:
                 for plan in self.scenario.joining:
                     self._models[plan.name] = await clients[plan.name].models()
             await self._complete()
+        # Their lives end, so that the ledger has every nanosecond of them.
+        await self.stack.stop_engines()
+        reader, other = (plan.name for plan in self.scenario.tenants[:2])
+        self._books = await read_books(
+            self._http,
+            f"http://{self.stack.ledger}",
+            operator=(self.stack.secrets / ADMIN_TOKEN).read_text().strip(),
+            tenant_key=self.stack.keys[reader],
+            other_tenant=other,
+        )
 
     async def _probe(self, clients: Mapping[str, Client]) -> None:
         """Send each kind of request alone, so that the sidecar's counters speak of that kind alone."""

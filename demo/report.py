@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from demo.report_bills import AmountReport, MeteringReport
+
 
 class Quantiles(Struct, frozen=True, kw_only=True):
     """Median and 99th percentile (nearest rank) of `n` values; None without any."""
@@ -18,7 +20,8 @@ class TenantReport(Struct, frozen=True, kw_only=True):
     engines' own record, `expected_version` who was to serve all of them. `forged_*_upstream` count
     what an engine saw of the client's forgeries. `ttfb_ms` (Envoy's access log) and `ttft_ms` (the client's
     clock, to the first content) are of streamed requests; `stream_tokens_per_s` is the median
-    over streams, after the first token. `chunks` counts chunks of all streams.
+    over streams, after the first token. `chunks` counts chunks of all streams. By the ledger, of all models:
+    `gpu_seconds` and `compute_units` of its requests, and what its `invoice` comes to (None while the play is on).
     """
 
     tier: str
@@ -40,6 +43,9 @@ class TenantReport(Struct, frozen=True, kw_only=True):
     output_tokens: int
     chunks: int
     ext_proc_messages_per_request: float | None
+    gpu_seconds: float = 0.0
+    compute_units: float = 0.0
+    invoice: AmountReport | None = None
 
 
 class VerdictReport(Struct, frozen=True, kw_only=True):
@@ -255,6 +261,7 @@ class Report(Struct, frozen=True, kw_only=True):
     tenants: dict[str, TenantReport]
     rollouts: dict[str, RolloutReport]
     vector: VectorReport
+    metering: MeteringReport
     model_versions: dict[str, VersionReport]
     expectations: list[Expectation]
     refusals: list[RefusalReport]

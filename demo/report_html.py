@@ -12,7 +12,8 @@ import msgspec
 
 from demo.charts import NARROW, WIDE, Bar, Column, Lane, Slice, bars, both, lanes
 from demo.report import Report
-from demo.report_parts import Document, figure_path, legend, percent, plain, rounded, section, table
+from demo.report_metering import metering, metering_tiles
+from demo.report_parts import Document, figure_path, legend, percent, plain, rounded, section, table, thousandths
 from demo.report_retrieval import retrieval, retrieval_tiles
 from demo.report_rollouts import candidate_tiles, candidates, split
 
@@ -27,8 +28,8 @@ def page(report: Report) -> str:
     document = Document(msgspec.to_builtins(report))
     body = "".join(
         part(document)
-        for part in (_head, _tiles, _timeline, candidates, retrieval, _waiting, _speed_and_messages, _forgery, _tenants,
-                     _refusals, _expectations, _method)
+        for part in (_head, _tiles, _timeline, candidates, metering, retrieval, _waiting, _speed_and_messages, _forgery,
+                     _tenants, _refusals, _expectations, _method)
     )  # fmt: skip
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -75,13 +76,13 @@ def _tiles(document: Document) -> str:
         live = document.figure("reload", "live_after_ms", show=rounded, unit=" ms")
         failed = document.figure("reload", "failed_requests")
         tiles.append(("Edited rules live after", live, f"{failed} failed requests"))
-    tiles += candidate_tiles(document) + retrieval_tiles(document)
-    six = " six" if len(tiles) == 6 else ""
+    tiles += candidate_tiles(document) + metering_tiles(document) + retrieval_tiles(document)
+    three = " three" if len(tiles) % 3 == 0 else ""
     inner = "".join(
         f'<section><h2>{escape(what)}</h2><span class="big">{big}</span><p>{note}</p></section>'
         for what, big, note in tiles
     )
-    return f'<div class="tiles{six}">{inner}</div>'
+    return f'<div class="tiles{three}">{inner}</div>'
 
 
 def _timeline(document: Document) -> str:
@@ -234,6 +235,9 @@ def _tenants(document: Document) -> str:
         figures("tokens/s of a stream", "stream_tokens_per_s", rounded),
         figures("tokens", "output_tokens"),
         figures("chunks streamed", "chunks"),
+        figures("GPU-seconds", "gpu_seconds", thousandths),
+        figures("compute units", "compute_units", thousandths),
+        row("invoice", lambda name: _money(document, name)),
         figures("ext_proc messages per POST", "ext_proc_messages_per_request"),
         row("priority at the engine", lambda name: " ".join(map(str, tenants[name]["priority_upstream"]))),
         figures("forged headers sent", "forged_headers_sent"),
@@ -241,6 +245,13 @@ def _tenants(document: Document) -> str:
         figures("its key seen upstream", "client_key_upstream"),
     ]
     return section("Tenants", "", table(["", *(f"#{name}" for name in tenants)], rows)) + _rollouts(document)
+
+
+def _money(document: Document, name: str) -> str:
+    invoice = document["tenants"][name]["invoice"]
+    if invoice is None:
+        return "-"
+    return f"{document.figure('tenants', name, 'invoice', 'amount')} {escape(invoice['currency'])}"
 
 
 def _rollouts(document: Document) -> str:

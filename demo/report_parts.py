@@ -16,11 +16,12 @@ class Document:
         return self.content[key]
 
     def figure(self, *path: str | int, show: Callable[[float], str] | None = None, unit: str = "") -> str:
-        """Show the number at a path, with its unit; a dash where there is none."""
+        """Show the number at a path, with its unit; a dash where there is none. Money is text, and stays as it is."""
         value = self.value(*path)
         if value is None:
             return "-"
-        return f'<data data-of="{figure_path(path)}" value="{value!r}">{escape((show or plain)(value))}{unit}</data>'
+        exact, shown = (value, value) if isinstance(value, str) else (repr(value), (show or plain)(value))
+        return f'<data data-of="{figure_path(path)}" value="{escape(exact)}">{escape(shown)}{unit}</data>'
 
     def value(self, *path: str | int) -> Any:
         """Return what stands at a path."""
@@ -49,12 +50,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def legend(names: Iterable[str]) -> str:
     """Name the colours of series, in their order."""
-    items = "".join(
-        f'<li><svg width="12" height="12" aria-hidden="true"><rect class="v{index}" width="12" height="12" rx="2"/>'
-        f"</svg>{escape(name)}</li>"
-        for index, name in enumerate(names)
-    )
+    items = "".join(key(f"v{index}", escape(name)) for index, name in enumerate(names))
     return f'<ul class="legend">{items}</ul>'
+
+
+def key(css: str, text: str) -> str:
+    """Return an item of a legend; `text` is HTML already."""
+    swatch = f'<svg width="12" height="12" aria-hidden="true"><rect class="{css}" width="12" height="12" rx="2"/></svg>'
+    return f"<li>{swatch}{text}</li>"
 
 
 def figure_path(path: Iterable[str | int]) -> str:
@@ -70,6 +73,11 @@ def plain(value: float) -> str:
 def percent(value: float) -> str:
     """Show a share in percent."""
     return f"{value * 100:.1f} %"
+
+
+def thousandths(value: float) -> str:
+    """Show a number with three decimals."""
+    return f"{value:,.3f}"
 
 
 def rounded(value: float) -> str:

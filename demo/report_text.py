@@ -6,6 +6,7 @@ from rich.table import Table
 
 from demo.live import narrow_table
 from demo.report import Quantiles, Report, RolloutReport, VectorReport
+from demo.report_bills import MeteringReport
 
 
 def print_report(report: Report, console: Console) -> None:
@@ -20,6 +21,9 @@ def print_report(report: Report, console: Console) -> None:
     for model, rollout in report.rollouts.items():
         if rollout.percent:
             console.print(_rollout(model, rollout) + "\n", markup=False)
+    if report.metering.billed:
+        console.print(_billed(report), "")
+        console.print(_metering(report.metering) + "\n", markup=False)
     console.print(_vector(report.vector) + "\n", markup=False)
     checks = Table.grid(padding=(0, 2, 0, 0))
     for expectation in report.expectations:
@@ -68,6 +72,31 @@ def _rollout(model: str, rollout: RolloutReport) -> str:
             f"{verdict.units_to_revert} units judged by {verdict.signal}; later it got {rollout.after_verdict}."
         )
     return text
+
+
+def _billed(report: Report) -> Table:
+    metering = report.metering
+    table = narrow_table("tenant", "#answers", "#billed", "#GPU s", "#compute units", f"#{metering.charged.currency}")
+    for name, billed in metering.billed.items():
+        table.add_row(
+            name, f"{billed.answered:,}", f"{billed.requests:,}", f"{billed.gpu_seconds:,.3f}",
+            f"{billed.compute_units:,.3f}", billed.invoice.amount,
+        )  # fmt: skip
+    table.caption = "the ledger's, of all models; amounts with shares of cold starts"
+    table.caption_justify = "left"
+    return table
+
+
+def _metering(metering: MeteringReport) -> str:
+    parts = " + ".join(
+        f"{part.replace('_', ' ')} {metering.gpu_ns[part] / 1e9:,.9f}"
+        for part in ("tenants", "operator", "cold_start", "idle")
+    )
+    return (
+        f"GPU time: {parts} = wall {metering.wall_gpu_seconds:,.9f} s, "
+        f"{metering.unexplained_ns:,} ns without an owner. Tenants are charged {metering.charged.amount} "
+        f"{metering.charged.currency}; it costs the operator {metering.cost.amount}."
+    )
 
 
 def _vector(vector: VectorReport) -> str:

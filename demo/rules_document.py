@@ -15,7 +15,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString as Quoted
 from tenantry.adapters.rules_edit import rewrite
 
 from demo.retrieval_story import STORE
-from demo.scenario import MODEL, EnginePlan, RolloutPlan
+from demo.scenario import MODEL, EnginePlan, QuotaPlan, RolloutPlan
 
 TEMPLATE = Path(__file__).parent / "rules.yaml"
 
@@ -77,6 +77,7 @@ def add_rollout(plan: RolloutPlan, endpoints: Mapping[str, str], digests: Mappin
 
     def change(document: Any) -> None:
         entry = {
+            "profile": {"gigaflopsPerToken": plan.gigaflops_per_token},
             "stable": Quoted(plan.stable.version),
             "versions": {Quoted(engine.version): version(engine) for engine in plan.engines},
             "rollout": {"candidate": Quoted(plan.candidate.version), "percent": plan.percent},
@@ -91,6 +92,17 @@ def add_rollout(plan: RolloutPlan, endpoints: Mapping[str, str], digests: Mappin
             if sender.pinned:
                 pins = document["tenants"][sender.name].setdefault("pins", {})
                 pins.insert(0, plan.model, Quoted(plan.stable.version))
+
+    return change
+
+
+def add_quota(plan: QuotaPlan, digest: str) -> Change:
+    """Let a tenant join with a quota of its own."""
+
+    def change(document: Any) -> None:
+        quota = {"computeUnitsPerMinute": plan.compute_units_per_minute}
+        entry = {"tier": plan.tier, "keys": _listed(digest), "quota": quota}
+        document["tenants"].insert(0, plan.tenant, entry)  # in front, as above
 
     return change
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 from tenantry.adapters.rollout_status import Status
+from tenantry.core.billing.operator import Bills
+from tenantry.core.billing.tallies import EngineTally, Tally
 from tenantry.core.outcome import Outcome
 from tenantry.core.rollout.conduct import Entry
 
@@ -117,6 +119,20 @@ class Reload(Struct, frozen=True, kw_only=True):
     live_s: float
 
 
+class Books(Struct, frozen=True, kw_only=True):
+    """What the ledger says once the engines have ended: of each billing period that the play was in, oldest first.
+
+    `tallies` are by tenant, model and version. `own` is what a tenant read with its own API key, and
+    `foreign_status` what it was answered when it asked for another's invoice.
+    """
+
+    tallies: tuple[Tally, ...] = ()
+    engines: tuple[EngineTally, ...] = ()
+    bills: tuple[Bills, ...] = ()
+    own: Bills = Bills()
+    foreign_status: int = 0
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """Everything. `keys` and `engine_secret` are there to be looked for; they never leave memory.
 
@@ -146,4 +162,5 @@ class Run(Struct, frozen=True, kw_only=True):
     looks: tuple[Look, ...] = ()
     history: Mapping[str, tuple[Entry, ...]] = {}
     engine_counts: tuple[EngineCount, ...] = ()
+    books: Books = Books()
     retrieval: RetrievalRun = RetrievalRun(not_run="nothing was recorded yet")

@@ -66,7 +66,8 @@ class TenantPlan(Struct, frozen=True, kw_only=True):
 class EnginePlan(Struct, frozen=True, kw_only=True):
     """One engine: the version it serves, and for the stand-in how fast it is and how many it serves at once.
 
-    `ttft_factor`: the stand-in's first token takes so many times as long.
+    `ttft_factor`: the stand-in's first token takes so many times as long. `cold_start_s` is how long the stand-in says
+    that its start took.
     """
 
     version: str
@@ -74,6 +75,7 @@ class EnginePlan(Struct, frozen=True, kw_only=True):
     speed: float = 1.0
     max_running: int = 16
     ttft_factor: float = 1.0
+    cold_start_s: float = 28.0
 
 
 class CrowdPlan(Struct, frozen=True, kw_only=True):
@@ -92,7 +94,7 @@ class RolloutPlan(Struct, frozen=True, kw_only=True):
     """A model with a candidate that the split gives `percent` of each tenant's units, and what must come of it.
 
     `expected` is the state at the end. `mirror_percent` of the units that stay on the stable version are copied to
-    the candidate.
+    the candidate. A token weighs `gigaflops_per_token`.
     """
 
     model: str
@@ -104,11 +106,27 @@ class RolloutPlan(Struct, frozen=True, kw_only=True):
     story: str
     crowd: tuple[CrowdPlan, ...]
     answer_tokens: int
+    gigaflops_per_token: float = 1.0
 
     @property
     def engines(self) -> tuple[EnginePlan, EnginePlan]:
         """The engines of both versions, the stable one first."""
         return self.stable, self.candidate
+
+
+class QuotaPlan(Struct, frozen=True, kw_only=True):
+    """A tenant that spends its quota before the traffic begins, with requests to one of the rollouts' models.
+
+    A `large` request (a prompt repeated so often) is more than half of `compute_units_per_minute`.
+    """
+
+    tenant: str
+    tier: str
+    model: str
+    compute_units_per_minute: int
+    prompt: str
+    large: int
+    answer_tokens: int
 
 
 class Scenario(Struct, frozen=True, kw_only=True):
@@ -126,6 +144,7 @@ class Scenario(Struct, frozen=True, kw_only=True):
     change: str
     new_version: str | None = None
     rollouts: tuple[RolloutPlan, ...] = ()
+    quota: QuotaPlan | None = None
     streamed_share: float = 0.75
     embeddings_share: float = 0.08
     answer_tokens: tuple[int, int] = (24, 96)
@@ -144,12 +163,13 @@ class Scenario(Struct, frozen=True, kw_only=True):
     def crowd(self) -> dict[str, str]:
         """Tenants that only send to rollouts, and their tiers."""
         known = {plan.name for plan in self.tenants}
-        return {
+        senders = {
             sender.name: sender.tier
             for rollout in self.rollouts
             for sender in rollout.crowd
             if sender.name not in known
         }
+        return senders if self.quota is None else senders | {self.quota.tenant: self.quota.tier}
 
     @property
     def models(self) -> frozenset[str]:
@@ -220,26 +240,37 @@ def stand_in() -> Scenario:
         rollouts=(
             RolloutPlan(
                 model="summary-1b",
-                stable=EnginePlan(model="summary-1b", version="2.0.0", speed=0.15, max_running=256),
-                candidate=EnginePlan(model="summary-1b", version="2.1.0", speed=0.15, max_running=256),
+                stable=_light("summary-1b", "2.0.0", cold_start_s=6.0),
+                candidate=_light("summary-1b", "2.1.0", cold_start_s=6.0),
                 percent=5.0,
                 mirror_percent=10.0,
                 expected="splitting",
                 story="a healthy candidate",
                 crowd=_crowd(8.0),
                 answer_tokens=3,
+                gigaflops_per_token=2.47,
             ),
             RolloutPlan(
                 model="extract-3b",
-                stable=EnginePlan(model="extract-3b", version="3.0.0", speed=0.15, max_running=256),
-                candidate=EnginePlan(model="extract-3b", version="3.1.0", speed=0.15, max_running=256, ttft_factor=5.0),
+                stable=_light("extract-3b", "3.0.0", cold_start_s=14.0),
+                candidate=_light("extract-3b", "3.1.0", cold_start_s=14.0, ttft_factor=5.0),
                 percent=25.0,
                 mirror_percent=0.0,
                 expected="reverted",
                 story="a slow candidate: its first token takes 5 times as long",
                 crowd=_crowd(1.8),
                 answer_tokens=3,
+                gigaflops_per_token=6.43,
             ),
+        ),
+        quota=QuotaPlan(
+            tenant="vandelay",
+            tier="bronze",
+            model="summary-1b",
+            compute_units_per_minute=2,
+            prompt="Which of these tickets are about the latest export? ",
+            large=36,
+            answer_tokens=3,
         ),
     )
 
@@ -253,6 +284,13 @@ def vllm() -> Scenario:
         candidate="1.5.0",
         change="umbrella, a fifth tenant, joins, pinned to version 1.5.0",
         embeddings_share=0.0,  # the tiny model generates only
+    )
+
+
+def _light(model: str, version: str, *, cold_start_s: float, ttft_factor: float = 1.0) -> EnginePlan:
+    """Return an engine that takes many short requests at a time, in few steps."""
+    return EnginePlan(
+        model=model, version=version, speed=0.15, max_running=256, ttft_factor=ttft_factor, cold_start_s=cold_start_s
     )
 
 

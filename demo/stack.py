@@ -4,9 +4,10 @@ import asyncio
 import json
 import platform
 import secrets
+import shutil
 import sys
 import tomllib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from tools.milvus_engines import EngineError
 ROOT = Path(__file__).resolve().parent.parent
 ANY_PORT = Address(host="127.0.0.1", port=0)
 START_SECONDS = 20.0
+DRAIN_SECONDS = 4.0
 STOP_SECONDS = 10.0
 
 Say = Callable[[str], None]
@@ -61,7 +63,8 @@ class Stack(Struct, frozen=True, kw_only=True):
     """What runs. `keys` are the API keys of all tenants, those yet to join included.
 
     `engines` are those of MODEL, `rollout_engines` those of the rollouts' models. `record_source` says who recorded
-    what the engines saw. `store` is what retrieval runs on, or says why it does not run.
+    what the engines saw. `store` is what retrieval runs on, or says why it does not run. `stop_engines` ends the
+    engines' lives in order: then the ledger has all of their time.
     """
 
     up: Up
@@ -75,6 +78,7 @@ class Stack(Struct, frozen=True, kw_only=True):
     record_source: str
     versions: Mapping[str, str]
     store: StoreStack | str
+    stop_engines: Callable[[], Awaitable[None]]
 
     @property
     def base_url(self) -> str:
@@ -85,6 +89,13 @@ class Stack(Struct, frozen=True, kw_only=True):
     def admin(self) -> str:
         """The sidecar's admin address, HOST:PORT."""
         return str(self.up.sidecar.admin)
+
+    @property
+    def ledger(self) -> str:
+        """The ledger's address, HOST:PORT."""
+        if self.up.ledger is None:
+            raise StackError("no ledger runs")
+        return str(self.up.ledger.listen)
 
     def engine(self, version: str) -> Engine:
         """Return the engine of a version."""
@@ -104,8 +115,10 @@ async def running(
     state.mkdir(parents=True, exist_ok=True)
     outcomes = state / "outcomes.jsonl"
     outcomes.unlink(missing_ok=True)
-    for kept in state.glob("state.db*"):  # a candidate that the last play reverted would stay reverted
+    # A candidate that the last play reverted would stay reverted, and what it used would be billed again.
+    for kept in (path for name in ("state", "ledger", "quotas", "outbox") for path in state.glob(f"{name}.db*")):
         kept.unlink()
+    shutil.rmtree(state / "spool", ignore_errors=True)
     (state / "stores.json").unlink(missing_ok=True)  # the store shall be proven before everybody's eyes
     names = [*(plan.name for plan in scenario.tenants), *scenario.crowd, *TENANTS]
     keys = {name: new_key(secrets.token_bytes(RANDOM_BYTES)) for name in names}
@@ -119,17 +132,21 @@ async def running(
     async with AsyncExitStack() as stack:
         log = stack.enter_context((state / "sidecar.log").open("w"))
         logs.configure(log)
-        # Engines post usage records to the admin listener, so its port is chosen before they start.
-        admin = Address(host=ANY_PORT.host, port=free_port())
-        starting = _Starting(secret_file=secret_file, usage_token_file=folder / USAGE_TOKEN, admin=admin, state=state)
-        engines, source, engine_versions = await _engines(stack, scenario, starting, say)
+        # Engines post usage records to the admin listener and the ledger: their ports are chosen before they start.
+        admin, ledger = (Address(host=ANY_PORT.host, port=free_port()) for _ in range(2))
+        starting = Starting(
+            secret_file=secret_file, usage_token_file=folder / USAGE_TOKEN, admin=admin, ledger=ledger, state=state
+        )
+        lives = Lives()
+        stack.push_async_callback(lives.end)
+        engines, source, engine_versions = await _engines(stack, lives, scenario, starting, say)
         ours = tuple(engine for engine in engines if engine.model == MODEL)
         others = tuple(engine for engine in engines if engine.model != MODEL)
         store = await _store(stack, retrieval, state, say)
         _fill(rules, scenario, engines, keys, store)
-        say("starting Envoy and the sidecar")
+        say("starting Envoy, the sidecar and the ledger")
         options = UpOptions(
-            rules=rules, listen=ANY_PORT, admin=admin, envoy_admin=ANY_PORT,
+            rules=rules, listen=ANY_PORT, admin=admin, envoy_admin=ANY_PORT, ledger=ledger,
             state=state, secrets=folder, outcomes=outcomes,
         )  # fmt: skip
         up = await stack.enter_async_context(up_running(options))
@@ -145,16 +162,41 @@ async def running(
             record_source=source,
             versions={**await _versions(up.envoy.admin), **engine_versions},
             store=store,
+            stop_engines=lives.end,
         )
 
 
-class _Starting(Struct, frozen=True, kw_only=True):
-    """What an engine is started with: its API key, where its usage records go, and the folder of its log."""
+class Starting(Struct, frozen=True, kw_only=True):
+    """What an engine is started with: its API key, where its usage records go, and the folder of log and spool."""
 
     secret_file: Path
     usage_token_file: Path
     admin: Address
+    ledger: Address
     state: Path
+
+    def spool(self, model: str, version: str) -> Path:
+        """Return the folder of the records that the ledger does not have yet."""
+        return self.state.resolve() / "spool" / f"{model}-{version}"
+
+
+class Lives:
+    """The engines' lives, which end all at once: one after another would take too long."""
+
+    def __init__(self) -> None:
+        self._stacks: list[AsyncExitStack] = []
+        self._ending: asyncio.Future[list[None]] | None = None
+
+    def new(self) -> AsyncExitStack:
+        """Return what an engine is started in."""
+        self._stacks.append(AsyncExitStack())
+        return self._stacks[-1]
+
+    async def end(self) -> None:
+        """Stop them, once; whoever is cancelled while it waits leaves nothing half stopped."""
+        if self._ending is None:
+            self._ending = asyncio.gather(*(stack.aclose() for stack in self._stacks))
+        await asyncio.shield(self._ending)
 
 
 async def _store(
@@ -187,6 +229,8 @@ def _fill(
         )
         for plan in scenario.rollouts
     ]
+    if scenario.quota is not None:
+        changes.append(rules_document.add_quota(scenario.quota, digests[scenario.quota.tenant]))
     if isinstance(store, str):
         changes.append(rules_document.without_stores())
     else:
@@ -196,15 +240,15 @@ def _fill(
 
 
 async def _engines(
-    stack: AsyncExitStack, scenario: Scenario, how: _Starting, say: Say
+    stack: AsyncExitStack, lives: Lives, scenario: Scenario, how: Starting, say: Say
 ) -> tuple[tuple[Engine, ...], str, Mapping[str, str]]:
     if scenario.engine == "vllm":
         from demo.vllm_engines import start  # noqa: PLC0415  # needed by this choice only
 
-        return await start(stack, scenario, how.secret_file, how.state, say)
+        return await start(stack, lives, scenario, how, say)
     plans = [*scenario.engines, *(engine for rollout in scenario.rollouts for engine in rollout.engines)]
     say(f"starting {len(plans)} stand-in engines")
-    starting = [(plan, await stack.enter_async_context(_stand_in(plan, how))) for plan in plans]
+    starting = [(plan, await lives.new().enter_async_context(_stand_in(plan, how))) for plan in plans]
     engines = []
     for plan, (process, log) in starting:
         url = await _listening(process, log)
@@ -220,15 +264,17 @@ async def _engines(
 
 
 @asynccontextmanager
-async def _stand_in(plan: EnginePlan, how: _Starting) -> AsyncIterator[tuple[asyncio.subprocess.Process, Path]]:
+async def _stand_in(plan: EnginePlan, how: Starting) -> AsyncIterator[tuple[asyncio.subprocess.Process, Path]]:
     log = how.state / f"engine-{plan.model}-{plan.version}.log"
     behaviour = json.dumps({"speed": plan.speed, "ttft_factor": plan.ttft_factor})
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tenantry_standin", "--model", plan.model, "--version", plan.version,
             "--listen", "127.0.0.1:0", "--api-key-file", how.secret_file, "--behaviour", behaviour,
-            "--max-running", str(plan.max_running), "--drain-s", "1",
+            "--max-running", str(plan.max_running), "--cold-start-s", str(plan.cold_start_s),
+            "--drain-s", str(DRAIN_SECONDS),
             "--ship-to", f"http://{how.admin}", "--ship-token-file", how.usage_token_file,
+            "--ledger-url", f"http://{how.ledger}", "--spool-dir", how.spool(plan.model, plan.version),
             stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output,
             start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops its children in order
         )  # fmt: skip

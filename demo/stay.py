@@ -4,6 +4,7 @@ import json
 
 from rich.console import Console
 from rich.table import Table
+from tenantry.core.keyring import ADMIN_TOKEN
 
 from demo.retrieval_story import TENANT, TIERS
 from demo.scenario import FORGED_HEADERS, MODEL, Scenario
@@ -18,6 +19,7 @@ def tell(scenario: Scenario, stack: Stack, console: Console) -> None:
     console.print(f"  rules     {stack.rules}  (save it: the change is live within a second)")
     console.print(f"  outcomes  {stack.outcomes}")
     console.print(f"  sidecar   http://{stack.admin}/metrics")
+    console.print(f"  ledger    {stack.ledger}")
     console.print(f"  Envoy     {stack.up.envoy.admin}")
     if not isinstance(stack.store, str):
         console.print(f"  Milvus    {stack.store.engine.uri}  (past the sidecar: the operator's view)")
@@ -32,6 +34,10 @@ def tell(scenario: Scenario, stack: Stack, console: Console) -> None:
         for name, tier in TIERS.items():
             table.add_row(name, tier, "no rule: stable", stack.keys[name])
     console.print(table)
+    console.print("\nWhat was used, and what it costs (a tenant reads its own: --token-file with its key):\n")
+    for command in ("usage", "invoice"):
+        told = f"  .venv/bin/tenantry {command} --ledger {stack.ledger} --token-file {stack.secrets / ADMIN_TOKEN}"
+        console.print(told, markup=False, soft_wrap=True)
     if scenario.rollouts:
         console.print("\nWhere the rollouts stand:\n")
         told = f"  .venv/bin/tenantry rollout status --admin {stack.admin} --secrets {stack.secrets}"

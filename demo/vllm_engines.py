@@ -4,15 +4,14 @@ import asyncio
 import subprocess
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from pathlib import Path
 
 import aiohttp
 from tenantry.adapters.ports import free_port
 
 from demo.recorder import RECORD_PATH, recording
 from demo.scenario import MODEL, EnginePlan, Scenario
-from demo.stack import ROOT, Engine, Say, StackError
-from tools.vllm_server import VllmError, VllmOptions, interpreter, vllm_server, write_tiny_model
+from demo.stack import ROOT, Engine, Lives, Say, StackError, Starting
+from tools.vllm_server import VllmError, VllmOptions, interpreter, plugin_path, vllm_server, write_tiny_model
 
 FLAGS = ("--scheduling-policy", "priority", "--enable-prompt-tokens-details")
 WARM_UP_REQUESTS = 2
@@ -23,27 +22,40 @@ THREADS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 
 async def start(
-    stack: AsyncExitStack, scenario: Scenario, secret_file: Path, state: Path, say: Say
+    stack: AsyncExitStack, lives: Lives, scenario: Scenario, how: Starting, say: Say
 ) -> tuple[tuple[Engine, ...], str, Mapping[str, str]]:
     """Start a server per version; return the engines, who records what they see, and their software's version.
 
     Raises StackError when there is no vLLM here or a server does not become ready.
     """
-    secret = secret_file.read_text().strip()
+    secret, state = how.secret_file.read_text().strip(), how.state
     say("looking for the vLLM environment (2.5 GB, installed once)")
     try:
         python = await asyncio.to_thread(interpreter, ROOT)
         model = await asyncio.to_thread(write_tiny_model, python, ROOT, state.resolve() / "tiny-model")
     except subprocess.CalledProcessError as error:
         raise StackError(f"{error.cmd[1]} failed with code {error.returncode}: what it printed says why") from None
+    # vLLM finds the plugin by its entry points, which then meters whichever scheduler vLLM chooses.
+    metering = {
+        "PYTHONPATH": plugin_path(ROOT, state.resolve() / "plugin"),
+        "TENANTRY_MODEL": MODEL,
+        "TENANTRY_SIDECAR_URLS": f"http://{how.admin}",
+        "TENANTRY_LEDGER_URL": f"http://{how.ledger}",
+        "TENANTRY_USAGE_TOKEN_FILE": str(how.usage_token_file.resolve()),
+    }
     say(f"starting {len(scenario.engines)} vLLM servers, which takes one to three minutes")
 
     async def server(plan: EnginePlan) -> str:
         options = VllmOptions(
             python=python, model=model, port=free_port(), served_name=MODEL, log=state / f"engine-{plan.version}.log",
-            flags=(*FLAGS, "--max-num-seqs", str(plan.max_running)), environment={"VLLM_API_KEY": secret, **THREADS},
+            flags=(*FLAGS, "--max-num-seqs", str(plan.max_running)),
+            environment={
+                "VLLM_API_KEY": secret, **THREADS, **metering,
+                "TENANTRY_VERSION": plan.version, "TENANTRY_SPOOL_DIR": str(how.spool(MODEL, plan.version)),
+            },
         )  # fmt: skip
-        return await stack.enter_async_context(vllm_server(options, lambda text: say(f"{plan.version}: {text}")))
+        life = vllm_server(options, lambda text: say(f"{plan.version}: {text}"))
+        return await lives.new().enter_async_context(life)
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -5,7 +5,7 @@
 A part stands between `<!-- generated NAME -->` and `<!-- end NAME -->` in a Markdown file. Parts:
 `session` and `rollout` (state machines, ARCHITECTURE.md), `routes` (allow-list, SECURITY.md), `errors` (statuses,
 docs/errors.md), `metrics` (docs/operate.md), `rules` (reference of the document, docs/rules.md),
-`usage` (an engine's record, docs/roll-out-a-version.md).
+`usage` (an engine's record, docs/roll-out-a-version.md), `ledger_metrics` and `tally` (docs/ledger.md).
 """
 
 import argparse
@@ -18,8 +18,11 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
+from prometheus_client import CollectorRegistry
+from tenantry.adapters.ledger.metrics import LedgerMetrics
 from tenantry.adapters.metrics import Metrics
 from tenantry.core import model_api
+from tenantry.core.billing.tallies import Tally
 from tenantry.core.errors import RequestRefusedError
 from tenantry.core.rollout import standing
 from tenantry.core.rules import Rules
@@ -31,6 +34,7 @@ PAGES = (
     "ARCHITECTURE.md",
     "SECURITY.md",
     "docs/errors.md",
+    "docs/ledger.md",
     "docs/operate.md",
     "docs/roll-out-a-version.md",
     "docs/rules.md",
@@ -78,8 +82,17 @@ def errors_table() -> str:
 
 
 def metrics_table() -> str:
-    """List what /metrics shows."""
-    families = sorted(Metrics().registry.collect(), key=lambda family: family.name)
+    """List what a sidecar's /metrics shows."""
+    return _metrics_table(Metrics().registry)
+
+
+def ledger_metrics_table() -> str:
+    """List what a ledger's /metrics shows."""
+    return _metrics_table(LedgerMetrics().registry)
+
+
+def _metrics_table(registry: CollectorRegistry) -> str:
+    families = sorted(registry.collect(), key=lambda family: family.name)
     rows = [
         f"| `{family.name}{'_total' if family.type == 'counter' else ''}` | {family.type} | {family.documentation} |"
         for family in families
@@ -89,11 +102,20 @@ def metrics_table() -> str:
 
 def usage_table() -> str:
     """List the fields of a usage record, spelled as they are sent."""
+    return _fields_table(UsageRecord)
+
+
+def tally_table() -> str:
+    """List the fields of a tally, spelled as they are answered."""
+    return _fields_table(Tally)
+
+
+def _fields_table(struct: type[Struct]) -> str:
     rows = [
         f"| `{field.encode_name}` | {_kind(field.type)} | {_default(field)} |"
-        for field in msgspec.structs.fields(UsageRecord)
+        for field in msgspec.structs.fields(struct)
     ]
-    text = re.sub(r"\s+", " ", UsageRecord.__doc__ or "").strip()
+    text = re.sub(r"\s+", " ", struct.__doc__ or "").strip()
     return "\n".join([text, "", "| field | value | default |", "|---|---|---|", *rows])
 
 
@@ -176,6 +198,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "metrics": metrics_table,
     "rules": rules_reference,
     "usage": usage_table,
+    "ledger_metrics": ledger_metrics_table,
+    "tally": tally_table,
 }
 
 

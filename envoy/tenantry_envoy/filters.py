@@ -130,6 +130,7 @@ def _jwt_authn(jwt: Jwt) -> JwtAuthentication:
 def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
     identity = rules.identity
     service = sidecar_service(rules.limits.max_body_bytes + REPLY_OVERHEAD_BYTES)
+    reads = any(model.usage == "response" for model in rules.models.values())
     first, *others = sidecar_endpoints(options)
     if others or first.needs_dns:  # a name may stand for many
         service.retry_policy = _another_sidecar()
@@ -139,15 +140,9 @@ def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
         status_on_error=HttpStatus(code=StatusCode.ServiceUnavailable),
         message_timeout=packing.seconds(options.message_timeout_seconds),
         max_message_timeout=packing.seconds(0),
-        processing_mode=ProcessingMode(
-            request_header_mode=ProcessingModeHeaderSendMode.SEND,
-            request_body_mode=ProcessingModeBodySendMode.BUFFERED,
-            request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
-            response_header_mode=ProcessingModeHeaderSendMode.SKIP,
-            response_body_mode=ProcessingModeBodySendMode.NONE,
-            response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
-        ),
-        allow_mode_override=False,
+        processing_mode=_mode(ProcessingModeHeaderSendMode.SKIP, ProcessingModeBodySendMode.NONE),
+        allow_mode_override=reads,
+        allowed_override_modes=_watching() if reads else [],
         disable_immediate_response=False,
         mutation_rules=_mutation_rules(rules),
         forward_rules=_hidden() if rules.stores else None,
@@ -158,6 +153,25 @@ def _ext_proc(rules: Rules, options: EnvoyOptions) -> ExternalProcessor:
             receiving_namespaces=MetadataOptionsMetadataNamespaces(untyped=[METADATA_NAMESPACE]),
         ),
         request_attributes=[URI_SAN_ATTRIBUTE] if identity.mtls is not None else [],
+    )
+
+
+def _watching() -> list[ProcessingMode]:
+    # Where a model's usage is read from its responses, the sidecar asks to see those, in these two ways alone: headers
+    # of a request that may be for such a model, and the body when it is.
+    bodies = (ProcessingModeBodySendMode.NONE, ProcessingModeBodySendMode.STREAMED)
+    return [_mode(ProcessingModeHeaderSendMode.SEND, body) for body in bodies]
+
+
+def _mode(headers: ProcessingModeHeaderSendMode, body: ProcessingModeBodySendMode) -> ProcessingMode:
+    """Return a mode with the whole request in it, and so much of the response."""
+    return ProcessingMode(
+        request_header_mode=ProcessingModeHeaderSendMode.SEND,
+        request_body_mode=ProcessingModeBodySendMode.BUFFERED,
+        request_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
+        response_header_mode=headers,
+        response_body_mode=body,
+        response_trailer_mode=ProcessingModeHeaderSendMode.SKIP,
     )
 
 

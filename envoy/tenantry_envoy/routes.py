@@ -39,6 +39,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.envoy.type.v3 import FractionalPercent
 from envoy_data_plane.google.protobuf import Any
 from tenantry.core.chat import Api
+from tenantry.core.quota.answer import NAMES, header, metadata_key
 from tenantry.core.rules import Rules
 
 from tenantry_envoy import packing
@@ -72,10 +73,6 @@ def route_configuration(rules: Rules) -> RouteConfiguration:
     `GET /v1/models` is not in it: the sidecar answers that itself, and an engine's own list would
     show every tenant's adapters.
     """
-    request_id = HeaderValueOption(
-        header=HeaderValue(key=REQUEST_ID_HEADER, value=f"%DYNAMIC_METADATA({METADATA_NAMESPACE}:request_id)%"),
-        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
     return RouteConfiguration(
         name="tenantry",
         virtual_hosts=[
@@ -88,10 +85,22 @@ def route_configuration(rules: Rules) -> RouteConfiguration:
                     _everything_else(),
                 ],
                 include_request_attempt_count=True,
-                response_headers_to_add=[request_id],
+                response_headers_to_add=[
+                    _from_metadata(REQUEST_ID_HEADER, "request_id"),
+                    # Without a quota there is no such metadata, and Envoy adds no empty header.
+                    *(_from_metadata(header(name), metadata_key(name)) for name in NAMES),
+                ],
                 request_headers_to_remove=[CLUSTER_HEADER, ROUTE_HEADER],
             )
         ],
+    )
+
+
+def _from_metadata(name: str, key: str) -> HeaderValueOption:
+    """Return a response header with what the sidecar wrote; an upstream's own word for it is overwritten."""
+    return HeaderValueOption(
+        header=HeaderValue(key=name, value=f"%DYNAMIC_METADATA({METADATA_NAMESPACE}:{key})%"),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 

@@ -81,7 +81,7 @@ def up(
     listen
         Where clients connect. Port 0 takes a free one.
     admin
-        The sidecar's /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta.
+        The sidecar's /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
     envoy_admin
         Envoy's own admin address.
     ledger
@@ -130,6 +130,7 @@ def serve(
     cds: Path | None = None,
     envoy_admin: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     outcomes: Path | None = None,
+    ledger: str | None = None,
     grace_seconds: float = 20.0,
 ) -> None:
     """Run the sidecar alone, beside an Envoy that somebody else runs, until SIGTERM.
@@ -143,7 +144,7 @@ def serve(
     listen
         ext_proc and access log: HOST:PORT or unix:/PATH.
     admin
-        /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta.
+        /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
     state
         SQLite file for the state of rollouts; the processes of one machine may share it.
     redis
@@ -156,6 +157,8 @@ def serve(
         Envoy admin URLs (http://HOST:PORT) to ask whether a new version's cluster is there.
     outcomes
         File that gets one JSON line per finished exchange.
+    ledger
+        URL of a ledger (`tenantry ledger serve`) for usage that the sidecar estimates itself; see `models.NAME.usage`.
     grace_seconds
         How long a drain may take.
     """
@@ -170,7 +173,8 @@ def serve(
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
     options = ServeOptions(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
-        redis=_url(redis), cds=cds, envoy_admins=envoy_admin, outcomes=outcomes, grace_seconds=grace_seconds,
+        redis=_url(redis), cds=cds, envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger,
+        grace_seconds=grace_seconds,
     )  # fmt: skip
     asyncio.run(run(options, _render_clusters))
 

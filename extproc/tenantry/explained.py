@@ -12,6 +12,7 @@ from tenantry.adapters.admin_client import AdminClient
 from tenantry.adapters.rules_file import read_secrets
 from tenantry.core.errors import TenantryError
 from tenantry.core.keyring import SPLIT
+from tenantry.core.quota.answer import units
 from tenantry.core.rollout.conduct import identity
 from tenantry.core.rollout.standing import State
 from tenantry.core.routing import Decision, Live, RolloutView, decide, percent_of
@@ -68,10 +69,22 @@ def live_of(rules: Rules, admin: str | None, secrets: Path) -> Live:
 def explained(book: RuleBook, profile: Profile, names: list[str], live: Live, unit: Unit | None) -> str:
     """Return the answer for each model, as text."""
     known = "in the rules" if profile.name in book.rules.tenants else "known by a verified token or certificate"
-    lines = [f"tenant {profile.name} ({known}), tier {profile.tier}"]
+    lines = [f"tenant {profile.name} ({known}), tier {profile.tier}", *_quota(book, profile)]
     for name in names:
         lines += _lines(book, profile, name, live, unit)
     return "\n".join(lines)
+
+
+def _quota(book: RuleBook, profile: Profile) -> Iterator[str]:
+    limits = profile.limits
+    if limits is None:
+        yield "  quota      none: it may spend what it likes"
+        return
+    entry = book.rules.tenants.get(profile.name)
+    whose = "its own" if entry is not None and entry.quota is not None else f"that of tier {profile.tier}"
+    spans = (("a minute", limits.minute), ("a calendar month", limits.period))
+    each = " and ".join(f"{units(limit)} compute units {span}" for span, limit in spans if limit is not None)
+    yield f"  quota      {each} ({whose})"
 
 
 def _lines(book: RuleBook, profile: Profile, name: str, live: Live, unit: Unit | None) -> Iterator[str]:

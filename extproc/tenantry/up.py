@@ -88,7 +88,11 @@ async def running(options: UpOptions) -> AsyncIterator[Up]:
             outcomes=options.outcomes,
             grace_seconds=5.0,
         )
-        async with _ledger(options, state, secrets) as ledger, serving(serve, render_clusters) as sidecar:
+        async with contextlib.AsyncExitStack() as exits:
+            ledger = await exits.enter_async_context(_ledger(options, state, secrets))
+            if ledger is not None:
+                serve = replace(serve, ledger=f"http://{ledger.listen}")
+            sidecar = await exits.enter_async_context(serving(serve, render_clusters))
             config = bootstrap(rules, _envoy_options(options, sidecar.listen, envoy_admin, cds))
             async with envoy_process.running(binary, config, state, options.concurrency) as envoy:
                 scheme = "https" if options.tls_cert else "http"

@@ -16,7 +16,10 @@ from tenantry_vllm.sidecar_tls import TlsFiles
 from tenantry_standin.batching import Finished, Limits
 from tenantry_standin.behaviour import Behaviour
 from tenantry_standin.engine import EngineConfig, Log
+from tenantry_standin.metering import ColdStartCost
 from tenantry_standin.server import own_engine_id, start
+
+MAX_COLD_START_S = 86_400
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key-file", type=Path, help="a file with the key that requests to /v1 must carry")
     parser.add_argument("--speed", type=float, help="short for --behaviour '{\"speed\": ...}'")
     parser.add_argument("--behaviour", default="{}", help="JSON object, see behaviour.py")
+    parser.add_argument("--cold-start-s", type=float, help="what the start is said to have taken (28 / speed)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw who fails (%(default)s)")
     parser.add_argument("--max-running", type=int, default=limits.max_running, help="sequences in a step (%(default)s)")
     parser.add_argument(
@@ -101,11 +105,25 @@ def _config(options: argparse.Namespace) -> EngineConfig:
         api_key=key,
         engine_name=options.engine_id,
         behaviour=behaviour,
+        cold_start=_cold_start(options.cold_start_s, behaviour.speed),
         seed=options.seed,
         drain_s=options.drain_s,
         limits=Limits(
             max_running=options.max_running, max_step_tokens=options.max_step_tokens, max_waiting=options.max_waiting
         ),
+    )
+
+
+def _cold_start(seconds: float | None, speed: float) -> ColdStartCost:
+    """Return the cost of a start, by phase at speed 1, that comes to so many seconds at this speed."""
+    cost = ColdStartCost()
+    if seconds is None:
+        return cost
+    if not 0 < seconds <= MAX_COLD_START_S:
+        raise ValueError(f"--cold-start-s is {seconds:g}: give seconds above 0, up to {MAX_COLD_START_S:,}")
+    factor = seconds * 1e3 * speed / (cost.load_ms + cost.warm_up_ms + cost.other_ms)
+    return ColdStartCost(
+        load_ms=cost.load_ms * factor, warm_up_ms=cost.warm_up_ms * factor, other_ms=cost.other_ms * factor
     )
 
 
@@ -175,7 +193,7 @@ async def _serve(
     await ended.wait()
     await running.stop()
     if delivery is not None:  # after the last request has ended, so that its record goes with the last flush
-        await asyncio.to_thread(delivery.stop)
+        await asyncio.to_thread(delivery.stop, max(1.0, config.drain_s))
         log("shipped", **delivery.counts())
     log("stopped")
 

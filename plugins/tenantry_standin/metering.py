@@ -105,7 +105,7 @@ class EngineMeter:
 
 
 def _cold_start(identity: EngineIdentity, cost: ColdStartCost, speed: float, *, ended_s: float) -> ColdStart:
-    load, warm_up, other = (int(ms * 1e6 / speed) for ms in (cost.load_ms, cost.warm_up_ms, cost.other_ms))
+    load, warm_up, other = (round(ms * 1e6 / speed) for ms in (cost.load_ms, cost.warm_up_ms, cost.other_ms))
     return ColdStart(
         engine=identity.engine,
         model=identity.model,

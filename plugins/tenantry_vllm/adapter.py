@@ -1,4 +1,4 @@
-"""Between vLLM's scheduler and the meter: reads vLLM's objects, keeps the lock, delivers the records.
+"""Between vLLM's scheduler and the meter: reads vLLM's objects, tells the meter, delivers the records.
 
 | the scheduler | the meter |
 |---|---|
@@ -7,6 +7,10 @@
 | `update_from_output`, begin | `done`: the step's time is divided |
 | `update_from_output`, end | `cached`, `produced` by what goes out to clients, then `freed` |
 | `_preempt_request`, `_free_request` | `preempted`, `freed` |
+
+**A step waits for what it must.** The scheduler's thread notes what will have changed later (tokens, blocks, times) and
+queues the call; a thread of this makes the calls, in order, while the scheduler waits for the GPU: dividing a step of
+many requests takes longer than noting it. Should that thread not keep up, the scheduler's makes the calls itself.
 
 **Serving comes first.** No fault of metering reaches the scheduler: it is caught, counted and logged, the first of each
 kind at once and then how many, once a minute. What was lost with it stays unbilled or becomes the operator's, and the
@@ -19,7 +23,7 @@ import functools
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, cast
 
@@ -31,6 +35,11 @@ from tenantry_vllm.stamp import CARRIER, Stamp, read_stamp
 from tenantry_vllm.worker_clock import read_report
 
 __all__ = ["MeterAdapter", "unix_clock"]
+
+CATCH_UP_EVERY_S = 0.05
+"""How long calls to the meter are queued; a step of a large model takes as long."""
+
+MAX_QUEUED = 10_000
 
 COLLECT_EVERY_S = 0.2
 """How long a record waits here; with the shipper's 0.1 s it is at the sidecars well within 2 s."""
@@ -59,13 +68,12 @@ def unix_clock(now_ns: int) -> float:
 
 
 def _guarded(hook: "Callable[Concatenate[MeterAdapter, _P], None]") -> "Callable[Concatenate[MeterAdapter, _P], None]":
-    """Return the hook under the lock, its faults kept from the scheduler."""
+    """Return the hook with its faults kept from the scheduler."""
 
     @functools.wraps(hook)
     def guarded(self: "MeterAdapter", *args: _P.args, **kwargs: _P.kwargs) -> None:
         try:
-            with self._lock:
-                hook(self, *args, **kwargs)
+            hook(self, *args, **kwargs)
         except Exception as error:  # noqa: BLE001 - see above
             self.fault(hook.__name__, error)
 
@@ -102,7 +110,8 @@ class MeterAdapter:
         self._single = self._blocks[0][0] if len(self._blocks) == 1 and self._blocks[0][1] is None else None
         self._block_bytes = block_bytes
         self._now_ns = now_ns
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the meter; never held while a hook waits, but when it must catch up
+        self._queued: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self._update_ns: int | None = None
         self._ended: list[tuple[str, FinishReason]] = []
         self._stopped: set[str] = set()
@@ -121,7 +130,7 @@ class MeterAdapter:
     @_guarded
     def cold_start(self, record: ColdStart, ended_ns: int) -> None:
         """Take in how the engine started, before anything else."""
-        self._meter.cold_start(record, ended_ns)
+        self._later(self._meter.cold_start, record, ended_ns)
 
     @_guarded
     def arrived(self, request: Any) -> None:
@@ -134,7 +143,7 @@ class MeterAdapter:
         extra = request.sampling_params.extra_args if request.sampling_params is not None else None
         stamp = read_stamp(request.request_id, extra, carried)
         lora = request.lora_request.lora_name if request.lora_request is not None else None
-        self._meter.arrived(request.request_id, _arrival(request, stamp, lora), self._now_ns())
+        self._later(self._meter.arrived, request.request_id, _arrival(request, stamp, lora), self._now_ns())
 
     @_guarded
     def planned(self, output: Any) -> None:
@@ -159,7 +168,7 @@ class MeterAdapter:
                 )
             )
         if works:
-            self._meter.scheduled(id(output), works, self._now_ns())
+            self._later(self._meter.scheduled, id(output), works, self._now_ns())
 
     @_guarded
     def done(self, output: Any, result: Any) -> None:
@@ -168,30 +177,23 @@ class MeterAdapter:
         if output.num_scheduled_tokens:
             worker_ns, memory_bytes = read_report(result)
             self._memory_bytes = max(self._memory_bytes, memory_bytes or 0)
-            self._meter.done(id(output), now_ns, worker_ns)
+            self._later(self._meter.done, id(output), now_ns, worker_ns)
 
     @_guarded
     def updated(self, outputs: Mapping[int, Any] | None) -> None:
         """Note what goes out to clients after a step: `EngineCoreOutputs` by client; then what ended in it."""
         now_ns, self._update_ns = self._update_ns or self._now_ns(), None
         ended, self._ended = self._ended, []
-        meter = self._meter
-        try:
-            for batch in (outputs or {}).values():
-                for output in batch.outputs:
-                    if output.prefill_stats is not None:
-                        meter.cached(output.request_id, output.prefill_stats.num_cached_tokens)
-                    if output.new_token_ids:
-                        meter.produced(output.request_id, output.new_token_ids, now_ns)
-        finally:
-            for key, reason in ended:
-                meter.freed(key, reason, now_ns)
+        for batch in (outputs or {}).values():
+            self._later(self._produced, batch.outputs, now_ns)
+        for key, reason in ended:
+            self._later(self._meter.freed, key, reason, now_ns)
 
     @_guarded
     def preempted(self, request: Any) -> None:
         """Note that a `Request` lost its blocks; all its tokens so far will be computed again."""
         self._lost_tokens[request.request_id] = request.num_tokens
-        self._meter.preempted(request.request_id, self._now_ns())
+        self._later(self._meter.preempted, request.request_id, self._now_ns())
 
     @_guarded
     def freed(self, request: Any) -> None:
@@ -203,9 +205,9 @@ class MeterAdapter:
             self._stopped.discard(key)
             reason = "stop" if reason == "abort" else reason
         if request.prefill_stats is not None:  # nobody was told of its cached tokens: it had no output
-            self._meter.cached(key, request.prefill_stats.num_cached_tokens)
+            self._later(self._meter.cached, key, request.prefill_stats.num_cached_tokens)
         if self._update_ns is None:
-            self._meter.freed(key, reason, self._now_ns())
+            self._later(self._meter.freed, key, reason, self._now_ns())
         else:
             self._ended.append((key, reason))
 
@@ -216,6 +218,36 @@ class MeterAdapter:
         marked = [name.removeprefix(STOPPED) for name in request_ids if name.startswith(STOPPED)]
         self._stopped.update(name for name in marked if name in self._requests)
         return [name for name in request_ids if not name.startswith(STOPPED)]
+
+    def catch_up(self) -> None:
+        """Make the calls that are queued, in order; a fault of one is its own."""
+        with self._lock:
+            self._make_calls()
+
+    def _later(self, call: Callable[..., None], *args: Any) -> None:
+        """Queue a call to the meter; `args` are of now."""
+        self._queued.append((call, args))
+        if len(self._queued) > MAX_QUEUED:
+            self.catch_up()
+
+    def _make_calls(self) -> None:
+        """Make the calls that are queued; the lock is held."""
+        queued = self._queued
+        while queued:
+            call, args = queued.popleft()
+            try:
+                call(*args)
+            except Exception as error:  # noqa: BLE001 - see above
+                self.fault(call.__name__, error)
+
+    def _produced(self, outputs: Iterable[Any], now_ns: int) -> None:
+        """Tell the meter of one client's outputs of a step; vLLM has made them and changes them no more."""
+        meter = self._meter
+        for output in outputs:
+            if output.prefill_stats is not None:
+                meter.cached(output.request_id, output.prefill_stats.num_cached_tokens)
+            if output.new_token_ids:
+                meter.produced(output.request_id, output.new_token_ids, now_ns)
 
     def fault(self, where: str, error: Exception) -> None:
         """Count a fault; tell of the first of its kind. Its text may quote a request, so it is not logged."""
@@ -239,6 +271,7 @@ class MeterAdapter:
     def _closed(self) -> list[Record]:
         try:
             with self._lock:
+                self._make_calls()
                 now_ns = self._now_ns()
                 for key, request in list(self._requests.items()):
                     if not request.is_finished():
@@ -259,21 +292,27 @@ class MeterAdapter:
         return total
 
     def _run(self) -> None:
-        while not self._stopping.wait(COLLECT_EVERY_S):
+        next_s = 0.0
+        while not self._stopping.wait(CATCH_UP_EVERY_S):
+            self.catch_up()
+            if time.monotonic() < next_s:
+                continue
+            next_s = time.monotonic() + COLLECT_EVERY_S
             self._hand_over(self._collected())
             self._safely("watch", self._watch)
-            self._tell()
+            self._safely("tell", self._tell)
 
     def _collected(self) -> list[Record]:
         try:
             with self._lock:
-                now_s = time.monotonic()
+                now_s, now_ns = time.monotonic(), self._now_ns()
+                self._make_calls()  # the tick comes after what happened before it
                 if now_s >= self._ticked_s + TICK_EVERY_S:
                     self._ticked_s = now_s
                     if self._memory_bytes:
                         self._meter.memory(self._memory_bytes)
                         self._memory_bytes = 0
-                    self._meter.tick(self._now_ns())
+                    self._meter.tick(now_ns)
                 return self._meter.collect()
         except Exception as error:  # noqa: BLE001
             self.fault("tick", error)

@@ -162,8 +162,8 @@ class Spool:
         with self._changed:
             lost = len(self._pending)
             self.health.dropped["stopped"] += lost
-            if not self._thread.is_alive():
-                self._close_segment()
+        if not self._thread.is_alive():
+            self._close_segment()
         if lost:
             self._log(f"{lost} usage records were lost: the engine stopped, and {self.path} {self.health.trouble}.")
 
@@ -222,9 +222,10 @@ class Spool:
         except BaseException:
             folder.close()
             raise
+        sizes = folder.segments()
         with self._changed:
             self.folder = folder
-            self._sizes = folder.segments()
+            self._sizes = sizes
             self._number = max(self._sizes, default=0)
             self._first = self._fsynced = repaired
 
@@ -252,9 +253,10 @@ class Spool:
                 self._pending.popleft()
             self._fsynced += len(group)
             self._sizes[segment.number] += len(data)
-            if self._sizes[segment.number] >= self._limits.segment_bytes:
-                self._close_segment()
+            full = self._sizes[segment.number] >= self._limits.segment_bytes
             self._changed.notify_all()
+        if full:
+            self._close_segment()
 
     def _new_segment(self) -> "_Segment":
         folder = self.folder
@@ -278,26 +280,28 @@ class Spool:
             self._open = _Segment(number, descriptor)
             return self._open
 
+    # A disk may hang in whatever it is asked: nothing of it is asked while the lock is held, or `append` would wait.
+
     def _give_up_segment(self) -> None:
         """Cut off what may have been written since the last fsync; the next write goes to another segment."""
-        with self._changed:
-            segment = self._open
-            if segment is None:
-                return
-            size = self._sizes[segment.number]
-            with suppress(OSError):  # what stays is read twice and known by its sequence, or is torn
-                os.ftruncate(segment.descriptor, size)
-            self._close_segment()
-            if size == HEADER_BYTES and self.folder is not None:
-                with suppress(OSError):
-                    self.folder.segment(segment.number).unlink()
-                    del self._sizes[segment.number]
+        segment = self._open
+        if segment is None:
+            return
+        size = self._sizes[segment.number]
+        with suppress(OSError):  # what stays is read twice and known by its sequence, or is torn
+            os.ftruncate(segment.descriptor, size)
+        self._close_segment()
+        if size == HEADER_BYTES and self.folder is not None:
+            with suppress(OSError):
+                self.folder.segment(segment.number).unlink()
+                self.released(segment.number)
 
     def _close_segment(self) -> None:
-        if self._open is not None:
+        with self._changed:
+            segment, self._open = self._open, None
+        if segment is not None:
             with suppress(OSError):
-                os.close(self._open.descriptor)
-            self._open = None
+                os.close(segment.descriptor)
 
     def _bound_room(self) -> int:
         with self._changed:

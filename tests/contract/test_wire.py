@@ -9,6 +9,7 @@ import betterproto2
 import pytest
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.data.accesslog import v3 as data
+from envoy_data_plane.envoy.extensions.filters.http.ext_proc import v3 as modes
 from envoy_data_plane.envoy.service.accesslog import v3 as als
 from envoy_data_plane.envoy.service.ext_proc import v3 as ext_proc
 from envoy_data_plane.envoy.type import v3 as types
@@ -19,16 +20,19 @@ from tenantry.adapters import access_log, codec
 from tenantry.adapters._pb import wire_pb2 as wire
 from tenantry.core.events import Answer, Forward, RequestBody, RequestHeaders
 
-MODULES: tuple[ModuleType, ...] = (ext_proc, als, data, core, types)
+MODULES: tuple[ModuleType, ...] = (ext_proc, als, data, core, types, modes)
 OTHER_NAMES = {
     "HttpAccessLogEntries": "StreamAccessLogsMessageHttpAccessLogEntries",
     "HeaderAppendAction": "HeaderValueOptionHeaderAppendAction",
+    "HeaderSendMode": "ProcessingModeHeaderSendMode",
+    "BodySendMode": "ProcessingModeBodySendMode",
 }
 """betterproto2 puts a nested type's name behind its parent's."""
 
 KINDS = {
     FieldDescriptor.TYPE_STRING: "string", FieldDescriptor.TYPE_BYTES: "bytes", FieldDescriptor.TYPE_BOOL: "bool",
-    FieldDescriptor.TYPE_INT32: "int32", FieldDescriptor.TYPE_UINT32: "uint32", FieldDescriptor.TYPE_ENUM: "enum",
+    FieldDescriptor.TYPE_INT32: "int32", FieldDescriptor.TYPE_UINT32: "uint32", FieldDescriptor.TYPE_UINT64: "uint64",
+    FieldDescriptor.TYPE_ENUM: "enum",
     FieldDescriptor.TYPE_MESSAGE: "message",
 }  # fmt: skip
 SAME_ON_THE_WIRE = {("int32", "enum")}
@@ -90,7 +94,7 @@ def test_every_field_of_ours_has_its_number_and_type_there(message: Descriptor) 
 
 def test_every_enum_of_ours_has_its_values_there() -> None:
     enums = [enum for message in OURS for enum in message.enum_types]
-    assert [enum.name for enum in enums] == ["HeaderAppendAction"]
+    assert [enum.name for enum in enums] == ["HeaderAppendAction", "HeaderSendMode", "BodySendMode"]
     for enum in enums:
         assert {value.name: value.number for value in enum.values} == {
             each.name: each.value for each in theirs(enum.name)
@@ -140,7 +144,8 @@ def fill(message: Message, choice: int, number: int = 1) -> Message:
                 FieldDescriptor.TYPE_BOOL: True,
                 FieldDescriptor.TYPE_INT32: 413,
                 FieldDescriptor.TYPE_UINT32: 2**32 - number,
-                FieldDescriptor.TYPE_ENUM: 3,
+                FieldDescriptor.TYPE_UINT64: 2**63 - number,
+                FieldDescriptor.TYPE_ENUM: field.enum_type and field.enum_type.values[-1].number,
             }[field.type]
             if field.is_repeated:
                 getattr(made, field.name).extend([value, value])

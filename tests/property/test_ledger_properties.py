@@ -18,7 +18,7 @@ from tenantry_testing.ledger_world import Delivery, deliveries
 Result = TypeVar("Result")
 
 # Each example is a dozen commits, each with an fsync.
-quickly = settings(max_examples=max(10, settings().max_examples // 4))
+quickly = settings(max_examples=min(400, settings().max_examples // 4))
 
 
 def played(work: Callable[[SqliteLedger], Awaitable[Result]]) -> Result:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tenantry.adapters.state import StateStore, open_state
+from tenantry.adapters.state import Store, open_state
 from tenantry_testing.postgres_server import PostgresServer, postgres_server
 from tenantry_testing.redis_server import RedisServer, redis_server
 
@@ -43,7 +43,7 @@ def where(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def store(where: str) -> AsyncIterator[StateStore]:
+async def store(where: str) -> AsyncIterator[Store]:
     opened = open_state(where)
     yield opened
     await opened.close()

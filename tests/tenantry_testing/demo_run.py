@@ -6,10 +6,12 @@ Three tenants: one with the beta flag, one that forges, and one that joins when 
 from html.parser import HTMLParser
 from typing import Any
 
+from msgspec.structs import replace
 from tenantry.core.outcome import Outcome
 
 from demo.run import Arrival, Call, Conversation, Probe, Refused, Reload, Run
 from demo.scenario import EnginePlan, Scenario, TenantPlan
+from tenantry_testing.demo_books import books_of
 from tenantry_testing.demo_retrieval import clean_retrieval
 
 KEYS = {"globex": "tk_globex", "hooli": "tk_hooli", "umbrella": "tk_umbrella"}
@@ -81,7 +83,7 @@ def outcome(plan: TenantPlan, number: int, version: str, ttfb_ms: float) -> Outc
 def clean_run() -> Run:
     """Traffic from second 1000 to 1010; the rules are saved at 1005.0 and live at 1005.2."""
     two = Conversation(messages=4, exchanges=2)
-    return Run(
+    run = Run(
         scenario=SCENARIO,
         seed=7,
         versions={"envoy": "1.40.0"},
@@ -122,6 +124,7 @@ def clean_run() -> Run:
         total_s=14.0,
         retrieval=clean_retrieval(),
     )
+    return replace(run, books=books_of(run))
 
 
 class Figures(HTMLParser):

@@ -14,6 +14,7 @@ from tenantry.adapters.ledger.metrics import LedgerMetrics
 from tenantry.adapters.ledger.service import application
 from tenantry.adapters.ledger.sqlite import SqliteLedger
 from tenantry.adapters.ports import free_port
+from tenantry.core.billing.terms import write_terms
 from tenantry.core.usage import Record
 
 from tenantry_testing.documents import KEYS, Document, secret_files
@@ -55,9 +56,9 @@ class LedgerElsewhere:
     async def _open(self) -> None:
         self._ledger = SqliteLedger(self.folder / "ledger.db")
         metrics = LedgerMetrics()
-        live = LiveRules(self._rules, self.secrets, lambda new: metrics.rules_live(new.book if new else None))
-        service = LedgerService(self._ledger, live, metrics, lambda: self.now_s)
-        self._runner = web.AppRunner(application(service), access_log=None)
+        self._live = LiveRules(self._rules, self.secrets, lambda new: metrics.rules_live(new.book if new else None))
+        self._service = LedgerService(self._ledger, self._live, metrics, lambda: self.now_s)
+        self._runner = web.AppRunner(application(self._service), access_log=None)
         await self._runner.setup()
         port = free_port("127.0.0.1")
         await web.TCPSite(self._runner, "127.0.0.1", port).start()
@@ -68,4 +69,11 @@ class LedgerElsewhere:
         self.do(self._ledger.book(records, units_micro or [0] * len(records), self.now_s))
 
     def close_period(self, period: str) -> None:
-        self.do(self._ledger.close_period(period, self.now_s, not_before_s=0.0))
+        """Close it as the service does, by the rules that are live."""
+        terms = write_terms(self._service.live.book.rules)
+        self.do(self._ledger.close_period(period, self.now_s, not_before_s=0.0, terms=terms))
+
+    def save_rules(self, document: Document) -> None:
+        """Have the service go by another document."""
+        self._rules.write_text(yaml.safe_dump(document))
+        self.do(self._live.check())

@@ -132,5 +132,6 @@ class ToyScheduler(MeterHooks, Vllm):  # type: ignore[misc] # the hooks' own ide
 
     def collect(self) -> list[Record]:
         """Return what the meter has ready, all in all."""
+        self.metering.catch_up()
         self.records += self.meter.collect()
         return self.records

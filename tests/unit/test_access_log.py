@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.message import DecodeError
 from tenantry.adapters import access_log
 from tenantry.adapters._pb import wire_pb2 as wire
-from tenantry.core.outcome import Outcome
+from tenantry.core.outcome import Measure, Outcome
 
 METADATA = {
     "tenant": "acme", "tier": "gold", "model": "chat-8b", "version": "1.4.0", "request_id": "0" * 32, "reason": "pin",
@@ -69,7 +69,19 @@ def test_what_the_sidecar_did_not_write_is_attributed_to_nobody(made: wire.HttpA
 
 def test_logged_headers_are_not_even_part_of_the_message() -> None:
     """A client can forge them when ext_proc fails; here they are unknown fields."""
-    assert "request" not in wire.HttpAccessLogEntry.DESCRIPTOR.fields_by_name
+    assert set(wire.HttpRequestProperties.DESCRIPTOR.fields_by_name) == {"request_body_bytes"}
+    assert set(wire.HttpResponseProperties.DESCRIPTOR.fields_by_name) == {
+        "response_code", "response_body_bytes", "response_code_details",
+    }  # fmt: skip
+
+
+def test_where_no_plugin_tells_the_usage_the_sizes_come_back_with_what_is_needed_to_read_them() -> None:
+    measure = Measure(source="estimate", api="chat", streams=True, most_tokens=64)
+    made = entry(metadata={**METADATA, **measure.metadata()})
+    made.request.request_body_bytes, made.response.response_body_bytes = 1_000, 2**33
+    (found,) = outcomes(made)
+    assert found is not None
+    assert (found.request_bytes, found.response_bytes, found.measure) == (1_000, 2**33, measure)
 
 
 def test_how_it_ended() -> None:

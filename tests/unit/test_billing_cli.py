@@ -261,6 +261,24 @@ def test_the_invoice_of_a_closed_period_says_so_and_a_late_record_corrects_it(
     assert "quota: 0.000 of 1,000" in late
 
 
+def test_a_new_price_changes_no_closed_period_and_no_correction_of_one(november: LedgerElsewhere, run: Run) -> None:
+    november.now_s = NOW + 10 * 86_400
+    november.close_period("2026-11")
+    before = run("invoice", "--period", "2026-11", "--format", "json")[1]
+    dearer = {tier: {**rules, "price": {"computeUnit": "900"}} for tier, rules in PRICES.items()}
+    november.save_rules(document(tiers=dearer, billing={"operatorGpuHour": "7"}))
+    november.book([served("acme", 3), served("acme", 4, ended_s=november.now_s)], [5_000_000, 1_000_000])
+    december = datetime(2026, 12, 5, tzinfo=UTC).timestamp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(billing_cli, "time", SimpleNamespace(time=lambda: december))
+        assert run("invoice", "--period", "2026-11", "--format", "json")[1] == before
+        (bill,) = json.loads(run("invoice", "--tenant", "acme", "--format", "json")[1])["invoices"]
+    assert [(line["corrects"], line["compute_unit_price"]) for line in bill["lines"]] == [
+        ("", "900"),
+        ("2026-11", "0.0042"),
+    ]
+
+
 def test_invoices_as_csv_are_their_lines(november: LedgerElsewhere, run: Run, tmp_path: Path) -> None:
     run("invoice", "--out", str(tmp_path / "invoices.csv"))
     with (tmp_path / "invoices.csv").open(newline="") as file:

@@ -1,8 +1,10 @@
 """Which stretch of time a person means, and what they are told when it cannot be."""
 
+import math
 from datetime import UTC, datetime
 
 import pytest
+from tenantry.core.billing.periods import hour_of, period_of
 from tenantry.core.billing.spans import Span, SpanError, period_from, span_from
 
 NOW = datetime(2026, 11, 25, 12, 30, tzinfo=UTC).timestamp()
@@ -18,6 +20,13 @@ def test_days_and_hours_are_utc_unless_they_say_otherwise() -> None:
     span = span_from(None, "2026-11-20", "2026-11-20T13:00", NOW)
     assert (span.from_s, span.to_s) == (DAY, DAY + 13 * 3600)
     assert span_from(None, "2026-11-20T02:00+02:00", None, NOW).from_s == DAY
+
+
+def test_the_last_moment_of_a_month_is_in_the_month_of_its_hour() -> None:
+    midnight = datetime(2026, 12, 1, tzinfo=UTC).timestamp()
+    last = math.nextafter(midnight, 0)  # a quarter of a microsecond before; rounded, it would be December
+    assert (period_of(last), hour_of(last)) == ("2026-11", midnight - 3600)
+    assert (period_of(midnight), hour_of(midnight)) == ("2026-12", midnight)
 
 
 def test_a_span_reads_well_behind_a_noun() -> None:

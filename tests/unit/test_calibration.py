@@ -123,3 +123,15 @@ def test_any_numbers_leave_usable_weights() -> None:
         size = 10 ** rng.randint(0, 12)
         calibration.observe(rng.randint(0, size), rng.randint(0, 1), rng.randint(0, size**2), rng.randint(0, size))
         assert calibration.weights.cost(1, 1, 1) > 0  # StepWeights refuses what is negative or not finite
+
+
+def test_what_is_rare_and_predicted_badly_is_a_rule_and_no_outlier() -> None:
+    """One step in ten has a prompt, which the fallback takes for much cheaper than it is; nothing is noisy."""
+    rng, calibration = random.Random(1), Calibration(FALLBACK)
+    for _ in range(200):
+        prompt = rng.choice((16, 64, 256, 1000)) if rng.random() < 0.1 else 0
+        decoding = rng.randint(1, 8)
+        context = rng.randint(100, 20_000)
+        calibration.observe(prompt, decoding, context, int(4e6 + 0.17e6 * prompt + 0.2e6 * decoding))
+    weights = calibration.weights
+    assert (weights.fixed, weights.prefill_token, weights.decode_token) == pytest.approx((4e6, 0.17e6, 0.2e6), rel=0.01)

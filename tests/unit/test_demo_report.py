@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec.structs import replace
+from tenantry_testing.demo_books import books_of
 from tenantry_testing.demo_run import (
     GLOBEX,
     HOOLI,
@@ -176,6 +177,7 @@ def test_an_edit_that_never_goes_live_fails_whatever_is_expected_of_the_tenant_t
         conversations={name: run.conversations[name] for name in ("globex", "hooli")},
         models_listed={name: run.models_listed[name] for name in ("globex", "hooli")}, reload=None,
     )  # fmt: skip
+    run = replace(run, books=books_of(run))
 
     assert failed(run) == [RECORD, "umbrella is served by 1.6.0", RANK, MESSAGES, MODELS, LIVE]
     assert build(run).reload is None

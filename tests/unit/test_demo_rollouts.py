@@ -18,6 +18,7 @@ from tenantry.core.rollout.conduct import Entry
 from tenantry.core.rollout.standing import FLEET, State
 from tenantry.core.rollout.trial import Trial
 from tenantry.core.rollout.verdicts import Progress, Row
+from tenantry_testing.demo_books import books_of, rebilled
 from tenantry_testing.demo_run import Figures, clean_run, looked_up
 
 from demo import rollout_expectations
@@ -103,7 +104,7 @@ def rollouts_run() -> Run:
             calls.append(call)
             outcomes.append(logged(call, drawn=False))
     run = clean_run()
-    return replace(
+    run = replace(
         run,
         scenario=replace(run.scenario, rollouts=(CALM, SLOW)),
         models_listed=dict.fromkeys(run.models_listed, ("slow", "calm", "chat-8b")),
@@ -123,6 +124,7 @@ def rollouts_run() -> Run:
             EngineCount(model="slow", version="3.1", requests=16, copies=0),
         ),
     )
+    return replace(run, books=books_of(run))
 
 
 @pytest.fixture(autouse=True)
@@ -333,3 +335,17 @@ async def test_the_crowd_asks_with_each_tenants_key_and_notes_who_answered() -> 
     assert set(seen) == {(f"Bearer tk_{sender.name}", "calm") for sender in CROWD}
     assert {(call.version, call.request_id) for call in calls} == {("2.0", "i")}
     assert [call.error for call in calls if call.status != 200] == ["503: {}"]
+
+
+def test_a_copy_that_the_ledger_does_not_have_as_the_operators_fails() -> None:
+    run = rollouts_run()
+    books = run.books
+    copies = next(index for index, tally in enumerate(books.tallies) if tally.owner == "mirror")
+    assert books.tallies[copies].requests == 7
+
+    tenants = rebilled(books, changes={copies: {"owner": "tenant", "tenant": "wonka", "tier": "bronze"}})
+
+    assert failed(replace(run, books=tenants)) == [
+        "every answer that a client got is billed once, to its tenant, and nothing else is",
+        "mirrored copies are the operator's to pay",
+    ]

@@ -12,11 +12,14 @@ from tenantry.core.apikeys import digest_text
 from tenantry.core.errors import RulesError
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import not_acted_on
+from tenantry.core.rules_billing import Quota
 from tenantry_testing.documents import decision
 
 from demo import rules_document, scenario
 from demo.observe import EngineRecord
+from demo.quota_story import spend
 from demo.recorder import RECORD_PATH, recording
+from demo.run import CrowdCall
 from demo.scenario import MODEL, Scenario
 
 ENDPOINTS = {"1.4.0": "127.0.0.1:1111", "1.5.0": "127.0.0.1:2222"}
@@ -101,9 +104,60 @@ def with_rollouts(folder: Path) -> Path:
         )
         for plan in play.rollouts
     ]
+    assert play.quota is not None
+    changes.append(rules_document.add_quota(play.quota, digests[play.quota.tenant]))
     path = folder / "rules.yaml"
     rules_document.fill(path, ENDPOINTS, {plan.name: digests[plan.name] for plan in play.founding}, *changes)
     return path
+
+
+def test_one_tenant_has_a_quota_of_its_own_and_every_tier_and_model_has_a_price(tmp_path: Path) -> None:
+    rules = read_rules(read_file(with_rollouts(tmp_path)))
+
+    limits = {name: tenant.quota for name, tenant in rules.tenants.items() if tenant.quota is not None}
+    assert limits == {"vandelay": Quota(compute_units_per_minute=2)}
+    assert {name: float(tier.price.compute_unit) > 0 for name, tier in rules.tiers.items()} == dict.fromkeys(
+        ("gold", "silver", "bronze"), True
+    )
+    assert {name: model.profile.gigaflops_per_token for name, model in rules.models.items()} == {
+        "chat-8b": 15.01,
+        "summary-1b": 2.47,
+        "extract-3b": 6.43,
+    }
+
+
+@pytest.mark.parametrize(("statuses", "expected"), [((200, 429, 200), 429), ((200, 200, 200), 200)])
+async def test_a_tenant_spends_its_quota_by_two_large_requests_and_a_small_one(
+    statuses: tuple[int, ...], expected: int
+) -> None:
+    quota = scenario.stand_in().quota
+    assert quota is not None
+    asked: list[int] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        assert request.headers["authorization"] == "Bearer tk_vandelay"
+        asked.append(len((await request.json())["messages"][0]["content"]))
+        status = statuses[len(asked) - 1]
+        body = {"error": {"message": "Rate limit reached: 2 compute units a minute."}} if status == 429 else {}
+        return web.json_response(body, status=status, headers={"x-tenantry-request-id": str(len(asked))})
+
+    app = web.Application()
+    app.add_routes([web.post("/v1/chat/completions", answer)])
+    runner = web.AppRunner(app)
+    await runner.setup()
+    passed: list[CrowdCall] = []
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        refused = await spend(quota, url, "tk_vandelay", passed.append)
+    finally:
+        await runner.cleanup()
+
+    assert asked == [1872, 1872, 52]
+    assert [call.request_id for call in passed] == ["1", "3"]
+    assert (refused.expected, refused.status) == (429, expected)
+    told = "Rate limit reached: 2 compute units a minute." if expected == 429 else "was answered"
+    assert refused.message == told
 
 
 def test_the_rollouts_are_in_the_rules_as_the_play_has_them(tmp_path: Path) -> None:

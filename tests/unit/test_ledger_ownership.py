@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+from tenantry.core.billing.booking import Entry, plan
 from tenantry.core.billing.ownership import owner_alone, owners
 from tenantry.core.usage import UsageRecord
 from tenantry_testing.ledger_world import request
@@ -69,13 +70,28 @@ def test_an_engine_that_crashed_and_the_attempt_that_served() -> None:
     assert story(attempt(1, None), attempt(2, "stop")) == ["unfinished", "tenant"]
 
 
-def test_the_sequences_of_an_attempt_stand_together() -> None:
+def test_the_sequences_of_an_attempt_fail_together() -> None:
     first, second = attempt(1, "stop", sequence=0), attempt(1, "length", sequence=1)
     assert story(first, second) == ["tenant", "tenant"]
-    assert story(first, attempt(1, None, sequence=1)) == ["unfinished", "unfinished"]
     assert story(first, attempt(1, "error", sequence=1)) == ["failed", "failed"]
     assert story(first, attempt(1, "abort", sequence=1)) == ["tenant", "tenant"]
     assert story(first, attempt(1, "abort", sequence=1), attempt(2, "stop")) == ["failed", "failed", "tenant"]
+
+
+def test_the_sequences_of_an_attempt_do_not_wait_for_each_other() -> None:
+    ended, running = attempt(1, "stop", sequence=0), attempt(1, None, sequence=1)
+    assert story(ended, running) == ["tenant", "unfinished"]
+    assert story(ended, running, attempt(2, "stop")) == ["failed", "unfinished", "tenant"]
+    assert story(ended, running, attempt(2, None)) == ["failed", "unfinished", "unfinished"]
+
+
+def test_the_ranks_of_a_data_parallel_engine_share_an_attempt() -> None:
+    # vLLM spreads the sequences of one request: each rank is an engine process, all bear the request's one number.
+    ranks = [request(engine=f"rank{n % 2}", sequence=n, finish_reason="stop") for n in range(4)]
+    assert story(*ranks) == ["tenant"] * 4
+    failed = request(engine="rank0", sequence=2, finish_reason="error")
+    assert story(ranks[0], ranks[1], failed, ranks[3]) == ["failed"] * 4
+    assert story(*ranks[:2], request(engine="another", finish_reason="stop")) == ["failed", "tenant", "tenant"]
 
 
 def test_a_copy_is_the_operators_and_has_no_say_in_the_original() -> None:
@@ -103,3 +119,14 @@ def test_a_record_alone_has_the_owner_that_it_has_among_others() -> None:
     ):
         record = attempt(1, reason, tenant=tenant, mirror=mirror)
         assert [owner_alone(record)] == story(record)
+
+
+def test_a_list_of_prompts_that_run_one_after_another_moves_each_record_once() -> None:
+    entries: list[Entry] = []
+    for number in range(50):
+        for part, reason in ((1, None), (2, "stop")):
+            record = request(sequence=number, part=part, finish_reason=reason)
+            planned = plan([record], [0], known=(), held=entries, closed=None, now_s=0.0)
+            entries += planned.entries
+    # Two records a prompt, and what takes the first from nobody and gives it to the tenant.
+    assert len(entries) == 50 * 4

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ import pytest
 import pytest_asyncio
 import structlog
 import yaml
+from dataplane.pki import Authority
 from tenantry.adapters import logs
-from tenantry.adapters.bind import Address, BindError
+from tenantry.adapters.bind import Address, BindError, Tls
 from tenantry.adapters.ledger import record_routes
 from tenantry.adapters.ledger.service import LedgerOptions, LedgerRunning, ledger_serving
-from tenantry.adapters.ledger.store import LedgerUnavailableError
+from tenantry.adapters.ledger.store import LedgerUnavailableError, Query
 from tenantry.core.errors import RulesError, SecretsError
 from tenantry.core.usage import MAX_BATCH_BYTES, Batch, Charge, ColdStart, Record
 from tenantry_testing.documents import KEYS, document, secret_files
+from tenantry_testing.folders import in_memory
 from tenantry_testing.ledger_world import OCTOBER, request, span
 
+ENGINE = "spiffe://prod/engine"
 ADMIN, USAGE = (secret_files()[name].decode() for name in ("admin-token", "usage-token"))
 
 
@@ -72,16 +76,17 @@ def log() -> Iterator[io.StringIO]:
 
 
 @pytest.fixture
-def options(tmp_path: Path) -> LedgerOptions:
+def options(tmp_path: Path) -> Iterator[LedgerOptions]:
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     for name in ("admin-token", "usage-token"):  # the others are not asked for
         (secrets / name).write_bytes(secret_files()[name])
     rules = tmp_path / "rules.yaml"
     rules.write_text(yaml.safe_dump(document()))
-    return LedgerOptions(
-        rules=rules, secrets=secrets, db=f"sqlite:{tmp_path / 'ledger.db'}", listen=Address(host="127.0.0.1", port=0)
-    )
+    with tempfile.TemporaryDirectory(dir=in_memory()) as folder:
+        yield LedgerOptions(
+            rules=rules, secrets=secrets, db=f"sqlite:{folder}/ledger.db", listen=Address(host="127.0.0.1", port=0)
+        )
 
 
 @pytest_asyncio.fixture
@@ -235,6 +240,31 @@ async def test_what_waits_is_bounded(service: Service, monkeypatch: pytest.Monke
     assert sorted([(await task)[0] for task in waiting]) == [200, 200, 503]
 
 
+async def test_a_tenant_that_asks_without_end_keeps_neither_bookings_nor_others_waiting(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, began = asyncio.Event(), list[str | None]()
+    tallies = service.running.service.ledger.tallies
+
+    async def slow(query: Query) -> Any:
+        began.append(query.tenant)
+        if query.tenant == "acme":
+            await go.wait()
+        return await tallies(query)
+
+    monkeypatch.setattr(service.running.service.ledger, "tallies", slow)
+    flood = [asyncio.ensure_future(service.ask("GET", "/usage", KEYS["acme"])) for _ in range(30)]
+    done = asyncio.as_completed(flood)
+    assert [(await next(done))[0] for _ in range(22)] == [429] * 22
+    assert began == ["acme"]  # one at a time
+    assert await service.post(request(tenant="globex")) == (200, {"new": 1, "known": 0})
+    assert await service.usage(token=KEYS["globex"]) == [("tenant", "globex", 1)]
+    assert await service.usage() == [("tenant", "globex", 1)]
+    go.set()
+    assert sorted(status for status, _ in await asyncio.gather(*flood)) == [200] * 8 + [429] * 22
+    assert (await service.ask("GET", "/usage", KEYS["acme"]))[0] == 200
+
+
 async def test_compute_units_follow_the_live_rules(service: Service) -> None:
     charge = Charge(input_tokens=1_000, cached_tokens=1_000, output_tokens=1_000)
     await service.post(request("r1", charge=charge), request("r2", charge=charge, model="unknown"))
@@ -248,6 +278,12 @@ async def test_compute_units_follow_the_live_rules(service: Service) -> None:
     assert units == {"chat-8b": 4_100_000 * (1 + 16 + 16), "unknown": 4_100_000}
     assert "tenantry_rules_last_reload_ok 0.0" in (await service.ask("GET", "/metrics"))[1]
     assert "rules refused; the ledger keeps to the last good document" in service.log.getvalue()
+
+
+async def test_the_same_bytes_are_no_reload(service: Service) -> None:
+    live = service.running.service.live
+    await service.rewrite((service.folder / "rules.yaml").read_text())
+    assert service.running.service.live is live
 
 
 async def test_a_revoked_key_reads_nothing_any_more(service: Service) -> None:
@@ -306,7 +342,7 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         request("r3", tenant="not-in-the-rules", version="9", charge=charge), cold,
         span(wall_ns=10_000_000_000, busy_gpu_ns=7_000_000_000),
     ]  # fmt: skip
-    await service.post(*records)
+    await service.post(*records, records[0])  # twice in a batch
     await service.post(*records)  # known: counted once
     await service.ask("POST", "/records", USAGE, b'{"records": [{}]}')
     _, text = await service.ask("GET", "/metrics")
@@ -327,7 +363,7 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         'tenantry_engine_idle_gpu_seconds_total{model="chat-8b",version="1.4.0"} 3.0',
         'tenantry_ledger_unaccounted_gpu_seconds{model="chat-8b",version="1.4.0"} 3.0',
         'tenantry_ledger_records_total{kind="request",result="new"} 3.0',
-        'tenantry_ledger_records_total{kind="request",result="known"} 3.0',
+        'tenantry_ledger_records_total{kind="request",result="known"} 4.0',
         'tenantry_ledger_records_total{kind="unknown",result="refused"} 1.0',
         'tenantry_ledger_delay_seconds_bucket{le="5.0"} 5.0',
         'tenantry_ledger_delay_seconds_bucket{le="2.0"} 0.0',
@@ -360,6 +396,29 @@ async def test_it_listens_beyond_this_machine_with_mutual_tls_alone(options: Led
             pass
 
 
+async def test_over_mutual_tls_a_client_needs_an_allowed_name(options: LedgerOptions, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    certificate, key = authority.leaf("server", "127.0.0.1")
+    tls = Tls(certificate=certificate, key=key, client_ca=tmp_path / "ca.pem", allowed_sans=frozenset({ENGINE}))
+
+    async def posted(san: str | None) -> int:
+        context = authority.client(authority.leaf("client", san) if san else None)
+        async with (
+            aiohttp.ClientSession() as http,
+            http.post(
+                f"https://{running.listen}/records", data=batch(request()), ssl=context,
+                headers={"authorization": f"Bearer {USAGE}"},
+            ) as response,
+        ):  # fmt: skip
+            return response.status
+
+    async with ledger_serving(msgspec.structs.replace(options, tls=tls)) as running:
+        assert await posted(ENGINE) == 200
+        assert await posted("spiffe://prod/other") == 403
+        with pytest.raises(aiohttp.ClientError):
+            await posted(None)
+
+
 async def test_it_does_not_start_without_rules_tokens_or_a_place(options: LedgerOptions) -> None:
     async def starts(changed: LedgerOptions) -> None:
         async with ledger_serving(changed):
@@ -375,7 +434,7 @@ async def test_it_does_not_start_without_rules_tokens_or_a_place(options: Ledger
 
 
 async def test_a_database_that_is_away_at_the_start_is_waited_for(options: LedgerOptions, log: io.StringIO) -> None:
-    path = options.rules.parent / "ledger.db"
+    path = Path(options.db.removeprefix("sqlite:"))
     path.mkdir()
     async with ledger_serving(options) as running:
         service = Service(running, options.rules.parent, log)

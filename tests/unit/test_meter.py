@@ -317,7 +317,7 @@ def test_the_record_tells_which_weights_divided_its_steps() -> None:
     m = meter(part_ns=100 * MS)
     m.arrived("k", arrival(), 0)
     step(m, 1, [decode("k")], 0, 10)
-    m.calibration.weights = replace(m.calibration.weights, source="calibrated")
+    m.calibrations.without.weights = replace(m.calibrations.without.weights, source="calibrated")
     step(m, 2, [decode("k")], 10, 20)
     m.tick(100 * MS)
     step(m, 3, [decode("k")], 100, 110)
@@ -336,8 +336,8 @@ def test_shares_follow_what_was_learned_from_other_steps() -> None:
         m.scheduled(number, works, now)
         now += 8 * MS + tokens * 70_000 + decoding * 200_000
         m.done(number, now)
-    assert m.calibration.weights.source == "calibrated"
-    shares = m.calibration.weights.shares([prefill("long", 100), decode("chat")], 15_200_000)
+    assert m.calibrations.without.weights.source == "calibrated"
+    shares = m.calibrations.without.weights.shares([prefill("long", 100), decode("chat")], 15_200_000)
     assert shares == pytest.approx([11_000_000, 4_200_000], rel=0.02)
 
 

@@ -300,7 +300,6 @@ def test_what_this_release_does_not_act_on_is_listed() -> None:
     assert not_acted_on(rules()) == []
     assert not_acted_on(parse(EVERYTHING)) == [
         "tiers.gold: weight, maxInFlight, maxQueueSeconds (admission control)",
-        "tiers.bronze: quota (admission control)",
     ]
 
 

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -370,6 +371,35 @@ def test_a_disk_that_hangs_is_noticed(tmp_path: Path) -> None:
         disk.hangs.set()
         until(lambda: spool.health.accepting)
     assert left_in(tmp_path / "e-1") == [0]
+
+
+@pytest.mark.parametrize("hanging", ["ftruncate", "close"])
+def test_a_disk_that_hangs_while_a_segment_is_given_up_keeps_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hanging: str
+) -> None:
+    disk, go, asked, real = SickDisk(), threading.Event(), threading.Event(), getattr(os, hanging)
+
+    def hang(descriptor: int, *rest: int) -> None:
+        if threading.current_thread().name == "usage-spool":
+            asked.set()
+            go.wait(10)
+        real(descriptor, *rest)
+
+    with spooling(tmp_path, disk=disk) as one:
+        one.append(payload(0))
+        until(lambda: one.fsynced == 1)
+        disk.sync_error = errno.EIO
+        monkeypatch.setattr(os, hanging, hang)
+        one.append(payload(1))
+        assert asked.wait(5)
+        taken = threading.Thread(target=one.append, args=(payload(2),))
+        taken.start()
+        taken.join(2)
+        is_stuck = taken.is_alive()
+        disk.sync_error = None
+        go.set()
+        assert not is_stuck
+        until(lambda: one.fsynced == 3)
 
 
 def test_the_bound_counts_what_others_left_below_the_root(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ def engine(spool: Path, token: Path, ledger_port: int) -> Iterator[tuple[subproc
     """An engine process, and its URL."""
     command = [
         *(sys.executable, "-m", "tenantry_standin", "--model", "m", "--version", "1", "--speed", "50"),
+        *("--cold-start-s", "7"),
         *("--listen", f"127.0.0.1:{free_port()}", "--ledger-url", f"http://127.0.0.1:{ledger_port}"),
         *("--spool-dir", str(spool), "--ship-token-file", str(token)),
     ]
@@ -73,7 +74,8 @@ async def test_what_a_killed_engine_had_on_disk_the_next_one_ships(tmp_path: Pat
         ledger.server_close()
     ids = {record.request_id for record in ledger.records if isinstance(record, UsageRecord)}
     assert ids == {f"{number:032x}" for number in range(5)}
-    assert len({one.engine for one in ledger.records if isinstance(one, ColdStart)}) == 2, "each start has its record"
+    starts = {one.engine: one for one in ledger.records if isinstance(one, ColdStart)}
+    assert [start.gpu_ns for start in starts.values()] == [7 * 10**9] * 2, "each start has its record"
     assert list(spool.iterdir()) == []
 
 

@@ -538,6 +538,8 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         (["--speed", "0"], "speed must be from"),
         (["--max-running", "4000"], "max_step_tokens must be at least"),
         (["--api-key-file", "/dev/null"], "is empty"),
+        (["--cold-start-s", "0"], "give seconds above 0"),
+        (["--cold-start-s", "nan"], "give seconds above 0"),
     ],
 )
 def test_the_command_explains_what_it_does_not_understand(

@@ -1,11 +1,14 @@
 """What the hooks in vLLM's scheduler make of it: transcripts against a toy of the same shape, and a real meter."""
 
 import logging
+import time
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 from tenantry.core.metering.meter import Work
+from tenantry.core.usage import read_record
 from tenantry_testing.metering import requests, spans
 from tenantry_testing.toy_scheduler import BLOCK_BYTES, MS, Status, ToyScheduler, request
 from tenantry_vllm.adapter import MeterAdapter
@@ -119,6 +122,7 @@ def test_attention_costs_what_it_looks_at() -> None:
     toy.add_request(request("r", prompt=10))
     for tokens in (4, 6, 1):
         toy.step(0, r=tokens)
+    toy.metering.catch_up()
     assert [work.context_tokens for work in works] == [1 + 2 + 3 + 4, 5 + 6 + 7 + 8 + 9 + 10, 11]
 
 
@@ -154,6 +158,17 @@ def test_the_stamp_is_taken_out_of_the_trace_headers() -> None:
     assert (first.tenant, first.tier, first.model, first.request_id) == ("acme", "gold", "chat-8b", ID)
     assert (first.attempt, first.mirror, first.sequence, first.adapter) == (2, True, 3, None)
     assert (second.tenant, second.adapter) == ("acme", "acme-1")  # the headers' tenant, the rules' adapter
+
+
+def test_the_last_of_very_many_prompts_has_a_record_that_the_ledger_takes() -> None:
+    toy = ToyScheduler()
+    one = request("r")
+    # A prompt of one token is four bytes of a body of 10 MiB; beams have sequences, too.
+    one.trace_headers = {CARRIER: write_carried(Stamp(tenant="acme", request_id=ID, sequence=2_600_000))}
+    toy.add_request(one)
+    toy.finish_requests(["r"], Status.FINISHED_ABORTED)
+    (record,) = requests(toy.collect())
+    assert read_record(msgspec.json.encode(record)) == record
 
 
 def test_without_a_stamp_it_is_the_operators_under_the_engines_own_id() -> None:
@@ -199,6 +214,19 @@ def test_the_workers_report_goes_to_the_span() -> None:
     assert [span.worker_gpu_ns for span in spans(toy.records)] == [9 * MS]
 
 
+def test_the_scheduler_waits_for_no_bookkeeping_unless_it_falls_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = ToyScheduler()
+    toy.add_request(request("r"))
+    toy.end(toy.step(0, r=10), 10, {"r": Status.FINISHED_STOPPED}, r=[1])
+    assert (toy.meter.busy_gpu_ns, toy.meter.accounts) == (0, 0)  # noted, not booked
+    monkeypatch.setattr("tenantry_vllm.adapter.MAX_QUEUED", 4)  # as many as those calls
+    toy.now_ns = 20 * MS
+    toy.add_request(request("next"))
+    assert (toy.meter.busy_gpu_ns, toy.meter.accounts) == (10 * MS, 1)
+    (record,) = requests(toy.collect())
+    assert (record.request_id, record.ttft_ms, record.charge.gpu_ns) == ("r", 10, 10 * MS)
+
+
 def test_a_fault_of_metering_is_told_once_and_serving_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     toy = ToyScheduler()
     toy.meter.scheduled = _fail  # type: ignore[assignment,method-assign]
@@ -206,11 +234,26 @@ def test_a_fault_of_metering_is_told_once_and_serving_goes_on(caplog: pytest.Log
     with caplog.at_level(logging.WARNING, "vllm.tenantry"):
         for _ in range(3):
             toy.end(toy.step(0, r=1), 10, r=[1])
+        toy.metering.catch_up()
     assert toy.requests["r"].num_tokens == 10 + 3
-    assert toy.metering.faults == {"planned: RuntimeError": 3}
+    assert toy.metering.faults == {"_fail: RuntimeError": 3}
     (line,) = [entry.getMessage() for entry in caplog.records]
-    assert "planned: RuntimeError" in line
+    assert "_fail: RuntimeError" in line
     assert "a secret prompt" not in line
+
+
+def test_a_fault_in_telling_of_faults_does_not_end_the_delivery_of_records() -> None:
+    toy = ToyScheduler()
+    toy.metering._tell = _fail  # type: ignore[method-assign]
+    toy.metering.start()
+    for name in ("first", "second"):
+        toy.add_request(request(name))
+        toy.finish_requests([name], Status.FINISHED_ABORTED)
+        end_s = time.monotonic() + 5
+        while not any(record.request_id == name for record in requests(toy.records)):
+            assert time.monotonic() < end_s, f"{name} was not delivered"
+            time.sleep(0.02)
+    toy.shutdown()
 
 
 def test_a_stamp_that_cannot_be_read_leaves_the_request_to_the_operator() -> None:

@@ -42,6 +42,8 @@ def _facts(entry: wire.HttpAccessLogEntry) -> ExchangeFacts:
         cluster=common.upstream_cluster,
         details=entry.response.response_code_details,
         sent_ms=_milliseconds(common.time_to_first_upstream_tx_byte),
+        request_bytes=entry.request.request_body_bytes,
+        response_bytes=entry.response.response_body_bytes,
     )
 
 

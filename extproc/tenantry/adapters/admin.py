@@ -6,6 +6,7 @@
 | `GET /rules` | admin token | what the newest document came to |
 | `GET /rollouts`, `POST /rollouts`, `GET /rollouts/history` | admin token | the rollouts, and an operator's word |
 | `POST /usage` | usage token | engines' usage records |
+| `GET /quota` | a tenant's API key, or the admin token | what that tenant has spent; any tenant's, or all |
 | `GET /beta`, `PUT /beta` | a tenant's API key | that tenant's own beta flag, if the rules let it have one |
 """
 
@@ -15,6 +16,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tenantry.adapters.bind import Address, BindError, Tls, require_safe, sans_of
+from tenantry.adapters.quotas.desk import Quotas
+from tenantry.adapters.quotas.routes import QuotaRoutes
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollout_routes import RolloutRoutes, bears, error
 from tenantry.adapters.sidecar import Sidecar
@@ -27,17 +30,18 @@ SHUTDOWN_SECONDS = 2.0
 class Admin:
     """The admin HTTP server. `ready` is set by whoever starts and drains the transport."""
 
-    def __init__(self, sidecar: Sidecar, reloader: Reloader) -> None:
+    def __init__(self, sidecar: Sidecar, reloader: Reloader, quotas: Quotas | None = None) -> None:
         self._sidecar = sidecar
         self._reloader = reloader
         self._rollout_routes = RolloutRoutes(sidecar)
+        self._quotas = quotas
         self.ready = False
         self._runner: web.AppRunner | None = None
 
     async def start(self, address: Address, tls: Tls | None) -> Address:
         """Listen; return the address with the port that was bound."""
         require_safe(address, tls, "the admin listener")
-        app = web.Application(middlewares=[_only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
+        app = web.Application(middlewares=[only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
         app.add_routes(
             [
                 web.get("/healthz", self._healthz),
@@ -45,6 +49,7 @@ class Admin:
                 web.get("/metrics", self._metrics),
                 web.get("/rules", self._rules),
                 *self._rollout_routes.routes(),
+                *QuotaRoutes(self._sidecar, self._quotas).routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
@@ -73,6 +78,8 @@ class Admin:
     async def _metrics(self, _request: web.Request) -> web.Response:
         if self._sidecar.rollouts is not None:
             self._sidecar.rollouts.show()
+        if self._quotas is not None:
+            self._quotas.show()
         return web.Response(
             body=self._sidecar.metrics.exposition(),
             headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
@@ -96,7 +103,9 @@ class Admin:
         )
 
 
-def _only_allowed_clients(tls: Tls) -> Middleware:
+def only_allowed_clients(tls: Tls) -> Middleware:
+    """Return what refuses clients whose certificate has none of the allowed names."""
+
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
         certificate = request.get_extra_info("peercert")

@@ -72,6 +72,8 @@ def encode(event: Event, reply: Reply) -> bytes:
     part = getattr(response, _REPLY_FIELDS[type(event)])
     part.SetInParent()
     if isinstance(reply, Continue):
+        if reply.watch is not None:
+            response.mode_override.CopyFrom(_WATCHED[reply.watch])
         return response.SerializeToString()
     if isinstance(reply, Forward):
         # The route was chosen before the sidecar named a cluster.
@@ -80,6 +82,19 @@ def encode(event: Event, reply: Reply) -> bytes:
     response.dynamic_metadata.update({METADATA_NAMESPACE: dict(reply.metadata)})
     return response.SerializeToString()
 
+
+_WATCHED = {
+    watch: wire.ProcessingMode(
+        request_header_mode=wire.ProcessingMode.SEND,
+        request_body_mode=wire.ProcessingMode.BUFFERED,
+        request_trailer_mode=wire.ProcessingMode.SKIP,
+        response_header_mode=wire.ProcessingMode.SEND,
+        response_body_mode=body,
+        response_trailer_mode=wire.ProcessingMode.SKIP,
+    )
+    for watch, body in (("headers", wire.ProcessingMode.NONE), ("body", wire.ProcessingMode.STREAMED))
+}
+"""The modes of the generated configuration, and more of the response; Envoy allows these two and no other."""
 
 _REPLY_FIELDS: dict[type, str] = {
     RequestHeaders: "request_headers",

@@ -109,7 +109,7 @@ class GrpcioTransport:
             while (message := await self._next(exchange, context)) is not None:
                 reply = exchange.answer(message)
                 if exchange.waits:
-                    reply = await exchange.provide(reply)
+                    reply = await exchange.provide()
                 await context.write(reply)
         except ConversationError as error:
             exchange.failed(error)

@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import generate_latest
 
+from tenantry.adapters.quotas.metrics import QuotaMetrics
 from tenantry.adapters.rollout_metrics import RolloutMetrics
 from tenantry.adapters.store_metrics import StoreMetrics
 from tenantry.adapters.store_requests import StoreRequests
+from tenantry.adapters.usage_metrics import UsageMetrics
 from tenantry.core.outcome import Outcome
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.session import Session, State
@@ -77,6 +79,8 @@ class Metrics:
         self._models = BoundedLabels(MAX_VERSIONS)
         self.stores = StoreRequests(self.registry)
         self.store_gate = StoreMetrics(self.registry)
+        self.quotas = QuotaMetrics(self.registry, self._tenants)
+        self.usage = UsageMetrics(self.registry)
         self.rollouts = RolloutMetrics(self.registry, self._tenants, self._models)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

@@ -18,8 +18,12 @@ from tenantry.adapters.admin import Admin
 from tenantry.adapters.bind import Address, Tls, require_safe
 from tenantry.adapters.envoy_clusters import EnvoyClusters
 from tenantry.adapters.grpcio_transport import GrpcioTransport
+from tenantry.adapters.ledger_outbox import LedgerOutbox
 from tenantry.adapters.memory import keep_freed_memory
 from tenantry.adapters.metrics import Metrics
+from tenantry.adapters.quotas.accounts import Accounts
+from tenantry.adapters.quotas.desk import Quotas
+from tenantry.adapters.reckoning import Reckoning
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollouts import Rollouts
 from tenantry.adapters.rules_file import Source
@@ -30,6 +34,7 @@ from tenantry.adapters.webhook import Webhook
 from tenantry.core.errors import TenantryError
 from tenantry.core.outcome import Outcome
 from tenantry.core.rules import not_acted_on
+from tenantry.core.usage import UsageRecord
 
 WEBHOOK_SECONDS = 2.0
 """How long the end waits for the webhook's receiver."""
@@ -41,7 +46,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     `cds` is the cluster file it keeps for Envoy, `envoy_admins` (http://host:port) are asked whether
     a new version's cluster is there; `outcomes` is a file that gets one JSON line per exchange.
     `state` is the SQLite file of this machine's rollouts, `redis` the URL of the store that replicas
-    elsewhere share with it.
+    elsewhere share with it. `ledger` is the URL that gets the records which the sidecar itself makes.
     """
 
     rules: Path
@@ -54,6 +59,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     cds: Path | None = None
     envoy_admins: tuple[str, ...] = ()
     outcomes: Path | None = None
+    ledger: str | None = None
     grace_seconds: float = 20.0
 
 
@@ -84,20 +90,31 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         if options.outcomes is not None:
             sinks.append(_json_lines(stack.enter_context(_opened(options.outcomes))))
         metrics = Metrics()
-        rollouts, webhook = await _rollouts(options, metrics, stack, lambda: sidecar.snapshot.keyring.webhook)
+        writer = f"{socket.gethostname()[:64]}-{os.urandom(6).hex()}"
+        webhook = Webhook(lambda: sidecar.snapshot.keyring.webhook)
+        rollouts = _rollouts(options, metrics, stack, webhook, writer)
+        quotas = _quotas(options, metrics, stack, webhook, writer)
+        send = _ledger(options, metrics, stack, lambda: sidecar)
+        reckoning = Reckoning(lambda: sidecar.snapshot.book, quotas, metrics.usage, send)
+        sinks.append(reckoning.outcome)
         stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
         stack.push_async_callback(stores.stop)
-        sidecar = Sidecar(snapshot, metrics, sinks, rollouts=rollouts, stores=stores)
+        sidecar = Sidecar(
+            snapshot, metrics, sinks, rollouts=rollouts, stores=stores, quotas=quotas, responses=reckoning.response
+        )
         await rollouts.start()
+        await quotas.accounts.start()
         # Ended in the opposite order: outcomes and records come until transport and admin listener are gone, then the
         # stores get what is known, and the webhook what that entered.
         stack.push_async_callback(_cancelled, asyncio.create_task(webhook.run()))
         stack.push_async_callback(webhook.settle, WEBHOOK_SECONDS)
         stack.push_async_callback(rollouts.stop)
         stack.push_async_callback(_cancelled, asyncio.create_task(rollouts.run()))
+        stack.push_async_callback(quotas.stop)
+        stack.push_async_callback(_cancelled, asyncio.create_task(quotas.run()))
         reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
         transport = GrpcioTransport(sidecar)
-        admin = Admin(sidecar, reloader)
+        admin = Admin(sidecar, reloader, quotas)
         admin_address = await admin.start(options.admin, options.tls)
         stack.push_async_callback(admin.stop)
         listen = await transport.start(options.listen, options.tls)
@@ -119,21 +136,42 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
             logs.get().info("draining", open_exchanges=sidecar.open_exchanges, grace_seconds=options.grace_seconds)
 
 
-async def _rollouts(
-    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, webhook_url: Callable[[], str | None]
-) -> tuple[Rollouts, Webhook]:
+def _rollouts(
+    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, webhook: Webhook, writer: str
+) -> Rollouts:
     local = open_state(str(options.state))
     stack.push_async_callback(local.close)
     fleet = None
     if options.redis is not None:
         fleet = open_state(options.redis)
         stack.push_async_callback(fleet.close)
-    webhook = Webhook(webhook_url)
-    writer = f"{socket.gethostname()[:64]}-{os.urandom(6).hex()}"
-    return (
-        Rollouts(local=local, shared=fleet, metrics=metrics.rollouts, writer=writer, notify=webhook.tell),
-        webhook,
-    )
+    return Rollouts(local=local, shared=fleet, metrics=metrics.rollouts, writer=writer, notify=webhook.tell)
+
+
+def _quotas(
+    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, webhook: Webhook, writer: str
+) -> Quotas:
+    """Return the quotas, over a store of their own: a file without an fsync a request, or connections of theirs."""
+    where = options.redis or str(options.state.with_name("quotas.db"))
+    store = open_state(where, durable=False)
+    stack.push_async_callback(store.close)
+    accounts = Accounts(store, owner=writer.replace(" ", "-"), metrics=metrics.quotas)
+    return Quotas(accounts, metrics.quotas, notify=webhook.tell)
+
+
+def _ledger(
+    options: ServeOptions, metrics: Metrics, stack: contextlib.AsyncExitStack, sidecar: Callable[[], Sidecar]
+) -> Callable[[UsageRecord], None]:
+    """Return what takes usage records; without a ledger they go nowhere."""
+    if options.ledger is None:
+        return lambda _record: None
+    outbox = LedgerOutbox(
+        options.state.with_name("outbox.db"), options.ledger, lambda: sidecar().snapshot.keyring.usage_token,
+        metrics.usage, tls=options.tls,
+    )  # fmt: skip
+    stack.push_async_callback(outbox.stop)
+    stack.push_async_callback(_cancelled, asyncio.create_task(outbox.run()))
+    return outbox.add
 
 
 async def serve(options: ServeOptions, render_clusters: Callable[..., dict[str, Any]]) -> None:

@@ -155,6 +155,7 @@ class RolloutRoutes:
         for record in records:
             if isinstance(record, UsageRecord) and record.final:
                 rollouts.record(record)
+                self._sidecar.quotas.record(record)
         return _json({"accepted": len(records)})
 
     async def _beta(self, request: web.Request, rollouts: Rollouts) -> web.Response:

@@ -7,7 +7,7 @@ raises, the transport ends the stream with an error status, never cleanly (invar
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from google.protobuf.message import DecodeError
@@ -16,11 +16,14 @@ from tenantry.adapters import access_log, codec, logs
 from tenantry.adapters.bind import Address, Tls
 from tenantry.adapters.metrics import Metrics
 from tenantry.adapters.rollouts import Rollouts
-from tenantry.core.errors import ConversationError, RequestRefusedError
-from tenantry.core.events import Event
+from tenantry.core.errors import ConversationError, RequestRefusedError, UnavailableError
+from tenantry.core.events import Event, Forward, Reply
 from tenantry.core.outcome import Outcome
+from tenantry.core.quota.claim import Claim
+from tenantry.core.response_usage import ResponseUsage
 from tenantry.core.routing import Live
 from tenantry.core.session import Session, Snapshot, State, closed
+from tenantry.core.usage import UsageRecord
 from tenantry.core.vector.calls import Need, StoreOf
 from tenantry.core.vector.stores import open_call
 
@@ -46,38 +49,62 @@ class StoreGate(Protocol):
         """Begin to look after the stores of a document that goes live."""
 
 
+class QuotaDesk(Protocol):
+    """What the sidecar asks about quotas; `adapters.quotas` has the answers."""
+
+    async def admit(self, claim: Claim, request_id: str) -> Mapping[str, str]:
+        """Reserve what a request may cost; return the figures for its client. Raises RequestRefusedError."""
+
+    def ended(self, request_id: str) -> None:
+        """Note the end of an exchange that was admitted."""
+
+    def record(self, record: UsageRecord) -> None:
+        """Take in a usage record, of whichever request."""
+
+
 class Exchange:
     """One ext_proc stream."""
 
-    __slots__ = ("_event", "_own_seconds", "_session", "_sidecar", "closed")
+    __slots__ = ("_own_seconds", "_session", "_sidecar", "_waiting", "closed")
 
     def __init__(self, sidecar: "Sidecar", session: Session) -> None:
         self._sidecar = sidecar
         self._session = session
         self._own_seconds = 0.0
-        self._event: Event | None = None
+        self._waiting: tuple[Event, Forward] | None = None
         self.closed = False
 
     def answer(self, message: bytes) -> bytes:
         """Return the serialised ProcessingResponse for a serialised ProcessingRequest.
 
-        It is sent at once, unless `waits`: then what `provide` returns is sent instead.
+        It is sent at once, unless the exchange `waits` afterwards: then it is empty, and what `provide` returns is
+        sent instead.
 
         Raises ConversationError for what Envoy should not have sent; any other exception is a bug.
         Either way the stream must end with an error status.
         """
         begin = time.perf_counter()
-        event = self._event = codec.decode(message)
-        reply = codec.encode(event, self._session.on_event(event, time.time()))
+        event = codec.decode(message)
+        reply = self._session.on_event(event, time.time())
+        if isinstance(reply, Forward) and self._needs():
+            self._waiting = event, reply
+            encoded = b""
+        else:
+            encoded = codec.encode(event, reply)
         self._look_again()
         self._own_seconds += time.perf_counter() - begin
-        return reply
+        return encoded
 
     @property
     def waits(self) -> bool:
-        """Whether the request that was just decided needs something of its store that has to be made first."""
-        store = self._session.store
-        if self._session.state is not State.AWAIT_ANSWER or store is None or store.need is None:
+        """Whether the request that was just decided needs something that has to be asked for first."""
+        return self._waiting is not None
+
+    def _needs(self) -> bool:
+        session, store = self._session, self._session.store
+        if session.claim is not None:
+            return True
+        if store is None or store.need is None:
             return False
         return not self._sidecar.stores.provided(store.store_of, store.need)
 
@@ -87,21 +114,31 @@ class Exchange:
             # Perhaps since an operator dropped what was there; a wrong guess costs the next request a question.
             self._sidecar.stores.forget(store.store_of, store.need)
 
-    async def provide(self, reply: bytes) -> bytes:
-        """Make what the request needs, and return `reply`; or a refusal instead."""
-        store = self._session.store
-        if store is None or store.need is None or self._event is None:
-            return reply
+    async def provide(self) -> bytes:
+        """Ask for what the request needs, of its store and of its tenant's quota; return the reply, or a refusal."""
+        if self._waiting is None:
+            raise ConversationError("nothing waits")
+        (event, forward), session = self._waiting, self._session
+        reply: Reply = forward
         try:
-            await self._sidecar.stores.provide(store.store_of, store.need)
+            if session.store is not None and session.store.need is not None:
+                await self._sidecar.stores.provide(session.store.store_of, session.store.need)
+            if session.claim is not None:
+                figures = await self._sidecar.quotas.admit(session.claim, session.request_id)
+                reply = session.granted(forward, figures)
         except RequestRefusedError as refusal:
-            return codec.encode(self._event, self._session.refuse(refusal))
-        return reply
+            reply = session.refuse(refusal)
+        finally:
+            self._waiting = None
+        begin = time.perf_counter()
+        encoded = codec.encode(event, reply)
+        self._own_seconds += time.perf_counter() - begin
+        return encoded
 
     @property
     def decided(self) -> bool:
         """Whether nothing is left to decide or to verify, so that a clean end lets nothing slip and cuts nothing."""
-        return self._session.state in (State.PASSED, State.ANSWERED, State.VERIFIED)
+        return not self.waits and self._session.state in (State.PASSED, State.ANSWERED, State.VERIFIED)
 
     def failed(self, error: BaseException) -> None:
         """Note that the stream ends with an error status because of `error`."""
@@ -120,7 +157,8 @@ class Sidecar:
     """State shared by all streams of a process: the live snapshot, metrics, and where outcomes go.
 
     `rollouts` follows what goes live and sees the outcomes; without it nobody gets a candidate. Without `stores` no
-    vector store is used.
+    vector store is used, and without `quotas` nobody who has one is served. `responses` gets the usage that was read
+    from a response when its exchange has ended.
     """
 
     def __init__(
@@ -131,12 +169,16 @@ class Sidecar:
         *,
         rollouts: Rollouts | None = None,
         stores: StoreGate | None = None,
+        quotas: QuotaDesk | None = None,
+        responses: Callable[[ResponseUsage], None] = lambda _usage: None,
     ) -> None:
         self.snapshot = snapshot
+        self.quotas = ClosedQuotas() if quotas is None else quotas
         self.stores = ClosedStores() if stores is None else stores
         self.rollouts = rollouts
         self.generation = 1
         self.metrics = metrics
+        self._responses = responses
         self._sinks = tuple(sinks) if rollouts is None else (*sinks, rollouts.outcome)
         self._open: set[Exchange] = set()
         self._made_live(self.generation)
@@ -180,6 +222,10 @@ class Sidecar:
     def exchange_closed(self, exchange: Exchange, session: Session, own_seconds: float) -> None:
         """Forget an exchange and count it."""
         self._open.discard(exchange)
+        if session.response_usage is not None and session.state is State.PASSED:
+            self._responses(session.response_usage)
+        if session.claim is not None:
+            self.quotas.ended(session.request_id)
         self.metrics.exchange_closed(session, own_seconds)
 
     def access_log_message(self, message: bytes) -> None:
@@ -214,6 +260,20 @@ class ClosedStores:
         """Know nothing to forget."""
 
     def rules_live(self, snapshot: Snapshot) -> None:
+        """Take note of nothing."""
+
+
+class ClosedQuotas:
+    """Nobody keeps accounts."""
+
+    async def admit(self, _claim: Claim, _request_id: str) -> Mapping[str, str]:
+        """Refuse."""
+        raise UnavailableError("quota_not_kept", "Quotas are not kept here yet.")
+
+    def ended(self, request_id: str) -> None:
+        """Take note of nothing."""
+
+    def record(self, record: UsageRecord) -> None:
         """Take note of nothing."""
 
 

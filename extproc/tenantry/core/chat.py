@@ -10,6 +10,7 @@ never spliced, and what an engine would obey is overwritten:
     priority     the tier's, if the pool schedules by it      all
     vllm_xargs   tenant, version, request_id, adapter         chat, completions, responses
     store        false                                        responses (elsewhere: removed)
+    stream_options.include_usage  true, for models with `usage: response`   chat, completions (streams)
 
 How the tenant reaches the engine's scheduler: by `vllm_xargs` (SamplingParams.extra_args) on the
 generating routes. Embeddings have no such member (vllm/entrypoints/pooling/base/protocol.py);
@@ -125,8 +126,20 @@ def read(body: bytes) -> ChatBody:
     return ChatBody(model=model, members=members)
 
 
-def stamp(body: ChatBody, *, api: Api, tenant: Tenant, decision: Decision, keyring: Keyring, request_id: str) -> bytes:
-    """Return the body for the engine: the client's members, with ours in place of what it may not choose."""
+def stamp(
+    body: ChatBody,
+    *,
+    api: Api,
+    tenant: Tenant,
+    decision: Decision,
+    keyring: Keyring,
+    request_id: str,
+    asks_usage: bool = False,
+) -> bytes:
+    """Return the body for the engine: the client's members, with ours in place of what it may not choose.
+
+    `asks_usage`: a stream is to end with its usage, whether the client asked for that or not.
+    """
     members = {name: value for name, value in body.members.items() if name not in REFUSED_MEMBERS}
     for name in REMOVED_MEMBERS:
         members.pop(name, None)
@@ -138,7 +151,22 @@ def stamp(body: ChatBody, *, api: Api, tenant: Tenant, decision: Decision, keyri
         members["vllm_xargs"] = Raw(_encode(_engine_arguments(tenant, decision, request_id)))
     if api is Api.RESPONSES:
         members["store"] = _FALSE
+    elif asks_usage and body.streams and api is not Api.EMBEDDINGS:
+        members["stream_options"] = _with_usage(members.get("stream_options"))
     return _encode(members)
+
+
+def _with_usage(options: Raw | None) -> Raw:
+    try:
+        read = {} if options is None else _members.decode(options)
+    except msgspec.MsgspecError:
+        if options is not None and bytes(options) == b"null":
+            read = {}
+        else:
+            raise BadRequestError(
+                "invalid_stream_options", "'stream_options' must be an object.", param="stream_options"
+            ) from None
+    return Raw(_encode(read | {"include_usage": Raw(b"true")}))
 
 
 def engine_request_id(tenant: Tenant, request_id: str) -> str:

@@ -9,6 +9,8 @@
     |   |-- BadRequestError         400  INVALID_ARGUMENT
     |   |-- TooLargeError           413  INVALID_ARGUMENT
     |   |-- UnsupportedMediaError   415  INVALID_ARGUMENT
+    |   |-- RateLimitedError        429  UNAVAILABLE         (later)
+    |   |-- QuotaExhaustedError     429  PERMISSION_DENIED   (not in this billing period)
     |   |-- WithheldError           502  PERMISSION_DENIED   (a store's fault: its answer)
     |   `-- UnavailableError        503  UNAVAILABLE         (ours: try again)
     |-- ConversationError       Envoy's (or its configuration's) fault: the ext_proc stream ends with an error
@@ -43,18 +45,21 @@ class RequestRefusedError(TenantryError):
     """A request that is answered here and does not reach an upstream.
 
     `code` is a fixed word for logs, metrics and OpenAI's `error.code`; `param` names the field at
-    fault in OpenAI's sense; `message` is shown to the client.
+    fault in OpenAI's sense; `message` is shown to the client. `headers` go with the answer.
     """
 
     http_status: ClassVar[int]
     grpc_status: ClassVar[GrpcStatus]
     kind: ClassVar[str] = "invalid_request_error"
 
-    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, param: str | None = None, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.param = param
+        self.headers = headers
 
     def openai_body(self) -> bytes:
         """Return the JSON body in the shape that OpenAI's clients parse."""
@@ -112,6 +117,22 @@ class UnsupportedMediaError(RequestRefusedError):
 
     http_status = 415
     grpc_status = GrpcStatus.INVALID_ARGUMENT
+
+
+class RateLimitedError(RequestRefusedError):
+    """A tenant that has no room for this request at the moment; `Retry-After` says when to come again."""
+
+    http_status = 429
+    grpc_status = GrpcStatus.UNAVAILABLE
+    kind = "rate_limit_exceeded"
+
+
+class QuotaExhaustedError(RequestRefusedError):
+    """A tenant that has spent its quota of the billing period."""
+
+    http_status = 429
+    grpc_status = GrpcStatus.PERMISSION_DENIED
+    kind = "insufficient_quota"
 
 
 class WithheldError(RequestRefusedError):

@@ -5,6 +5,7 @@ neither gRPC nor protobuf. Names follow envoy/service/ext_proc/v3/external_proce
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 from msgspec import Struct
 
@@ -58,7 +59,12 @@ Event = RequestHeaders | RequestBody | RequestTrailers | ResponseHeaders | Respo
 
 
 class Continue(Struct, frozen=True, kw_only=True):
-    """Nothing to change; go on."""
+    """Nothing to change; go on. `watch` asks to be shown more of this exchange's response; only on headers.
+
+    `headers`: the response's headers, whatever the processing mode says. `body`: its body too, piece by piece.
+    """
+
+    watch: Literal["headers", "body"] | None = None
 
 
 class Forward(Struct, frozen=True, kw_only=True):

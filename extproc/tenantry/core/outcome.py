@@ -16,6 +16,25 @@ from tenantry.core.rollout.trial import read as read_trial
 Ended = Literal["completed", "aborted", "failed"]
 
 
+class Measure(Struct, frozen=True, kw_only=True):
+    """How the usage of a request is to be learnt, where no plugin tells it.
+
+    `api` is a model route's name (`core.chat.Api`), `most_tokens` bounds the output that the body allowed.
+    """
+
+    source: str
+    api: str
+    streams: bool
+    most_tokens: int
+
+    def metadata(self) -> dict[str, str]:
+        """Return it as the sidecar's metadata, for the log entry to bring back."""
+        return {
+            "usage": self.source, "api": self.api, "streams": "yes" if self.streams else "no",
+            "most_tokens": str(self.most_tokens),
+        }  # fmt: skip
+
+
 class Outcome(Struct, frozen=True, kw_only=True):
     """One finished exchange.
 
@@ -26,7 +45,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
     None without one. `attempts` counts upstream attempts. `version` is the one that was assigned, `trial` what the
     exchange was to a rollout; `rescued`: the stable version was asked as well, as the candidate
     failed or was late; a late candidate may still have answered first. `sent_ms` is when the
-    request went upstream: until then it was the client's time, and ours. `store` and `operation` are set instead of
+    request went upstream: until then it was the client's time, and ours. Bytes are those of bodies, as
+    the client sent and got them; `measure` is set where usage is to be estimated from all this.
+    `store` and `operation` are set instead of
     `model` and `version` for a request to a vector store.
     """
 
@@ -48,6 +69,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
     sent_ms: float = 0.0
     store: str = ""
     operation: str = ""
+    request_bytes: int = 0
+    response_bytes: int = 0
+    measure: Measure | None = None
 
 
 class ExchangeFacts(Struct, frozen=True, kw_only=True):
@@ -65,6 +89,8 @@ class ExchangeFacts(Struct, frozen=True, kw_only=True):
     cluster: str
     details: str = ""
     sent_ms: float = 0.0
+    request_bytes: int = 0
+    response_bytes: int = 0
 
 
 CLIENT_LEFT = frozenset({"downstream_connection_termination", "downstream_remote_reset", "downstream_protocol_error"})
@@ -95,8 +121,20 @@ def outcome(metadata: Mapping[str, str], facts: ExchangeFacts) -> Outcome | None
         sent_ms=facts.sent_ms,
         store=metadata.get("store", ""),
         operation=metadata.get("operation", ""),
+        request_bytes=facts.request_bytes,
+        response_bytes=facts.response_bytes,
+        measure=_measure(metadata),
         trial=trial,
         rescued=trial is not None and trial.arm == "candidate" and _answered_elsewhere(trial, facts),
+    )
+
+
+def _measure(metadata: Mapping[str, str]) -> Measure | None:
+    source, most = metadata.get("usage"), metadata.get("most_tokens", "")
+    if source is None or not most.isdecimal():
+        return None
+    return Measure(
+        source=source, api=metadata.get("api", ""), streams=metadata.get("streams") == "yes", most_tokens=int(most)
     )
 
 

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 from msgspec import Struct
 
+from tenantry.core.quota.account import limits_of
 from tenantry.core.rules import Model, Rules, TenantRules, key_of
 from tenantry.core.rules_stores import Store
 from tenantry.core.tenant import Profile
@@ -26,7 +27,10 @@ class KeyEntry(Struct, frozen=True, kw_only=True):
 
 
 class RuleBook:
-    """One valid rules document, indexed. Immutable: a reload makes a new one."""
+    """One valid rules document, indexed. Immutable: a reload makes a new one.
+
+    `names_strangers`: tokens or certificates may name tenants without an entry.
+    """
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -36,6 +40,8 @@ class RuleBook:
             (store.kind, host): (name, store) for name, store in rules.stores.items() for host in store.hosts or ("",)
         }
         self.has_stores = bool(rules.stores)
+        self._read_models = tuple(name for name, model in rules.models.items() if model.usage == "response")
+        self.names_strangers = rules.identity.jwt is not None or rules.identity.mtls is not None
         self._profiles = {name: self._profile(name, tenant) for name, tenant in rules.tenants.items()}
 
     def key(self, digest: bytes) -> KeyEntry | None:
@@ -65,12 +71,17 @@ class RuleBook:
             return None
         return self._profile(name, self.rules.tenants.get(name, TenantRules()), tier)
 
+    def reads_responses(self, profile: Profile) -> bool:
+        """Return whether the tenant may name a model whose usage is read from its responses."""
+        return any(profile.may_use(name) for name in self._read_models)
+
     def models_of(self, profile: Profile) -> list[str]:
         """Return the models that this tenant may name, in the document's order."""
         return [name for name in self.rules.models if profile.may_use(name)]
 
     def _profile(self, name: str, tenant: TenantRules, fallback_tier: str = "") -> Profile:
         tier = tenant.tier or fallback_tier
+        quota = tenant.quota or (self.rules.tiers[tier].quota if tier else None)
         return Profile(
             name=name,
             tier=tier,
@@ -82,6 +93,7 @@ class RuleBook:
             models=None if tenant.models is None else frozenset(tenant.models),
             pins=MappingProxyType(tenant.pins),
             adapters=MappingProxyType(tenant.adapters),
+            limits=limits_of(quota),
         )
 
 

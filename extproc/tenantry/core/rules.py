@@ -395,7 +395,6 @@ def not_acted_on(rules: Rules) -> list[str]:
                 ("weight", tier.weight != 1.0),
                 ("maxInFlight", tier.max_in_flight),
                 ("maxQueueSeconds", tier.max_queue_seconds),
-                ("quota", tier.quota),
             )
             if value
         ]

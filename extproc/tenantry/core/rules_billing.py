@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from tenantry.core.rules_base import Document, PositiveInt
+from tenantry.core.rules_base import Document
 
 Amount = Annotated[
     str,
@@ -19,6 +19,10 @@ Amount = Annotated[
 
 Weight = Annotated[float, Meta(ge=0, le=1_000)]
 Share = Annotated[float, Meta(gt=0, le=10)]
+
+UnitsPerMinute = Annotated[int, Meta(ge=1, le=100_000_000)]
+UnitsPerPeriod = Annotated[int, Meta(ge=1, le=5_000_000_000_000)]
+"""Their greatest values keep a quota's arithmetic below 2^53 (`core.quota.account`): 1.7 EFLOP/s for one tenant."""
 
 UsageSource = Literal["plugin", "estimate", "response"]
 
@@ -42,8 +46,8 @@ class Quota(Document, frozen=True, kw_only=True):
     An alert tells when a tenant has spent one of `alert_at` (shares of the period's quota).
     """
 
-    compute_units_per_minute: PositiveInt | None = None
-    compute_units_per_period: PositiveInt | None = None
+    compute_units_per_minute: UnitsPerMinute | None = None
+    compute_units_per_period: UnitsPerPeriod | None = None
     alert_at: Annotated[tuple[Share, ...], Meta(max_length=10)] = (0.5, 0.8, 1.0)
 
 

@@ -17,11 +17,11 @@ answered, since Envoy may send one after large bodies (envoyproxy/envoy#46237) a
 nothing; a second body with content is an error, since it would pass unread.
 
 A request to a vector store has a second half: Envoy holds the answer until the reply to its last
-event writes `verified: yes`. On the routes of models response events arrive only under a
-processing mode other than the generated one, and change nothing.
+event writes `verified: yes`. On the routes of models response events arrive for models whose usage
+is read from the response, because `Continue.watch` asks for them; they change nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 
 from msgspec import Struct, structs
@@ -51,6 +51,10 @@ from tenantry.core.events import (
 )
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.keyring import Keyring
+from tenantry.core.outcome import Measure, Outcome
+from tenantry.core.quota.answer import metadata_key
+from tenantry.core.quota.claim import Claim, Size, claim, measure, size_of
+from tenantry.core.response_usage import ResponseUsage
 from tenantry.core.routing import Decision, Live, decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Model
@@ -116,6 +120,9 @@ class Session:
     asks of a vector store, and `gate` is asked before that one is used. After the last event
     `tenant`, `decision`, `store` and `refusal` say what happened, for metrics; `events` counts the
     messages of the conversation.
+
+    What an exchange needs of the world before its `Forward` may be sent stands in `claim` (of its tenant's quota) and
+    `store.need`; who sends it asks for them first, and then says `granted` or `refuse`.
     """
 
     __slots__ = (
@@ -125,11 +132,13 @@ class Session:
         "_open_call",
         "_snapshot",
         "api",
+        "claim",
         "decision",
         "events",
         "grpc",
         "refusal",
         "request_id",
+        "response_usage",
         "state",
         "store",
         "tenant",
@@ -153,6 +162,8 @@ class Session:
         self.grpc = False
         self.request_id = new_request_id()
         self.tenant: Tenant | None = None
+        self.claim: Claim | None = None
+        self.response_usage: ResponseUsage | None = None
         self.decision: Decision | None = None
         self.store: StoreExchange | None = None
         self.refusal: RequestRefusedError | None = None
@@ -177,12 +188,18 @@ class Session:
         return reply
 
     def refuse(self, refusal: RequestRefusedError) -> Answer:
-        """Take back the reply that passed a request on, before it was sent: what the request needs cannot be made."""
-        if self.state is not State.AWAIT_ANSWER:
-            raise ConversationError("only a store's request can be taken back, and only before it went")
+        """Take back the reply that passed a request on, before it was sent: what the request needs is not to be had."""
+        if self.state not in (State.AWAIT_ANSWER, State.PASSED):
+            raise ConversationError("only a request that was to be passed on can be taken back, before it went")
         self.refusal = _bare(refusal)
         self.state = State.ANSWERED
         return _refusal_answer(refusal, grpc=self.grpc)
+
+    @staticmethod
+    def granted(forward: Forward, figures: Mapping[str, str]) -> Forward:
+        """Return the reply that passes a request on, with what its client is to be told of its quota."""
+        told = {metadata_key(name): value for name, value in figures.items()}
+        return structs.replace(forward, metadata={**forward.metadata, **told})
 
     def _on_headers(self, event: RequestHeaders, now: float) -> Reply:
         headers = event.headers
@@ -201,7 +218,8 @@ class Session:
         if event.end_stream:
             raise BadRequestError("missing_body", f"{path} needs a JSON body.")
         self._headers = headers
-        return Continue()
+        reads = self._snapshot.book.reads_responses(self.tenant.profile)
+        return Continue(watch="headers") if reads else Continue()
 
     def _opens_store(self, head: StoreHead) -> bool:
         tenant = self._verified_tenant()
@@ -236,7 +254,7 @@ class Session:
     def _on_answer_body(self, event: ResponseBody, _now: float) -> Reply:
         return self._store().deliver(event)
 
-    def _on_body(self, event: RequestBody, _now: float) -> Reply:
+    def _on_body(self, event: RequestBody, now: float) -> Reply:
         if self.store is not None:
             return self._store_forward(event.body)
         book, keyring = self._snapshot.book, self._snapshot.keyring
@@ -252,9 +270,17 @@ class Session:
                 "model_not_found", "The model does not exist, or you do not have access to it.", param="model"
             )
         decision = self.decision = self._decide(tenant, body, model, len(event.body))
+        reads = model.usage == "response"
         stamped = chat.stamp(
-            body, api=api, tenant=tenant, decision=decision, keyring=keyring, request_id=self.request_id
+            body,
+            api=api,
+            tenant=tenant,
+            decision=decision,
+            keyring=keyring,
+            request_id=self.request_id,
+            asks_usage=reads,
         )
+        size = self._weigh(tenant, model, body, api, len(event.body))
         secret = keyring.engine_secret(decision.model)
         identity = {
             "tenant": tenant.profile.name,
@@ -262,6 +288,10 @@ class Session:
             "model": decision.model,
             "version": decision.version,
         }
+        measured: dict[str, str] = {}
+        if size is not None:
+            by = measure(model.usage, api, size, streams=body.streams)
+            measured = self._measure(identity, by, len(event.body), now)
         set_headers = [(f"x-tenantry-{name}", value) for name, value in identity.items()]
         set_headers += [
             ("x-tenantry-request-id", self.request_id),
@@ -283,14 +313,38 @@ class Session:
             set_headers.append(("authorization", f"Bearer {secret}"))
         names = {name for name, _ in set_headers}
         removed = model_api.removed_headers(self._headers, book.forwarded_headers)
+        if reads:  # what is compressed cannot be read
+            removed = (*removed, "accept-encoding")
         return Forward(
             set_headers=tuple(set_headers),
             remove_headers=tuple(name for name in removed if name not in names),
             body=stamped,
             metadata=identity
             | (decision.trial.metadata() if decision.trial is not None else {})
+            | measured
             | {"request_id": self.request_id, "reason": decision.reason, "enforced": "yes"},
         )
+
+    def _weigh(self, tenant: Tenant, model: Model, body: chat.ChatBody, api: chat.Api, body_bytes: int) -> Size | None:
+        """Claim what the request may cost, if its tenant has a quota; return its size where usage is measured by it."""
+        limits = tenant.profile.limits
+        if limits is None and model.usage == "plugin":
+            return None
+        size = size_of(body, api, body_bytes)
+        if limits is not None:
+            self.claim = claim(tenant.profile.name, limits, model, size)
+        return None if model.usage == "plugin" else size
+
+    def _measure(self, identity: dict[str, str], measured: Measure, body_bytes: int, now: float) -> dict[str, str]:
+        """Return the metadata that lets usage be measured; where it is read from the response, begin to."""
+        if measured.source == "response":
+            about = Outcome(
+                tenant=identity["tenant"], tier=identity["tier"], model=identity["model"], version=identity["version"],
+                request_id=self.request_id, reason="", code=0, ended="aborted", flags=(), attempts=1, ttfb_ms=None,
+                duration_ms=0.0, cluster="", request_bytes=body_bytes,
+            )  # fmt: skip
+            self.response_usage = ResponseUsage(about, measured, now)
+        return measured.metadata()
 
     def _decide(self, tenant: Tenant, body: chat.ChatBody, model: Model, body_bytes: int) -> Decision:
         sticky = model.rollout.sticky if model.rollout is not None else ()
@@ -313,6 +367,17 @@ class Session:
         return Continue()
 
     def _on_idle_event(self, _event: Event, _now: float) -> Reply:
+        return Continue()
+
+    def _on_response_headers(self, event: ResponseHeaders, _now: float) -> Reply:
+        if self.response_usage is None:
+            return Continue()
+        self.response_usage.headers(event)
+        return Continue() if event.end_stream else Continue(watch="body")
+
+    def _on_response_body(self, event: ResponseBody, now: float) -> Reply:
+        if self.response_usage is not None:
+            self.response_usage.body(event, now)
         return Continue()
 
 
@@ -345,8 +410,8 @@ TRANSITIONS: dict[tuple[State, type], Step] = {
     ),
     (State.PASSED, RequestBody): Step(run=Session._on_second_body, next={Continue: State.PASSED}),  # noqa: SLF001
     (State.PASSED, RequestTrailers): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
-    (State.PASSED, ResponseHeaders): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
-    (State.PASSED, ResponseBody): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
+    (State.PASSED, ResponseHeaders): Step(run=Session._on_response_headers, next={Continue: State.PASSED}),  # noqa: SLF001
+    (State.PASSED, ResponseBody): Step(run=Session._on_response_body, next={Continue: State.PASSED}),  # noqa: SLF001
     (State.PASSED, ResponseTrailers): Step(run=Session._on_idle_event, next={Continue: State.PASSED}),  # noqa: SLF001
     (State.AWAIT_ANSWER, RequestBody): Step(
         run=Session._on_second_body,  # noqa: SLF001
@@ -396,6 +461,7 @@ def _refusal_answer(refusal: RequestRefusedError, *, grpc: bool) -> Answer:
     headers = [("content-type", "application/json")]
     if refusal.http_status == 401:
         headers.append(("www-authenticate", "Bearer"))
+    headers.extend(refusal.headers)
     return Answer(
         status=refusal.http_status,
         headers=tuple(headers),

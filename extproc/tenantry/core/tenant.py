@@ -11,6 +11,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from tenantry.core.quota.account import Limits
+
 ProofKind = Literal["api_key", "jwt", "mtls"]
 
 
@@ -19,7 +21,7 @@ class Profile(Struct, frozen=True, kw_only=True):
 
     `priority` is vLLM's (lower is earlier). `models` limits the tenant to these names, None means
     all. `pins` and `adapters` map a model to a version or a LoRA adapter. `beta_self_service`: the
-    tenant may set its beta flag itself.
+    tenant may set its beta flag itself. `limits` are those of its quota, None without one.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Profile(Struct, frozen=True, kw_only=True):
     models: frozenset[str] | None = None
     pins: Mapping[str, str] = {}
     adapters: Mapping[str, str] = {}
+    limits: Limits | None = None
 
     def may_use(self, model: str) -> bool:
         """Return whether the rules let this tenant name the model."""

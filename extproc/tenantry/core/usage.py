@@ -102,7 +102,7 @@ class UsageRecord(_Record, frozen=True, kw_only=True, tag="request"):
     engine: _Name
     attempt: Annotated[int, Meta(ge=1, le=100)] = 1
     mirror: bool = False
-    sequence: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    sequence: Annotated[int, Meta(ge=0, le=10**9)] = 0
     part: _Part = 1
     tenant: _Name
     tier: _Name = ""

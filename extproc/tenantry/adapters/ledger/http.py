@@ -7,8 +7,11 @@
 | `reader` | the admin token, or a tenant's own API key, which opens what is that tenant's and nothing else |
 """
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -19,13 +22,19 @@ from tenantry.adapters.ledger.live import Live, LiveRules
 from tenantry.adapters.ledger.metrics import LedgerMetrics
 from tenantry.adapters.ledger.store import Ledger, LedgerUnavailableError, PeriodError
 from tenantry.adapters.rollout_routes import bears, error
-from tenantry.core.errors import RequestRefusedError, UnauthenticatedError
+from tenantry.core.errors import RateLimitedError, RequestRefusedError, UnauthenticatedError
 from tenantry.core.identity import Presented, authenticate
 from tenantry.core.usage import MAX_BATCH_BYTES
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
 RETRY_AFTER_SECONDS = "2"
+
+MAX_TENANTS_READING = 2
+"""Questions of tenants that the database has at once; bookings stand in the same queue, and must not wait for long."""
+
+MAX_QUESTIONS = 8
+"""Of one tenant, answered one after another; more are refused."""
 
 
 class LedgerService:
@@ -38,6 +47,9 @@ class LedgerService:
         self.metrics = metrics
         self.now = now
         self._rules = rules
+        self._reading = asyncio.Semaphore(MAX_TENANTS_READING)
+        self._questions: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Lock] = {}
 
     @property
     def live(self) -> Live:
@@ -71,10 +83,25 @@ class LedgerService:
             if bears(request, self.live.admin_token):
                 return await handler(request, None)
             presented = Presented(authorization=_sent(request, "authorization"), api_key=_sent(request, "api-key"))
-            tenant = authenticate(self.live.book, presented, self.now())
-            return await handler(request, tenant.profile.name)
+            name = authenticate(self.live.book, presented, self.now()).profile.name
+            async with self._turn(name):
+                return await handler(request, name)
 
         return self._answered(handle)
+
+    @asynccontextmanager
+    async def _turn(self, tenant: str) -> AsyncIterator[None]:
+        """Wait until a tenant may read: an invoice sums up everybody's month, and nothing limits how often one asks."""
+        if self._questions[tenant] >= MAX_QUESTIONS:
+            raise RateLimitedError("too_many_questions", f"{MAX_QUESTIONS} of your questions wait; ask one at a time.")
+        self._questions[tenant] += 1
+        try:
+            async with self._turns.setdefault(tenant, asyncio.Lock()), self._reading:
+                yield
+        finally:
+            self._questions[tenant] -= 1
+            if not self._questions[tenant]:
+                del self._questions[tenant], self._turns[tenant]
 
     def _answered(self, handler: Handler) -> Handler:
         """Turn errors made on purpose into answers."""

@@ -1,4 +1,4 @@
-"""`GET /invoice`: a period's invoices, by the rules' prices of this moment.
+"""`GET /invoice`: a period's invoices, by the rules' prices of this moment, or of when the period was closed.
 
 | who asks | what it gets |
 |---|---|
@@ -19,6 +19,7 @@ from tenantry.core.billing.invoice import PriceError, invoice, invoices
 from tenantry.core.billing.operator import Bills, statement
 from tenantry.core.billing.spans import SpanError, period_from
 from tenantry.core.billing.tallies import Tally
+from tenantry.core.billing.terms import read_terms
 from tenantry.core.errors import ForbiddenError
 from tenantry.core.rules import Rules
 from tenantry.core.schema import nearest
@@ -56,14 +57,16 @@ class _NobodyError(Exception):
 async def _bills(service: LedgerService, period: str, tenant: str | None, *, known: bool) -> Bills:
     rules = service.live.book.rules
     closed = period in {each.period for each in await service.ledger.periods()}
+    kept = {each: read_terms(terms) for each, terms in (await service.ledger.terms()).items()}
+    priced = kept.get(period, rules)
     tallies = await service.ledger.tallies(Query(period=period, group_by=_GROUPS))
     engines = await service.ledger.engine_tallies(period)
     if tenant is not None:
         if not known:
             _require(tenant, rules, tallies)
-        return Bills(invoices=(invoice(period, tenant, tallies, engines, rules, closed=closed),))
-    bills = invoices(period, tallies, engines, rules, closed=closed)
-    return Bills(invoices=bills, statement=statement(period, tallies, engines, bills, rules.billing, closed=closed))
+        return Bills(invoices=(invoice(period, tenant, tallies, engines, priced, terms=kept, closed=closed),))
+    bills = invoices(period, tallies, engines, priced, terms=kept, closed=closed)
+    return Bills(invoices=bills, statement=statement(period, tallies, engines, bills, priced.billing, closed=closed))
 
 
 def _require(tenant: str, rules: Rules, tallies: Iterable[Tally]) -> None:

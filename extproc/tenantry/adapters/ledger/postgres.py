@@ -93,7 +93,7 @@ class PostgresLedger:
         """See Ledger."""
         return list(map(schema.entry_of, await self._read(schema.ENTRIES_AFTER, after, limit)))
 
-    async def close_period(self, period: str, now_s: float, *, not_before_s: float) -> ClosedPeriod:
+    async def close_period(self, period: str, now_s: float, *, not_before_s: float, terms: str = "") -> ClosedPeriod:
         """See Ledger."""
         checked_period(period)
 
@@ -104,7 +104,7 @@ class PostgresLedger:
             closable(period, first=first, closed=closed, now_s=now_s, not_before_s=not_before_s)
             (halves,) = await _execute(connection, schema.RECORDS_OF, period)
             records = schema.whole(*halves)
-            await _execute(connection, schema.ADD_PERIOD, period, now_s, records)
+            await _execute(connection, schema.ADD_PERIOD, period, now_s, records, terms)
             return ClosedPeriod(period=period, closed_s=now_s, records=records)
 
         return await self._booking.do(work)
@@ -113,6 +113,10 @@ class PostgresLedger:
         """See Ledger."""
         rows = await self._read(schema.PERIODS)
         return [ClosedPeriod(period=period, closed_s=closed_s, records=records) for period, closed_s, records in rows]
+
+    async def terms(self) -> dict[str, str]:
+        """See Ledger."""
+        return dict(await self._read(schema.TERMS))
 
     async def close(self) -> None:
         """See Ledger."""

@@ -6,7 +6,7 @@
 | `ledger_reports` | one engine's span or cold start, never changed |
 | `ledger_sums` | the sums of entries by all that anybody groups by |
 | `ledger_engine_sums` | the sums of one engine in one period |
-| `ledger_periods` | a closed period |
+| `ledger_periods` | a closed period, and the terms of its invoices |
 | `ledger_schema` | one row: the schema's version |
 
 A sum may outgrow 64 bits (kv_byte_ms of ten GPU-days does), so each is kept in two columns: X_high * 2^40 + X_low.
@@ -46,6 +46,7 @@ _INTEGERS = {
 }  # fmt: skip
 _TYPES = dict.fromkeys(_INTEGERS, "BIGINT NOT NULL") | {
     "booked_s": "DOUBLE PRECISION NOT NULL",
+    "closed_s": "DOUBLE PRECISION NOT NULL",
     "ended_s": "DOUBLE PRECISION NOT NULL",
     "id": "TEXT NOT NULL UNIQUE",
     "finish_reason": "TEXT",
@@ -62,7 +63,7 @@ def tables(*, serial: str) -> list[str]:
         f"CREATE TABLE ledger_reports (seq {serial}, {_columns(_REPORT)})",
         _sums_table("ledger_sums", SUM_KEY, FIGURES, "peak_kv_bytes"),
         _sums_table("ledger_engine_sums", ENGINE_KEY, ENGINE_FIGURES),
-        "CREATE TABLE ledger_periods (period TEXT PRIMARY KEY, closed_s DOUBLE PRECISION NOT NULL, records BIGINT)",
+        f"CREATE TABLE ledger_periods ({_columns(('period', 'terms', 'closed_s', 'records'))}, PRIMARY KEY (period))",
         "CREATE TABLE ledger_schema (version BIGINT NOT NULL)",
         f"INSERT INTO ledger_schema VALUES ({SCHEMA_VERSION})",
     ]
@@ -106,7 +107,8 @@ ADD_ENTRY = _insert("ledger_entries", _WRITTEN)
 ADD_REPORT = _insert("ledger_reports", _REPORT)
 GROW_SUM = _grow("ledger_sums", SUM_KEY, FIGURES, ("peak_kv_bytes",))
 GROW_ENGINE_SUM = _grow("ledger_engine_sums", ENGINE_KEY, ENGINE_FIGURES)
-ADD_PERIOD = "INSERT INTO ledger_periods (period, closed_s, records) VALUES (?, ?, ?)"
+ADD_PERIOD = "INSERT INTO ledger_periods (period, closed_s, records, terms) VALUES (?, ?, ?, ?)"
+TERMS = "SELECT period, terms FROM ledger_periods WHERE terms <> ''"
 LAST_CLOSED = "SELECT max(period) FROM ledger_periods"
 PERIODS = "SELECT period, closed_s, records FROM ledger_periods ORDER BY period"
 FIRST_USED = (
@@ -118,7 +120,9 @@ ENTRIES_AFTER = f"SELECT {', '.join(_ENTRY)} FROM ledger_entries WHERE seq > ? O
 # `{}` is how the database reads a list of texts from one value.
 KNOWN_ENTRIES = "SELECT id FROM ledger_entries WHERE id {}"
 KNOWN_REPORTS = "SELECT id FROM ledger_reports WHERE id {}"
-HELD = f"SELECT {', '.join(_ENTRY)} FROM ledger_entries WHERE request_id {{}} ORDER BY seq"
+# Who pays does not depend on the records as they came, which are most of an entry's bytes.
+_HELD = ", ".join("'' AS record" if name == "record" else name for name in _ENTRY)
+HELD = f"SELECT {_HELD} FROM ledger_entries WHERE request_id {{}} ORDER BY seq"
 
 
 def entry_row(entry: Entry) -> Row:

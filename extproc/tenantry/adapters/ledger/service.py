@@ -14,18 +14,17 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.typedefs import Handler, Middleware
 from msgspec import Struct
 
 from tenantry.adapters import logs
-from tenantry.adapters.bind import Address, BindError, Tls, require_safe, sans_of
+from tenantry.adapters.admin import only_allowed_clients
+from tenantry.adapters.bind import Address, BindError, Tls, require_safe
 from tenantry.adapters.ledger import invoice_routes, open_ledger, record_routes, usage_routes
 from tenantry.adapters.ledger.http import LedgerService
 from tenantry.adapters.ledger.live import LiveRules
 from tenantry.adapters.ledger.metrics import LedgerMetrics
 from tenantry.adapters.ledger.store import LedgerUnavailableError
 from tenantry.adapters.process import stop_signal
-from tenantry.adapters.rollout_routes import error
 from tenantry.core.billing.periods import period_of
 from tenantry.core.usage import MAX_BATCH_BYTES
 
@@ -95,7 +94,7 @@ async def serve(options: LedgerOptions) -> None:
 
 def application(service: LedgerService, tls: Tls | None = None) -> web.Application:
     """Return the service as an aiohttp application."""
-    app = web.Application(middlewares=[_only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
+    app = web.Application(middlewares=[only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
     app.add_routes([*_open_routes(service), *(route for module in ROUTES for route in module(service))])
     return app
 
@@ -139,16 +138,6 @@ async def _listening(runner: web.AppRunner, options: LedgerOptions) -> Address:
     except OSError as failure:
         raise BindError(f"the ledger cannot listen on {address}: {failure}") from None
     return Address(host=address.host, port=runner.addresses[0][1])
-
-
-def _only_allowed_clients(tls: Tls) -> Middleware:
-    @web.middleware
-    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not tls.admits(sans_of(request.get_extra_info("peercert"))):
-            return error(403, "this client certificate may not connect")
-        return await handler(request)
-
-    return check
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -101,7 +101,7 @@ class SqliteLedger:
             lambda connection: list(map(schema.entry_of, connection.execute(schema.ENTRIES_AFTER, values)))
         )
 
-    async def close_period(self, period: str, now_s: float, *, not_before_s: float) -> ClosedPeriod:
+    async def close_period(self, period: str, now_s: float, *, not_before_s: float, terms: str = "") -> ClosedPeriod:
         """See Ledger."""
         checked_period(period)
 
@@ -109,7 +109,7 @@ class SqliteLedger:
             (first,) = connection.execute(schema.FIRST_USED).fetchone()
             closable(period, first=first, closed=_last_closed(connection), now_s=now_s, not_before_s=not_before_s)
             records = schema.whole(*connection.execute(schema.RECORDS_OF, (period,)).fetchone())
-            connection.execute(schema.ADD_PERIOD, (period, now_s, records))
+            connection.execute(schema.ADD_PERIOD, (period, now_s, records, terms))
             return ClosedPeriod(period=period, closed_s=now_s, records=records)
 
         return await self._do(work)
@@ -122,6 +122,10 @@ class SqliteLedger:
                 for period, closed_s, records in connection.execute(schema.PERIODS)
             ]
         )
+
+    async def terms(self) -> dict[str, str]:
+        """See Ledger."""
+        return await self._do(lambda connection: dict(connection.execute(schema.TERMS)))
 
     async def close(self) -> None:
         """See Ledger."""

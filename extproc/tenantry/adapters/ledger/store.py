@@ -80,11 +80,17 @@ class Ledger(Protocol):
     async def entries(self, after: int, limit: int) -> list[Entry]:
         """Return up to `limit` entries with a `seq` above `after`, in its order; none ever comes in between later."""
 
-    async def close_period(self, period: str, now_s: float, *, not_before_s: float) -> ClosedPeriod:
-        """Close a period, once; raise PeriodError before `not_before_s`, or while an earlier one is open."""
+    async def close_period(self, period: str, now_s: float, *, not_before_s: float, terms: str = "") -> ClosedPeriod:
+        """Close a period, once; raise PeriodError before `not_before_s`, or while an earlier one is open.
+
+        `terms` (core.billing.terms) are kept with it.
+        """
 
     async def periods(self) -> list[ClosedPeriod]:
         """Return the periods that were closed."""
+
+    async def terms(self) -> dict[str, str]:
+        """Return the terms that were kept, by closed period."""
 
     async def close(self) -> None:
         """Let go of files and connections."""

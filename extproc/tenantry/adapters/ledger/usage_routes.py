@@ -21,6 +21,7 @@ from msgspec import Meta, Struct
 from tenantry.adapters.ledger.http import LedgerService, answer
 from tenantry.adapters.ledger.store import GroupBy, Query
 from tenantry.core.billing.periods import checked_period, ends_s
+from tenantry.core.billing.terms import write_terms
 from tenantry.core.errors import ForbiddenError
 
 _PARAMETERS = ("period", "from", "to", "tenant", "model", "group_by")
@@ -48,8 +49,11 @@ def routes(service: LedgerService) -> Iterable[web.RouteDef]:
 
     async def close(request: web.Request) -> web.Response:
         period = checked_period(msgspec.json.decode(await request.read(), type=_Close).period)
-        not_before_s = ends_s(period) + service.live.book.rules.billing.close_after_hours * 3_600
-        closing = service.ledger.close_period(period, service.now(), not_before_s=not_before_s)
+        rules = service.live.book.rules
+        not_before_s = ends_s(period) + rules.billing.close_after_hours * 3_600
+        closing = service.ledger.close_period(
+            period, service.now(), not_before_s=not_before_s, terms=write_terms(rules)
+        )
         return answer(await asyncio.shield(asyncio.ensure_future(closing)))
 
     return [

@@ -20,6 +20,7 @@ What is stored, with the prefix `tenantry:` and the key in braces, so that a clu
 |---|---|
 | `tenantry:document:{KEY}` | string, the document |
 | `tenantry:visits:{KEY}`, `tenantry:visits:{KEY}:old` | hashes by unit, as in `core.rollout.visits`; they expire |
+| `tenantry:account:{KEY}`, `tenantry:account:{KEY}:open` | hashes, see `account_script`; they expire |
 | `tenantry:log:{KEY}` | list of `ID ENTRY` |
 | `tenantry:log:{KEY}:ids` | set of the ids in the list |
 """
@@ -37,7 +38,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from tenantry.adapters.state import account_script
 from tenantry.adapters.state.store import MAX_ENTRIES, MAX_UNITS, Merge, StateUnavailableError, checked
+from tenantry.core.quota.account import Change, Limits, Standing
 from tenantry.core.rollout.budget import VISIT_SHARES
 from tenantry.core.rollout.visits import Arrival, Visit
 
@@ -114,7 +117,8 @@ return 1
 class RedisState:
     """A StateStore at `url`: `redis://`, `rediss://` (TLS, verified) or `unix://PATH`, each with `[USER]:PASSWORD@`.
 
-    The URL comes from a file or the environment, never from a command line, and no message repeats its password.
+    The URL comes from a file or the environment, never from a command line, and no message repeats its password. `now`
+    is the clock of accounts in a test; else it is the server's.
     """
 
     def __init__(
@@ -124,11 +128,13 @@ class RedisState:
         timeout_s: float = TIMEOUT_SECONDS,
         max_units: int = MAX_UNITS,
         max_entries: int = MAX_ENTRIES,
+        now: Callable[[], float] | None = None,
     ) -> None:
         self._where, self._secrets = _read(url)
         self._timeout_s = timeout_s
         self._max_units = max_units
         self._max_entries = max_entries
+        self._now = now
         self._updating = asyncio.Lock()
         self._closed = False
         # RESP2: all that is needed here, and whatever speaks for a Redis (proxies, forks, old releases) knows it.
@@ -140,6 +146,7 @@ class RedisState:
         self._replace = self._redis.register_script(REPLACE)
         self._visits = self._redis.register_script(VISITS)
         self._append = self._redis.register_script(APPEND)
+        self._account = self._redis.register_script(account_script.SCRIPT)
 
     async def update(self, key: str, merge: Merge) -> bytes:
         """See StateStore."""
@@ -180,6 +187,12 @@ class RedisState:
         """See StateStore."""
         young = self._name("visits", key)
         await self._do(lambda: self._redis.unlink(young, f"{young}:old"))
+
+    async def account(self, key: str, limits: Limits, change: Change) -> Standing:
+        """See StateStore."""
+        name, now = self._name("account", key), None if self._now is None else round(self._now() * 1e3)
+        given = account_script.arguments(limits, change, now)
+        return account_script.standing(await self._do(lambda: self._account(keys=(name, f"{name}:open"), args=given)))
 
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """See StateStore."""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from tenantry.core.errors import TenantryError
+from tenantry.core.quota.account import Change, Limits, Standing
 from tenantry.core.rollout.visits import Arrival, Visit
 
 Merge = Callable[[bytes | None], bytes]
@@ -59,6 +60,23 @@ class StateStore(Protocol):
 
     async def close(self) -> None:
         """Let go of files and connections. Calls that follow raise StateUnavailableError."""
+
+
+class AccountStore(Protocol):
+    """Accounts of quotas, by key as above."""
+
+    async def account(self, key: str, limits: Limits, change: Change) -> Standing:
+        """Change a quota's account, as `core.quota.account.apply` does, atomically among all processes.
+
+        Time is the store's own. Owners are named as keys are.
+        """
+
+    async def entries(self, key: str, limit: int) -> list[bytes]:
+        """See StateStore; here it serves to ask whether the store is there."""
+
+
+class Store(StateStore, AccountStore, Protocol):
+    """All of it."""
 
 
 def checked(name: str) -> str:

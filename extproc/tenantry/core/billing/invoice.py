@@ -8,15 +8,17 @@ rounded together (`money.rounded`).
 
 The order of tallies does not matter: lines are sorted before anything is rounded.
 
-Prices are those of the tier that a record was stamped with, as the rules have them now. A tier that the rules do not
-have any more cannot be priced; that is an error, since the other choice is to bill nothing and not say so.
+Prices are those of the tier that a record was stamped with, as the rules have them; of a closed period, and of what
+corrects one, by the terms that were kept when it was closed (`terms`). A tier that the rules do not have any more
+cannot be priced; that is an error, since the other choice is to bill nothing and not say so.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -30,6 +32,7 @@ from tenantry.core.rules import Rules, Tier
 from tenantry.core.schema import nearest
 
 LineKind = Literal["request", "training", "cold_start"]
+_NO_TERMS: Mapping[str, Rules] = MappingProxyType({})
 _ORDER: dict[LineKind, int] = {"request": 0, "training": 1, "cold_start": 2}
 
 
@@ -101,22 +104,24 @@ class _Key(NamedTuple):
 
 
 def invoices(
-    period: str, tallies: Iterable[Tally], engines: Iterable[EngineTally], rules: Rules, *, closed: bool = False
-) -> tuple[Invoice, ...]:
+    period: str, tallies: Iterable[Tally], engines: Iterable[EngineTally], rules: Rules, *,
+    terms: Mapping[str, Rules] = _NO_TERMS, closed: bool = False,
+) -> tuple[Invoice, ...]:  # fmt: skip
     """Return the invoice of every tenant that has one in a period, by name; raise PriceError.
 
     `tallies` are all tenants' of that period, by tenant, tier, model, version, adapter and measured (or finer).
+    `rules` are those of the period, `terms` those of closed periods, for corrections of them.
     """
-    books = _Books(period, tallies, engines)
+    books = _Books(period, tallies, engines, terms)
     return tuple(_invoice(tenant, books, rules, closed=closed) for tenant in sorted(books.tallies))
 
 
 def invoice(
     period: str, tenant: str, tallies: Iterable[Tally], engines: Iterable[EngineTally], rules: Rules, *,
-    closed: bool = False,
+    terms: Mapping[str, Rules] = _NO_TERMS, closed: bool = False,
 ) -> Invoice:  # fmt: skip
     """Return one tenant's invoice, empty without usage; it needs the tallies of all for its share of cold starts."""
-    return _invoice(tenant, _Books(period, tallies, engines), rules, closed=closed)
+    return _invoice(tenant, _Books(period, tallies, engines, terms), rules, closed=closed)
 
 
 def tier_of(tenant: str, tier: str, rules: Rules) -> tuple[str, Tier]:
@@ -136,9 +141,12 @@ def tier_of(tenant: str, tier: str, rules: Rules) -> tuple[str, Tier]:
 class _Books:
     """What tenants pay for in a period, by tenant; no prices yet, so that one tenant's mistakes are its own."""
 
-    def __init__(self, period: str, tallies: Iterable[Tally], engines: Iterable[EngineTally]) -> None:
+    def __init__(
+        self, period: str, tallies: Iterable[Tally], engines: Iterable[EngineTally], terms: Mapping[str, Rules]
+    ) -> None:
         billed = [tally for tally in tallies if tally.owner == "tenant" and tally.period == period]
         self.period = period
+        self._terms = terms
         self.shares = cold_start_shares(period, billed, engines)
         self.tallies: dict[str, list[Tally]] = defaultdict(list)
         for tally in billed:
@@ -148,8 +156,11 @@ class _Books:
         """Return a tenant's lines, sorted, with prices but without amounts."""
         merged: dict[_Key, list[Tally]] = defaultdict(list)
         for tally in self.tallies.get(tenant, ()):
-            merged[_key(tally, rules)].append(tally)
-        lines = [_usage_line(tenant, key, of_key, rules) for key, of_key in sorted(merged.items(), key=itemgetter(0))]
+            merged[_key(tally, self._terms.get(tally.corrects, rules))].append(tally)
+        lines = [
+            _usage_line(tenant, key, of_key, self._terms.get(key.corrects, rules))
+            for key, of_key in sorted(merged.items(), key=itemgetter(0))
+        ]
         for model, by_tenant in self.shares.items():
             lines += _cold_start_lines(tenant, model, by_tenant.get(tenant, {}), rules)
         return lines

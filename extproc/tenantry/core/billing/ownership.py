@@ -5,13 +5,20 @@
 | a mirrored copy | `mirror` |
 | without a tenant | `unstamped` |
 | of an attempt that failed in any of its sequences | `failed` |
-| of an attempt of which a sequence has not ended | `unfinished`, until its last record comes |
+| of a sequence that has not ended | `unfinished`, until its last record comes |
 | of the attempt that served; of several, the earliest | `tenant` |
+| nobody served yet, or an engine crashed: of the last attempt, what has ended | `tenant` |
 | nobody served: of the last attempt, if it was aborted | `tenant`: the client left, and pays for what was generated |
 | of any other attempt | `failed`: another one made it useless |
 
-The sequences of an attempt stand together: an answer of three choices of which one failed is no answer. Only attempts
-of one tenant are held against each other, so no request id, however it came about, moves a bill from one to another.
+The sequences of an attempt fail together: an answer of three choices of which one failed is no answer. They do not wait
+for each other: a list of ten thousand prompts ends one by one, and to take all of them from the tenant whenever another
+begins would write as many entries each time (one such request made the ledger quadratic). The ranks of a data-parallel
+engine are engines of their own and share an attempt's sequences; so engines of which none has a sequence of another's
+are one attempt.
+
+Only attempts of one tenant are held against each other, so no request id, however it came about, moves a bill from one
+to another.
 """
 
 from collections import defaultdict
@@ -22,7 +29,7 @@ from tenantry.core.billing.tallies import Owner
 
 _State = Literal["failed", "unfinished", "aborted", "served"]
 _Attempt = tuple[int, str]
-"""Its number, and its engine: two engines that give one number are two attempts."""
+"""Its number, and its engine (the first of several, in order): two that do the same work are two attempts."""
 
 
 class Contender(Protocol):
@@ -65,19 +72,22 @@ def contends(record: Contender) -> bool:
 def owners(records: Iterable[Contender]) -> dict[str, Owner]:
     """Return the owner of each of a request's records, by the record's id."""
     found: dict[str, Owner] = {}
-    contests: dict[str, dict[_Attempt, list[Contender]]] = defaultdict(lambda: defaultdict(list))
+    contests: dict[str, list[Contender]] = defaultdict(list)
     for record in records:
         if contends(record):
-            contests[record.tenant][record.attempt, record.engine].append(record)
+            contests[record.tenant].append(record)
         else:
             found[record.id] = "mirror" if record.mirror else "unstamped"
-    for attempts in contests.values():
+    for contest in contests.values():
+        attempts = _attempts(contest)
         states = {attempt: _state(parts) for attempt, parts in attempts.items()}
         payer = _payer(states)
         for attempt, parts in attempts.items():
-            unfinished = states[attempt] == "unfinished"
-            owner: Owner = "unfinished" if unfinished else "tenant" if attempt == payer else "failed"
-            found |= dict.fromkeys((part.id for part in parts), owner)
+            owner: Owner = "tenant" if attempt == payer else "failed"
+            ended = {part.sequence for part in parts if part.finish_reason is not None}
+            for part in parts:
+                is_open = states[attempt] == "unfinished" and part.sequence not in ended
+                found[part.id] = "unfinished" if is_open else owner
     return found
 
 
@@ -90,6 +100,20 @@ def owner_alone(record: Contender) -> Owner:
     if record.finish_reason is None:
         return "unfinished"
     return "failed" if record.finish_reason == "error" else "tenant"
+
+
+def _attempts(records: Iterable[Contender]) -> dict[_Attempt, list[Contender]]:
+    of_engine: dict[_Attempt, list[Contender]] = defaultdict(list)
+    for record in records:
+        of_engine[record.attempt, record.engine].append(record)
+    attempts: dict[_Attempt, list[Contender]] = {}
+    sequences: dict[_Attempt, set[int]] = {}
+    for (number, engine), parts in sorted(of_engine.items(), key=lambda item: item[0]):
+        own = {part.sequence for part in parts}
+        into = next((one for one in attempts if one[0] == number and own.isdisjoint(sequences[one])), (number, engine))
+        attempts.setdefault(into, []).extend(parts)
+        sequences.setdefault(into, set()).update(own)
+    return attempts
 
 
 def _state(parts: Iterable[Contender]) -> _State:
@@ -110,4 +134,4 @@ def _payer(states: Mapping[_Attempt, _State]) -> _Attempt | None:
     if served:
         return min(served)
     last = max(states)
-    return last if states[last] == "aborted" else None
+    return last if states[last] != "failed" else None

@@ -11,7 +11,9 @@ _PERIOD = re.compile(PERIOD_PATTERN)
 
 def period_of(unix_s: float) -> Period:
     """Return the period in which a moment lies."""
-    moment = datetime.fromtimestamp(unix_s, UTC)
+    moment = datetime.fromtimestamp(
+        unix_s // 1, UTC
+    )  # `fromtimestamp` rounds: the last half microsecond is no new month
     return f"{moment.year:04}-{moment.month:02}"
 
 

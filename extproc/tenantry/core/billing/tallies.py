@@ -19,7 +19,8 @@ class Tally(Struct, frozen=True, kw_only=True):
 
     `period` is where it is booked, `corrects` the closed period that it should have been in (empty: none). A field by
     which was not grouped is empty (`hour` 0). `records` counts records, `requests` attempts that ended.
-    `compute_units_micro` are millionths. All may be negative in a correction.
+    `compute_units_micro` are millionths. All may be negative in a correction, apart from `peak_kv_bytes`: the most
+    that an attempt held, whoever pays for it, stands with the owners tenant, mirror and unstamped.
     """
 
     period: str

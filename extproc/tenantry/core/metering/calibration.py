@@ -118,12 +118,13 @@ class Calibration:
         self._least_ns = max(1.0, _LEAST_PREDICTION * median(row[3] for row in self._first))
         scale = median(row[3] / max(self._predict(row), 1e-300) for row in self._first)
         self._model = [scale * weight for weight in self._model]
-        for _ in range(_ROUNDS):
+        for left in reversed(range(_ROUNDS)):
             errors = [row[3] / max(self._predict(row), self._least_ns) - 1.0 for row in self._first]
             self._spread = max(_LEAST_DEVIATION, 1.4826 * median(map(abs, errors)))
             self._products = [[0.0] * 4 for _ in _COLUMNS]
             self._targets = [0.0] * 4
-            limit = CLIP * self._spread
+            # Far, at first: what the fallback predicts worst is the rule that is to be learned, and no outlier.
+            limit = CLIP * self._spread * 2.0 ** max(0, left - _ROUNDS // 2)
             for row, error in zip(self._first, errors, strict=True):
                 predicted = max(self._predict(row), self._least_ns)
                 context, prefill, decode, _ = row

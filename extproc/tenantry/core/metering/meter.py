@@ -8,7 +8,8 @@
 asynchronous scheduling the next step is planned before the last one is done, so a step's time is from
 `max(planned, the last one's end)` to its own end: those stretches do not overlap, and their sum is the busy time. Each,
 times the engine's GPUs, is divided among the requests in the step by weight (`weights`), in whole nanoseconds that add
-up to it exactly. The step's own time does not choose its weights: it is learned from afterwards (`calibration`).
+up to it exactly. The step's own time does not choose its weights: it is learned from afterwards (`calibration`,
+`adapters`).
 
 **Spans.** A span ends now if no step is in flight, else where the stretch of the oldest one begins: at the end of the
 last step that is done, or where the oldest one was planned if that was later. All time before that point is settled,
@@ -32,7 +33,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from tenantry.core.metering.account import Account, Arrival, EngineIdentity
-from tenantry.core.metering.calibration import Calibration
+from tenantry.core.metering.adapters import Calibrations
 from tenantry.core.metering.spans import Spans
 from tenantry.core.metering.weights import StepWeights, Work
 from tenantry.core.usage import ColdStart, FinishReason, Record
@@ -57,12 +58,13 @@ Clock = Callable[[int], float]
 class _Step:
     """A step in flight: when it was planned, and whose work is in it."""
 
-    __slots__ = ("accounts", "planned_ns", "works")
+    __slots__ = ("accounts", "adapters", "planned_ns", "works")
 
     def __init__(self, planned_ns: int, works: Sequence[Work], accounts: list[Account]) -> None:
         self.planned_ns = planned_ns
         self.works = works
         self.accounts = accounts
+        self.adapters = [account.arrival.adapter is not None for account in accounts]
 
 
 class Meter:
@@ -81,7 +83,7 @@ class Meter:
         self, identity: EngineIdentity, fallback: StepWeights, clock: Clock, *, start_ns: int, part_ns: int = PART_NS
     ) -> None:
         self.identity = identity
-        self.calibration = Calibration(fallback)
+        self.calibrations = Calibrations(fallback)
         self.counts = Counter(unknown_steps=0, unknown_requests=0, lost_steps=0, known_ids=0)
         self.busy_gpu_ns = 0
         self._clock = clock
@@ -141,7 +143,7 @@ class Meter:
             self.counts["unknown_steps"] += 1
             return
         step_ns, work = self._settle(ended, now_ns, worker_ns)
-        self.calibration.observe(*work, step_ns)
+        self.calibrations.observe(*work, step_ns, adapters=any(ended.adapters))
 
     def cached(self, key: str, cached_tokens: int) -> None:
         """Note how many prompt tokens a prefix cache saved; once a request."""
@@ -223,9 +225,10 @@ class Meter:
         gpu_ns = step_ns * self.identity.gpus
         self.busy_gpu_ns += gpu_ns
         self._spans.add(gpu_ns, worker_ns)
-        weights, works = self.calibration.weights, step.works
+        weights = self.calibrations.weights(adapters=any(step.adapters))
+        shares = self.calibrations.shares(step.works, step.adapters, gpu_ns)
         prefill_tokens = decode_tokens = context_tokens = 0
-        for account, work, share in zip(step.accounts, works, weights.shares(works, gpu_ns), strict=True):
+        for account, work, share in zip(step.accounts, step.works, shares, strict=True):
             prefill, decode = work.prefill_tokens, work.decode_tokens
             if not prefill:
                 account.decode_ns += share

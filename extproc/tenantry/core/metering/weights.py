@@ -8,8 +8,8 @@ of the requests S cost
 
 Averaged over all orders of joining, a request then pays `fixed / |S|` (each is equally likely to have come first) and
 the whole of its own tokens, since those cost the same whoever else is there. That is what it weighs here; the step's
-measured time is divided in proportion. The cost model has no interaction but the fixed term on purpose: with one,
-neither the share nor its reason could be told in a sentence.
+measured time is divided in proportion. Where tokens do not cost the same whoever else is there, beside an adapter,
+`adapters` says who bears the difference.
 
 Shares are whole nanoseconds by largest remainder: they add up to the step's time exactly, in integer arithmetic; of
 equal remainders the earlier request's goes first.
@@ -80,30 +80,33 @@ class StepWeights(Struct, frozen=True, kw_only=True):
         prefill, decode = self.prefill_token * prefill_tokens, self.decode_token * decode_tokens
         return prefill / (prefill + decode) if prefill else 0.0
 
+    def own(self, work: Work) -> float:
+        """Return what a request's own tokens cost in a step."""
+        own = self.prefill_token * work.prefill_tokens + self.decode_token * work.decode_tokens
+        return own + self.context_token * work.context_tokens
+
     def shares(self, works: Sequence[Work], ns: int) -> list[int]:
         """Divide `ns` (at least 0) among the works of one step (at least one): whole numbers that add up to it."""
         equal = self.fixed / len(works)
-        prefill, decode, context = self.prefill_token, self.decode_token, self.context_token
-        weights = [
-            int(
-                _RESOLUTION
-                * (equal + prefill * w.prefill_tokens + decode * w.decode_tokens + context * w.context_tokens)
-            )
-            for w in works
-        ]
-        total = sum(weights)
-        if not total:
-            weights, total = [1] * len(weights), len(weights)
-        shares, remainders = [], []
-        for weight in weights:
-            share, remainder = divmod(ns * weight, total)
-            shares.append(share)
-            remainders.append(remainder)
-        if left := ns - sum(shares):
-            # The sort is stable also when reversed: equals stay in order.
-            for index in sorted(range(len(shares)), key=remainders.__getitem__, reverse=True)[:left]:
-                shares[index] += 1
-        return shares
+        return divided(ns, [equal + self.own(work) for work in works])
+
+
+def divided(ns: int, weights: Sequence[float]) -> list[int]:
+    """Divide `ns` (at least 0) by weights (none negative; all 0 are all equal): whole numbers that add up to it."""
+    exact = [int(_RESOLUTION * weight) for weight in weights]
+    total = sum(exact)
+    if not total:
+        exact, total = [1] * len(exact), len(exact)
+    shares, remainders = [], []
+    for weight in exact:
+        share, remainder = divmod(ns * weight, total)
+        shares.append(share)
+        remainders.append(remainder)
+    if left := ns - sum(shares):
+        # The sort is stable also when reversed: equals stay in order.
+        for index in sorted(range(len(shares)), key=remainders.__getitem__, reverse=True)[:left]:
+            shares[index] += 1
+    return shares
 
 
 def flops_weights(
