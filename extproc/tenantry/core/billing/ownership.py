@@ -6,19 +6,26 @@
 | without a tenant | `unstamped` |
 | of an attempt that failed in any of its sequences | `failed` |
 | of an attempt of which a sequence has not ended | `unfinished`, until its last record comes |
-| of the attempt that served; of several, the earliest | `tenant` |
+| of the attempt that served; of several, one that an engine measured, and of these the earliest | `tenant` |
 | nobody served: of the last attempt, if it was aborted | `tenant`: the client left, and pays for what was generated |
 | of any other attempt | `failed`: another one made it useless |
 
 The sequences of an attempt stand together: an answer of three choices of which one failed is no answer. Only attempts
 of one tenant are held against each other, so no request id, however it came about, moves a bill from one to another.
+
+What a sidecar reckoned (`models.NAME.usage`) stands in for an engine's record. Where an engine with the plugin reports
+as well, the tenant pays for what was measured, and the reckoned figures are void: never both, never by chance.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol
 
+from tenantry.core import estimates, response_usage
 from tenantry.core.billing.tallies import Owner
+
+RECKONED = frozenset({estimates.ENGINE, response_usage.ENGINE})
+"""The engines in whose names sidecars make records of the access log and of responses."""
 
 _State = Literal["failed", "unfinished", "aborted", "served"]
 _Attempt = tuple[int, str]
@@ -104,10 +111,14 @@ def _state(parts: Iterable[Contender]) -> _State:
     return "aborted" if "abort" in reasons else "served"
 
 
+def _reckoned(attempt: _Attempt) -> bool:
+    return attempt[1] in RECKONED
+
+
 def _payer(states: Mapping[_Attempt, _State]) -> _Attempt | None:
     """Return the attempt that the tenant pays for, None while there is none."""
     served = [attempt for attempt, state in states.items() if state == "served"]
     if served:
-        return min(served)
-    last = max(states)
+        return min(served, key=lambda attempt: (_reckoned(attempt), attempt))
+    last = max(states, key=lambda attempt: (not _reckoned(attempt), attempt))
     return last if states[last] == "aborted" else None
