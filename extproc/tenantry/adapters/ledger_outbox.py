@@ -11,10 +11,9 @@ long, is dropped, counted and alarmed. Processes of one machine may share the fi
 """
 
 import asyncio
-import contextlib
 import sqlite3
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +25,7 @@ from msgspec import Struct
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import Tls
+from tenantry.adapters.sqlite_file import make, transaction
 from tenantry.adapters.usage_metrics import UsageMetrics
 from tenantry.core.errors import TenantryError
 from tenantry.core.usage import MAX_BATCH, MAX_BATCH_BYTES, UsageRecord
@@ -167,8 +167,7 @@ class LedgerOutbox:
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.touch(mode=0o600)
+            make(self._path)
             self._connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
@@ -177,7 +176,7 @@ class LedgerOutbox:
 
     def _insert(self, rows: list[tuple[str, bytes]]) -> int:
         connection = self._opened()
-        with _transaction(connection):
+        with transaction(connection):
             (have,) = connection.execute("SELECT count(*) FROM records").fetchone()
             fitting = rows[: max(0, MAX_RECORDS - have)]
             connection.executemany("INSERT OR IGNORE INTO records (id, record) VALUES (?, ?)", fitting)
@@ -198,12 +197,12 @@ class LedgerOutbox:
         return rows
 
     def _forget(self, names: list[str]) -> None:
-        with _transaction(connection := self._opened()):
+        with transaction(connection := self._opened()):
             connection.executemany("DELETE FROM records WHERE id = ?", [(name,) for name in names])
         self._count()
 
     def _set_aside(self, names: list[str], error: str) -> None:
-        with _transaction(connection := self._opened()):
+        with transaction(connection := self._opened()):
             connection.executemany("UPDATE records SET refused = ? WHERE id = ?", [(error, name) for name in names])
         self._count()
 
@@ -215,18 +214,6 @@ class LedgerOutbox:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _checked(url: str) -> str:

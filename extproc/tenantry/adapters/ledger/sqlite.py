@@ -9,9 +9,8 @@ it was in use is asked for until it is back: a new one in its place would count 
 import asyncio
 import contextlib
 import json
-import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -26,6 +25,7 @@ from tenantry.adapters.ledger.store import (
     checked_units,
     closable,
 )
+from tenantry.adapters.sqlite_file import explain, inode, is_empty, make, pragma, transaction
 from tenantry.core.billing.booking import Entry, contested, plan
 from tenantry.core.billing.periods import checked_period
 from tenantry.core.billing.tallies import EngineTally, Tally
@@ -43,16 +43,6 @@ _KNOWN_REPORTS = schema.KNOWN_REPORTS.format(_IN)
 _HELD = schema.HELD.format(_IN)
 
 _DAMAGED = "is damaged or not a SQLite file; stop what uses it, move it and its -wal and -shm aside, restore a backup"
-_ADVICE = {
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_BUSY: f"has been locked by another process for {BUSY_SECONDS:g} s; see who holds it (lsof)",
-    sqlite3.SQLITE_FULL: "has no room left on its disk; make some",
-    sqlite3.SQLITE_IOERR: "could not be read or written; see whether its disk is full or failing",
-    sqlite3.SQLITE_READONLY: "may not be written; check the owner and mode of it and its folder",
-    sqlite3.SQLITE_PERM: "may not be opened; check the owner and mode of it and its folder",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the owner and mode of it and its folder",
-}
 
 
 class SqliteLedger:
@@ -143,8 +133,8 @@ class SqliteLedger:
     def _in_thread(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
             connection = self._opened()
-            with _transaction(connection):
-                if (version := _pragma(connection, "user_version")) != schema.SCHEMA_VERSION:
+            with transaction(connection):
+                if (version := pragma(connection, "user_version")) != schema.SCHEMA_VERSION:
                     raise self._newer(version)
                 return work(connection)
         except LedgerUnavailableError:
@@ -152,17 +142,19 @@ class SqliteLedger:
             raise
         except sqlite3.Error as error:
             self._let_go()
-            raise LedgerUnavailableError(f"ledger {self._path}: {_explain(error)}") from error
+            raise LedgerUnavailableError(
+                f"ledger {self._path}: {explain(error, damaged=_DAMAGED, busy_seconds=BUSY_SECONDS)}"
+            ) from error
         except OSError as error:
             raise LedgerUnavailableError(f"ledger {self._path}: {error.strerror or error}") from error
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is not None and self._inode == _inode(self._path):
+        if self._connection is not None and self._inode == inode(self._path):
             return self._connection
         self._let_go()
         if self._inode is None:
-            _make(self._path)
-        elif self._inode != _inode(self._path):
+            make(self._path)
+        elif self._inode != inode(self._path):
             raise LedgerUnavailableError(
                 f"ledger {self._path}: was moved away or replaced while in use; put it back, or restart to use what is "
                 "there now"
@@ -177,21 +169,21 @@ class SqliteLedger:
                 "keep the file on a local disk"
             )
         connection.execute("PRAGMA synchronous = FULL")
-        with _transaction(connection):
-            if _is_empty(connection):
+        with transaction(connection):
+            if is_empty(connection):
                 _lay_out(connection)
-        self._inode = _inode(self._path)
+        self._inode = inode(self._path)
         return connection
 
     def _check_ours(self, connection: sqlite3.Connection) -> None:
         """Refuse another program's file and a newer schema's, before anything is written."""
-        if _is_empty(connection):
+        if is_empty(connection):
             return
-        if _pragma(connection, "application_id") != APPLICATION_ID:
+        if pragma(connection, "application_id") != APPLICATION_ID:
             raise LedgerUnavailableError(
                 f"ledger {self._path}: is a SQLite database of another program; name another file"
             )
-        if (version := _pragma(connection, "user_version")) != schema.SCHEMA_VERSION:
+        if (version := pragma(connection, "user_version")) != schema.SCHEMA_VERSION:
             raise self._newer(version)
 
     def _newer(self, version: int) -> LedgerUnavailableError:
@@ -226,55 +218,8 @@ def _last_closed(connection: sqlite3.Connection) -> str | None:
     return None if period is None else str(period)
 
 
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # A failure that SQLite itself rolled back (disk full) leaves nothing to roll back.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
 def _lay_out(connection: sqlite3.Connection) -> None:
     for statement in schema.tables(serial="INTEGER PRIMARY KEY AUTOINCREMENT"):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")
-
-
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    return not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _make(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        # SQLite gives its -wal and -shm the mode of the file.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name of the file, too, must survive a power cut
-        finally:
-            os.close(folder)
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _explain(error: sqlite3.Error) -> str:
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    advice = _ADVICE.get(code & 0xFF)  # the upper bytes say more exactly what the lowest one says
-    return f"{advice} ({error})" if advice else str(error)

@@ -11,16 +11,16 @@ moved away while it was open (its inode tells) is let go of: what is written to 
 
 import asyncio
 import contextlib
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
+from tenantry.adapters.sqlite_file import explain, inode, is_empty, make, pragma, transaction
 from tenantry.adapters.state.store import MAX_ENTRIES, MAX_UNITS, Merge, StateUnavailableError, checked
 from tenantry.core.quota.account import Account, Change, Limits, Standing, apply
 from tenantry.core.rollout.visits import Arrival, Visit, next_visit
@@ -54,15 +54,6 @@ _DAMAGED = (
     "is damaged or not a SQLite file; stop what uses it, move it and its -wal and -shm aside, start again, and look "
     "whether a rollout that was reverted has to be reverted anew"
 )
-_ADVICE = {
-    sqlite3.SQLITE_NOTADB: _DAMAGED,
-    sqlite3.SQLITE_CORRUPT: _DAMAGED,
-    sqlite3.SQLITE_BUSY: f"has been locked by another process for {BUSY_SECONDS:g} s; see who holds it (lsof)",
-    sqlite3.SQLITE_FULL: "has no room left on its disk; make some",
-    sqlite3.SQLITE_READONLY: "may not be written; check the owner and mode of it and its folder",
-    sqlite3.SQLITE_PERM: "may not be opened; check the owner and mode of it and its folder",
-    sqlite3.SQLITE_CANTOPEN: "cannot be opened; check the owner and mode of it and its folder",
-}
 
 
 class SqliteState:
@@ -182,8 +173,8 @@ class SqliteState:
     def _in_thread(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
             connection = self._opened()
-            with _transaction(connection):
-                if (version := _pragma(connection, "user_version")) != SCHEMA_VERSION:
+            with transaction(connection):
+                if (version := pragma(connection, "user_version")) != SCHEMA_VERSION:
                     raise self._newer(version)
                 return work(connection)
         except StateUnavailableError:
@@ -191,16 +182,18 @@ class SqliteState:
             raise
         except sqlite3.Error as error:
             self._let_go()
-            raise StateUnavailableError(f"state file {self._path}: {_explain(error)}") from error
+            raise StateUnavailableError(
+                f"state file {self._path}: {explain(error, damaged=_DAMAGED, busy_seconds=BUSY_SECONDS)}"
+            ) from error
         except OSError as error:
             raise StateUnavailableError(f"state file {self._path}: {error.strerror or error}") from error
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is not None and self._inode == _inode(self._path):
+        if self._connection is not None and self._inode == inode(self._path):
             return self._connection
         self._let_go()
-        _make(self._path)
-        self._inode = _inode(self._path)
+        make(self._path)
+        self._inode = inode(self._path)
         # The transactions are ours: without isolation_level=None the module begins its own, and not IMMEDIATE.
         self._connection = connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
         self._check_ours(connection)
@@ -211,19 +204,19 @@ class SqliteState:
                 "keep the file on a local disk"
             )
         connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-        with _transaction(connection):
-            if _is_empty(connection):
+        with transaction(connection):
+            if is_empty(connection):
                 _lay_out(connection)
         return connection
 
     def _check_ours(self, connection: sqlite3.Connection) -> None:
         """Refuse another program's file, a newer schema's and a damaged one, before anything is written."""
-        if not _is_empty(connection):
-            if _pragma(connection, "application_id") != APPLICATION_ID:
+        if not is_empty(connection):
+            if pragma(connection, "application_id") != APPLICATION_ID:
                 raise StateUnavailableError(
                     f"state file {self._path}: is a SQLite database of another program; name another file"
                 )
-            if (version := _pragma(connection, "user_version")) != SCHEMA_VERSION:
+            if (version := pragma(connection, "user_version")) != SCHEMA_VERSION:
                 raise self._newer(version)
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
@@ -290,55 +283,8 @@ def _forget(connection: sqlite3.Connection, key: str) -> None:
     connection.execute("DELETE FROM counts WHERE key = ?", (key,))
 
 
-@contextlib.contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # A failure that SQLite itself rolled back (disk full) leaves nothing to roll back.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
 def _lay_out(connection: sqlite3.Connection) -> None:
     for statement in SCHEMA.split(";"):  # not executescript, which would commit first
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _is_empty(connection: sqlite3.Connection) -> bool:
-    return not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
-def _make(path: Path) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        # SQLite gives its -wal and -shm the mode of the file.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the name of the file, too, must survive a power cut
-        finally:
-            os.close(folder)
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _explain(error: sqlite3.Error) -> str:
-    code: int = getattr(error, "sqlite_errorcode", 0)
-    advice = _ADVICE.get(code & 0xFF)  # the upper bytes say more exactly what the lowest one says
-    return f"{advice} ({error})" if advice else str(error)
