@@ -10,6 +10,7 @@ import pytest_asyncio
 from hypothesis import HealthCheck, given, settings
 from tenantry.adapters.ledger import open_ledger
 from tenantry.adapters.ledger.store import Booked, ClosedPeriod, Ledger, PeriodError, Query, UnbookableError
+from tenantry.core.billing.periods import hour_of, period_of
 from tenantry.core.usage import Charge, ColdStart, Training, read_record
 from tenantry_testing import ledger_checks
 from tenantry_testing.ledger_world import (
@@ -159,6 +160,17 @@ async def test_periods_close_once_and_in_order(ledger: Ledger) -> None:
         await ledger.close_period("2026-12", LATER, not_before_s=0)
     await ledger.close_period("2026-11", LATER, not_before_s=0)
     assert [closed.period for closed in await ledger.periods()] == ["2026-10", "2026-11"]
+
+
+@pytest.mark.parametrize("ended_s", [0.0, LATER - 401 * 86_400, LATER + 2 * 86_400, 1e11])
+async def test_a_clock_that_is_far_off_opens_no_period_of_its_own(ledger: Ledger, ended_s: float) -> None:
+    await book(ledger, [request("r1", ended_s=ended_s), span(ended_s=ended_s)])
+    (found,) = await ledger.tallies(Query(group_by=("hour",)))
+    now = period_of(LATER)
+    assert (found.period, found.hour) == (now, hour_of(LATER))
+    assert [engine.wall_gpu_ns > 0 for engine in await ledger.engine_tallies(now)] == [True]
+    assert read_record((await ledger.entries(0, 1))[0].record.encode()).ended_s == ended_s  # as it came
+    await ledger.close_period(now, LATER, not_before_s=0)
 
 
 async def test_a_late_record_is_booked_in_the_earliest_open_period(ledger: Ledger) -> None:

@@ -52,6 +52,22 @@ def test_of_two_that_served_the_earliest_is_paid_for() -> None:
     assert story(attempt(1, "stop"), attempt(2, "abort")) == ["tenant", "failed"]
 
 
+@pytest.mark.parametrize("source", ["access-log", "response"])
+@pytest.mark.parametrize("engine", ["a-engine", "vllm-1"])
+def test_an_engines_record_is_paid_for_and_not_the_sidecars_guess_of_the_same_request(source: str, engine: str) -> None:
+    def measured(reason: str) -> UsageRecord:
+        return request("r1", engine=engine, finish_reason=reason)
+
+    def reckoned(reason: str) -> UsageRecord:
+        return request("r1", engine=source, finish_reason=reason, measured="estimate")
+
+    assert story(reckoned("stop")) == ["tenant"]
+    assert story(measured("stop"), reckoned("stop")) == ["tenant", "failed"]
+    assert story(measured("abort"), reckoned("abort")) == ["tenant", "failed"]
+    # The candidate's engine failed and reported; the stable version, which has no plugin, answered.
+    assert story(measured("error"), reckoned("stop")) == ["failed", "tenant"]
+
+
 def test_a_client_that_left_pays_for_the_last_attempt() -> None:
     assert story(attempt(1, "abort"), attempt(2, "abort")) == ["failed", "tenant"]
     assert story(attempt(1, "error"), attempt(2, "abort")) == ["failed", "tenant"]

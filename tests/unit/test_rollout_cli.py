@@ -358,7 +358,12 @@ def test_help_names_what_there_is(run: Run, command: str) -> None:
     code, out, _ = run(command, "--help")
     text = " ".join(out.replace("│", " ").split())
     assert code == 0
-    for said in ("/healthz, /readyz, /metrics, /rules, /rollouts, /usage, /beta", "--state", "--redis", "@FILE"):
+    for said in (
+        "/healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta",
+        "--state",
+        "--redis",
+        "@FILE",
+    ):
         assert said in text
 
 

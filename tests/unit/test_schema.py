@@ -56,6 +56,10 @@ def test_a_pattern_is_explained_in_words_where_it_has_some() -> None:
         ({5: 1}, "5: unknown key; (known: by_name, either, inner, maybe, name, numbers)"),
         ({"name": 1}, 'name: expected `str`, got `int`; YAML reads 1 as a number: write it in quotes, "1"'),
         ({"name": True}, 'name: expected `str`, got `bool`; YAML reads True as a boolean: write it in quotes, "True"'),
+        (
+            {"name": 0.000012},
+            'name: expected `str`, got `float`; YAML reads 0.000012 as a number: write it in quotes, "0.000012"',
+        ),
         ({"name": 1.5}, 'name: expected `str`, got `float`; YAML reads 1.5 as a number: write it in quotes, "1.5"'),
         ({"name": 1 << 20_000}, "name: expected `str`, got `int`"),  # too long to be shown
         ({"name": None}, "name: expected `str`, got `null`"),

@@ -9,6 +9,7 @@ collect every problem and give each its full path.
 import difflib
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -146,7 +147,8 @@ def _leaf(value: object, annotation: Any, path: str) -> Iterator[Problem]:
         hint = ""
         # str() refuses an integer of thousands of digits, and a person never meant one.
         if "Expected `str" in text and isinstance(value, int | float | bool) and abs(value) < 10**40:
-            hint = f'YAML reads {value!r} as a {_kind(value)}: write it in quotes, "{value}"'
+            plain = f"{Decimal(str(value)):f}" if type(value) is float else str(value)  # 0.000012, not 1.2e-05
+            hint = f'YAML reads {plain} as a {_kind(value)}: write it in quotes, "{plain}"'
         elif get_origin(annotation) is Literal and text.startswith("Invalid enum value") and isinstance(value, str):
             hint = nearest(value[:MAX_CHOICE_CHARACTERS], get_args(annotation))
         elif "matching regex" in text:

@@ -77,7 +77,7 @@ class QuotaRoutes:
             return [await _view(quotas, profile) for profile in profiles if profile and profile.limits]
         profile = book.profile(name, request.query.get("tier"))
         if profile is None or (name not in book.rules.tenants and not book.names_strangers):
-            raise NotFoundError("no_such_tenant", f"There is no such tenant; {nearest(name, book.rules.tenants)}.")
+            raise NotFoundError("no_such_tenant", f"no such tenant; {nearest(name, book.rules.tenants)}")
         return await _view(quotas, profile)
 
 

@@ -24,6 +24,10 @@ from tenantry.core.usage import ColdStart, EngineSpan, Record, Training, UsageRe
 MAX_FIGURE = 2**62
 """Of one entry. Sums have no bound."""
 
+OLDEST_S = 400 * 86_400
+AHEAD_S = 86_400
+"""A record says that its work ended up to 400 days ago, or a day ahead; beyond, the clock was wrong."""
+
 MAX_TEXT_BYTES = 2_000
 """Of a record's names together: what PostgreSQL can have in one index entry (2,704 bytes)."""
 
@@ -221,13 +225,14 @@ def _entry_id(record_id: str, number: int) -> str:
 
 
 def _first(record: UsageRecord, units: int, owner: Owner, closed: str | None, now_s: float) -> Entry:
-    period, corrects = booked_in(period_of(record.ended_s), closed)
+    ended_s = _plausible(record.ended_s, now_s)
+    period, corrects = booked_in(period_of(ended_s), closed)
     charge = record.charge
     record_id = record.id
     return Entry(
         id=record_id, record_id=record_id, booked_s=now_s, period=period, corrects=corrects, kind="request",
         owner=owner, tenant=record.tenant, tier=record.tier, model=record.model, version=record.version,
-        adapter=record.adapter or "", hour=hour_of(record.ended_s), measured=record.measured, ended_s=record.ended_s,
+        adapter=record.adapter or "", hour=hour_of(ended_s), measured=record.measured, ended_s=ended_s,
         request_id=record.request_id, engine=record.engine, attempt=record.attempt, mirror=record.mirror,
         sequence=record.sequence, finish_reason=record.finish_reason,
         requests=int(record.final and record.sequence == 0), prefill_gpu_ns=charge.prefill_gpu_ns,
@@ -238,26 +243,37 @@ def _first(record: UsageRecord, units: int, owner: Owner, closed: str | None, no
 
 
 def _training(record: Training, units: int, closed: str | None, now_s: float) -> Entry:
-    period, corrects = booked_in(period_of(record.ended_s), closed)
+    ended_s = _plausible(record.ended_s, now_s)
+    period, corrects = booked_in(period_of(ended_s), closed)
     return Entry(
         id=record.id, record_id=record.id, booked_s=now_s, period=period, corrects=corrects, kind="training",
         owner="tenant", tenant=record.tenant, tier=record.tier, model=record.model, adapter=record.adapter or "",
-        hour=hour_of(record.ended_s), ended_s=record.ended_s, prefill_gpu_ns=record.gpu_ns,
+        hour=hour_of(ended_s), ended_s=ended_s, prefill_gpu_ns=record.gpu_ns,
         compute_units_micro=units, record=_json(record),
     )  # fmt: skip
 
 
 def _report(record: EngineSpan | ColdStart, closed: str | None, now_s: float) -> EngineReport:
-    period, corrects = booked_in(period_of(record.ended_s), closed)
+    ended_s = _plausible(record.ended_s, now_s)
+    period, corrects = booked_in(period_of(ended_s), closed)
     cold = isinstance(record, ColdStart)
     return EngineReport(
         id=record.id, booked_s=now_s, period=period, corrects=corrects, kind="cold_start" if cold else "span",
-        engine=record.engine, model=record.model, version=record.version, hour=hour_of(record.ended_s),
-        ended_s=record.ended_s, record=_json(record),
+        engine=record.engine, model=record.model, version=record.version, hour=hour_of(ended_s),
+        ended_s=ended_s, record=_json(record),
         wall_gpu_ns=record.gpu_ns if isinstance(record, ColdStart) else record.wall_ns * record.gpus,
         busy_gpu_ns=0 if isinstance(record, ColdStart) else record.busy_gpu_ns,
         cold_start_gpu_ns=record.gpu_ns if isinstance(record, ColdStart) else 0,
     )  # fmt: skip
+
+
+def _plausible(ended_s: float, now_s: float) -> float:
+    """Return when a record is booked for: when its work ended, unless no clock that works can have said so.
+
+    A month in 1970 would have to be closed before all others, one in 2100 would not be billed before. The record that
+    is kept beside the entry has the time as it came.
+    """
+    return ended_s if now_s - OLDEST_S <= ended_s <= now_s + AHEAD_S else now_s
 
 
 def _json(record: Record) -> str:

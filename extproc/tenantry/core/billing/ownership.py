@@ -6,7 +6,7 @@
 | without a tenant | `unstamped` |
 | of an attempt that failed in any of its sequences | `failed` |
 | of a sequence that has not ended | `unfinished`, until its last record comes |
-| of the attempt that served; of several, the earliest | `tenant` |
+| of the attempt that served; of several, one that an engine measured, and of these the earliest | `tenant` |
 | nobody served yet, or an engine crashed: of the last attempt, what has ended | `tenant` |
 | nobody served: of the last attempt, if it was aborted | `tenant`: the client left, and pays for what was generated |
 | of any other attempt | `failed`: another one made it useless |
@@ -17,6 +17,9 @@ begins would write as many entries each time (one such request made the ledger q
 engine are engines of their own and share an attempt's sequences; so engines of which none has a sequence of another's
 are one attempt.
 
+What a sidecar reckoned (`models.NAME.usage`) stands in for an engine's record. Where an engine with the plugin reports
+as well, the tenant pays for what was measured, and the reckoned figures are void: never both, never by chance.
+
 Only attempts of one tenant are held against each other, so no request id, however it came about, moves a bill from one
 to another.
 """
@@ -25,7 +28,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Literal, Protocol
 
+from tenantry.core import estimates, response_usage
 from tenantry.core.billing.tallies import Owner
+
+RECKONED = frozenset({estimates.ENGINE, response_usage.ENGINE})
+"""The engines in whose names sidecars make records of the access log and of responses."""
 
 _State = Literal["failed", "unfinished", "aborted", "served"]
 _Attempt = tuple[int, str]
@@ -110,7 +117,10 @@ def _attempts(records: Iterable[Contender]) -> dict[_Attempt, list[Contender]]:
     sequences: dict[_Attempt, set[int]] = {}
     for (number, engine), parts in sorted(of_engine.items(), key=lambda item: item[0]):
         own = {part.sequence for part in parts}
-        into = next((one for one in attempts if one[0] == number and own.isdisjoint(sequences[one])), (number, engine))
+        into = number, engine
+        if engine not in RECKONED:
+            others = (one for one in attempts if one[0] == number and not _reckoned(one))
+            into = next((one for one in others if own.isdisjoint(sequences[one])), into)
         attempts.setdefault(into, []).extend(parts)
         sequences.setdefault(into, set()).update(own)
     return attempts
@@ -128,10 +138,14 @@ def _state(parts: Iterable[Contender]) -> _State:
     return "aborted" if "abort" in reasons else "served"
 
 
+def _reckoned(attempt: _Attempt) -> bool:
+    return attempt[1] in RECKONED
+
+
 def _payer(states: Mapping[_Attempt, _State]) -> _Attempt | None:
     """Return the attempt that the tenant pays for, None while there is none."""
     served = [attempt for attempt, state in states.items() if state == "served"]
     if served:
-        return min(served)
-    last = max(states)
+        return min(served, key=lambda attempt: (_reckoned(attempt), attempt))
+    last = max(states, key=lambda attempt: (not _reckoned(attempt), attempt))
     return last if states[last] != "failed" else None
