@@ -241,6 +241,9 @@ def adds_up(tallies: list[Tally], engines: list[EngineTally], spooled: list[Reco
     assert sum(each.busy_gpu_ns for each in engines) == sum(one.busy_gpu_ns for one in spans)
     wall_ns = sum(one.wall_ns for one in spans) + sum(one.gpu_ns for one in cold)
     assert sum(each.wall_gpu_ns for each in engines) == wall_ns
+    last = max(cold, key=lambda one: one.ended_s).engine
+    in_requests = sum(one.charge.gpu_ns for one in spooled if isinstance(one, UsageRecord) and one.engine == last)
+    assert in_requests == sum(one.busy_gpu_ns for one in spans if one.engine == last) > 0, "it ended in order"
     by_period = [each for period in periods(spooled) for each in gaps(of(period, tallies), of(period, engines))]
     assert by_period == [0] * len(engines)
 

@@ -54,7 +54,8 @@ class Tally(Struct, frozen=True, kw_only=True):
 class EngineTally(Struct, frozen=True, kw_only=True):
     """How the GPUs of a model's engines spent a period: wall = busy + idle + cold start, in GPU-nanoseconds.
 
-    `attributed_gpu_ns` is what request records account for; `busy - attributed` is in flight, or lost in a crash.
+    `attributed_gpu_ns` is what request records account for; `busy - attributed` is in flight, or lost in a crash. It is
+    below zero when an engine was killed that had told of requests, and not yet of the span in which they ran (5 s).
     """
 
     period: str
