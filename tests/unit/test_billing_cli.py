@@ -199,7 +199,7 @@ def test_no_usage_yet_is_no_error(ledger: LedgerElsewhere, run: Run) -> None:
 
 def test_a_ledger_that_is_elsewhere_or_something_else(november: LedgerElsewhere, run: Run) -> None:
     _, _, err = run("usage", address="127.0.0.1:1")
-    assert "no ledger answers at 127.0.0.1:1 (ClientConnectorError); give --ledger" in err
+    assert "no ledger answers at 127.0.0.1:1 (Connection refused); give --ledger" in err
     _, _, err = run("usage", token="secrets/usage-token")
     assert "does not take the credential in" in err
     _, _, err = run("usage", token="no-such-file")
