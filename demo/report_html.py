@@ -235,8 +235,9 @@ def _tenants(document: Document) -> str:
         figures("tokens/s of a stream", "stream_tokens_per_s", rounded),
         figures("tokens", "output_tokens"),
         figures("chunks streamed", "chunks"),
-        figures("GPU-seconds", "gpu_seconds", thousandths),
-        figures("compute units", "compute_units", thousandths),
+        row("billed answers, the rollouts' too", lambda name: _billed(document, name)),
+        figures("their GPU-seconds", "gpu_seconds", thousandths),
+        figures("their compute units", "compute_units", thousandths),
         row("invoice", lambda name: _money(document, name)),
         figures("ext_proc messages per POST", "ext_proc_messages_per_request"),
         row("priority at the engine", lambda name: " ".join(map(str, tenants[name]["priority_upstream"]))),
@@ -245,6 +246,11 @@ def _tenants(document: Document) -> str:
         figures("its key seen upstream", "client_key_upstream"),
     ]
     return section("Tenants", "", table(["", *(f"#{name}" for name in tenants)], rows)) + _rollouts(document)
+
+
+def _billed(document: Document, name: str) -> str:
+    billed = document["metering"]["billed"]
+    return document.figure("metering", "billed", name, "requests", show=plain) if name in billed else "-"
 
 
 def _money(document: Document, name: str) -> str:

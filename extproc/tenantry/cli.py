@@ -22,8 +22,8 @@ from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
-from tenantry.ledger_cli import LEDGER
 from tenantry.ledger_cli import app as ledger_app
+from tenantry.ledger_reach import LEDGER
 from tenantry.rollout_cli import app as rollout_app
 from tenantry.stores_cli import app as stores_app
 

@@ -4,28 +4,23 @@ import asyncio
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
 from tenantry.adapters import logs
-from tenantry.adapters.admin_client import AdminClient
 from tenantry.adapters.bind import BindError, Tls, parse_address
 from tenantry.core.errors import TenantryError
+from tenantry.core.keyring import ADMIN_TOKEN
 from tenantry.export_cli import app as export_app
+from tenantry.ledger_reach import HERE, LEDGER, Reach, client_of
 
 out = Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 140)
 
 app = App(name="ledger", help="The ledger of usage: run it, close its periods, export it.")
 app.command(export_app)
-
-LEDGER = "127.0.0.1:9400"
-SECRETS = Path(".tenantry/secrets")
-
-Ledger = Annotated[str, Parameter(help="Where the ledger listens, HOST:PORT or unix:/PATH.")]
-Secrets = Annotated[Path, Parameter(help="The folder that holds the admin token.")]
 
 
 @app.command
@@ -52,7 +47,7 @@ def serve(
     db
         sqlite:PATH, or a postgresql:// URL; @FILE reads either from a file.
     listen
-        /records, /usage, /engines, /periods, /healthz, /readyz, /metrics: HOST:PORT or unix:/PATH.
+        /records, /usage, /invoice, /engines, /periods, /healthz, /readyz, /metrics: HOST:PORT or unix:/PATH.
     tls_cert, tls_key, tls_client_ca, allow_client_san
         Mutual TLS, required on any address that other hosts can reach.
     """
@@ -70,16 +65,16 @@ def serve(
 
 
 @app.command
-def close(period: str, /, *, ledger: Ledger = LEDGER, secrets: Secrets = SECRETS) -> None:
+def close(period: str, /, *, reach: Reach = HERE) -> None:
     """Close a period (2026-11) for good; usage that comes later is booked in the next one, as a correction."""
-    closed = _ask(ledger, secrets, "POST", "/periods/close", body={"period": period})
-    out.print(f"{closed['period']}: closed with {closed['records']:,} records")
+    closed = asyncio.run(client_of(reach, ADMIN_TOKEN).close(period))
+    out.print(f"{closed.period}: closed with {closed.records:,} records")
 
 
 @app.command
-def periods(*, ledger: Ledger = LEDGER, secrets: Secrets = SECRETS) -> None:
+def periods(*, reach: Reach = HERE) -> None:
     """List the periods that were closed."""
-    found = _ask(ledger, secrets, "GET", "/periods")["periods"]
+    found = asyncio.run(client_of(reach, ADMIN_TOKEN).periods())
     if not found:
         out.print("No period was closed yet.")
         return
@@ -88,14 +83,9 @@ def periods(*, ledger: Ledger = LEDGER, secrets: Secrets = SECRETS) -> None:
     table.add_column("closed")
     table.add_column("records", justify="right")
     for each in found:
-        moment = datetime.fromtimestamp(each["closed_s"], UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-        table.add_row(each["period"], moment, f"{each['records']:,}")
+        moment = datetime.fromtimestamp(each.closed_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        table.add_row(each.period, moment, f"{each.records:,}")
     out.print(table)
-
-
-def _ask(ledger: str, secrets: Path, method: str, path: str, **request: Any) -> Any:
-    client = AdminClient(ledger, secrets, what="ledger", option="--ledger")
-    return asyncio.run(client.ask(method, path, **request))
 
 
 def _read(db: str) -> str:

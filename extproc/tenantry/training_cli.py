@@ -24,6 +24,9 @@ err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 PARTS_SINCE_S = datetime(2026, 1, 1, tzinfo=UTC).timestamp()
 """A command's parts are numbered from the seconds since then: a job that starts again goes on with new numbers."""
 
+MAX_GPU_SECONDS = 2**62 // 10**9
+"""146 GPU-years: nanoseconds are kept in 63 bits."""
+
 
 def record(
     *command: str,
@@ -94,7 +97,8 @@ def _book(training: Training, reach: Reach) -> None:
         seconds = Decimal(training.gpu_ns).scaleb(-9)
         out.print(f"booked: {seconds:f} GPU-seconds of {training.tenant}, job {training.job} part {training.part}")
     else:
-        out.print(f"job {training.job} part {training.part} is booked already; nothing was added", markup=False)
+        said = f"job {training.job} part {training.part} is booked already; nothing was added"
+        out.print(f"{said}, nor changed (what else the job used is another --part)", markup=False)
 
 
 def _run(  # noqa: PLR0917  # the command's own arguments
@@ -135,8 +139,10 @@ def _gpu_ns(text: str) -> int:
         seconds = Decimal(text)
     except InvalidOperation:
         seconds = Decimal("NaN")
-    if not seconds.is_finite() or seconds < 0 or seconds > 2**62 // 10**9:
+    if not seconds.is_finite() or seconds < 0:
         raise TenantryError(f"--gpu-seconds {text[:30]!r}: write wall seconds times GPUs as a number, like 123.4")
+    if seconds > MAX_GPU_SECONDS:
+        raise TenantryError(f"--gpu-seconds {text[:30]}: a record holds {MAX_GPU_SECONDS:,} at most")
     return int(seconds.scaleb(9).to_integral_value())
 
 

@@ -200,6 +200,14 @@ def test_the_page_has_an_invoice_and_says_that_it_is_simulated() -> None:
     assert "none is missing" in text
 
 
+def test_the_tenants_table_says_of_how_many_answers_its_amounts_are() -> None:
+    # The rollouts' load is billed as well, and is not among the `requests` above.
+    text = page(build(clean_run()))
+    begin = text.index("billed answers, the rollouts")
+    row = text[begin : text.index("</tr>", begin)]
+    assert 'data-of="metering/billed/hooli/requests"' in row
+
+
 def test_the_page_does_not_say_that_the_sums_hold_when_they_do_not() -> None:
     text = page(build(with_books(rebilled(clean_run().books, busy_ns=1))))
 

@@ -4,14 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 import yaml
+from dataplane.pki import Authority
 from tenantry import cli
-from tenantry.adapters.bind import Address
+from tenantry.adapters.bind import Address, Tls
 from tenantry.adapters.ledger.service import LedgerOptions, LedgerRunning, ledger_serving
 from tenantry_testing.documents import document, secret_files
 from tenantry_testing.ledger_world import book, request
+
+OPERATOR = "spiffe://prod/operator"
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -54,7 +58,7 @@ async def ledger(options: LedgerOptions) -> AsyncIterator[LedgerRunning]:
 
 async def test_periods_are_closed_and_listed(ledger: LedgerRunning, options: LedgerOptions, run: Run) -> None:
     async def shell(*arguments: str) -> tuple[int, str, str]:
-        where = ("--ledger", str(ledger.listen), "--secrets", str(options.secrets))
+        where = ("--ledger", str(ledger.listen), "--token-file", str(options.secrets / "admin-token"))
         return await asyncio.to_thread(run, *arguments, *where)
 
     assert await shell("periods") == (0, "No period was closed yet.\n", "")
@@ -72,8 +76,32 @@ async def test_periods_are_closed_and_listed(ledger: LedgerRunning, options: Led
 
 
 def test_no_ledger_there(run: Run, options: LedgerOptions) -> None:
-    code, _, errors = run("periods", "--ledger", "127.0.0.1:1", "--secrets", str(options.secrets))
-    assert (code, errors) == (1, "error: no ledger answers at 127.0.0.1:1 (ClientConnectorError); give --ledger\n")
+    code, _, errors = run("periods", "--ledger", "127.0.0.1:1", "--token-file", str(options.secrets / "admin-token"))
+    assert (code, errors) == (1, "error: no ledger answers at 127.0.0.1:1 (Connection refused); give --ledger\n")
+
+
+async def test_periods_of_a_ledger_on_another_host_are_closed_over_mutual_tls(
+    options: LedgerOptions, run: Run, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, "ca")
+    certificate, key = authority.leaf("server", "127.0.0.1")
+    mine = authority.leaf("operator", OPERATOR)
+    tls = Tls(certificate=certificate, key=key, client_ca=tmp_path / "ca.pem", allowed_sans=frozenset({OPERATOR}))
+    async with ledger_serving(msgspec.structs.replace(options, tls=tls)) as running:
+        running.service.now = lambda: 1_800_000_000.0
+        where = (
+            "--ledger", f"https://{running.listen}", "--token-file", str(options.secrets / "admin-token"),
+            "--ledger-ca", str(tmp_path / "ca.pem"), "--ledger-cert", str(mine[0]), "--ledger-key", str(mine[1]),
+        )  # fmt: skip
+        closed = await asyncio.to_thread(run, "close", "2026-10", *where)
+        assert closed == (0, "2026-10: closed with 0 records\n", "")
+        code, _, errors = await asyncio.to_thread(run, "periods", *where[:4])
+        assert (code, "its certificate does not pass" in errors) == (1, True), errors
+
+
+def test_a_credential_goes_to_another_host_over_tls_alone(run: Run, options: LedgerOptions) -> None:
+    code, _, errors = run("periods", "--ledger", "ledger:9400", "--token-file", str(options.secrets / "admin-token"))
+    assert (code, "over TLS alone; give --ledger https://ledger:9400, and" in errors) == (1, True), errors
 
 
 @pytest.mark.parametrize(

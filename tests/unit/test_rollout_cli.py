@@ -238,7 +238,7 @@ def test_nobody_there_or_somebody_else(desk: Desk, elsewhere: Elsewhere) -> None
     port = free_port()
     code, _, err = desk("rollout", "status", admin=f"127.0.0.1:{port}")
     assert (code, err) == (
-        1, f"error: no sidecar's admin listener answers at 127.0.0.1:{port} (ClientConnectorError); give --admin\n",
+        1, f"error: no sidecar's admin listener answers at 127.0.0.1:{port} (Connection refused); give --admin\n",
     )  # fmt: skip
     assert "expected unix:/PATH, HOST:PORT" in desk("rollout", "status", admin="here")[2]
     assert "no sidecar's admin listener answers at unix:/n" in desk("rollout", "status", admin="unix:/n")[2]

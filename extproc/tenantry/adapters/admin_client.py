@@ -1,4 +1,4 @@
-"""Asks a sidecar's admin listener, or another service with the admin token, as the command line does."""
+"""Asks a sidecar's admin listener, as the command line does."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 
 from tenantry.adapters.bind import Address, parse_address
+from tenantry.adapters.unreachable import why
 from tenantry.core.errors import TenantryError
 from tenantry.core.keyring import ADMIN_TOKEN
 
@@ -19,16 +20,9 @@ class AdminError(TenantryError):
 
 
 class AdminClient:
-    """One sidecar's admin listener. `admin` is HOST:PORT or unix:/PATH, `secrets` the folder with the admin token.
+    """One sidecar's admin listener. `admin` is HOST:PORT or unix:/PATH, `secrets` the folder with the admin token."""
 
-    `what` and `option` are what errors call it: the ledger's service is asked alike.
-    """
-
-    def __init__(
-        self, admin: str, secrets: Path, *, what: str = "sidecar's admin listener", option: str = "--admin"
-    ) -> None:
-        self._what = what
-        self._option = option
+    def __init__(self, admin: str, secrets: Path) -> None:
         self._address: Address = parse_address(admin.removeprefix("http://").rstrip("/"))
         self._token_file = secrets / ADMIN_TOKEN
 
@@ -53,10 +47,10 @@ class AdminClient:
                 if response.status == 200:
                     return msgspec.json.decode(text)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise AdminError(f"what answers at {self._address} is no {self._what}; give {self._option}") from None
+            raise AdminError(f"what answers at {self._address} is no sidecar's admin listener; give --admin") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise AdminError(
-                f"no {self._what} answers at {self._address} ({type(error).__name__}); give {self._option}"
+                f"no sidecar's admin listener answers at {self._address} ({why(error)}); give --admin"
             ) from None
         if response.status == 401:
             raise AdminError(f"{self._address} does not know the admin token in {self._token_file}; give --secrets")

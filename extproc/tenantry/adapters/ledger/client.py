@@ -10,6 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from tenantry.adapters.bind import Address, parse_address
+from tenantry.adapters.ledger.store import ClosedPeriod
+from tenantry.adapters.unreachable import why
 from tenantry.core.billing.operator import Bills
 from tenantry.core.billing.tallies import Tally
 from tenantry.core.errors import TenantryError
@@ -33,6 +35,12 @@ class UsageAnswer(Struct, frozen=True, kw_only=True):
     """What `GET /usage` answers."""
 
     tallies: tuple[Tally, ...]
+
+
+class PeriodsAnswer(Struct, frozen=True, kw_only=True):
+    """What `GET /periods` answers."""
+
+    periods: tuple[ClosedPeriod, ...]
 
 
 class BookedAnswer(Struct, frozen=True, kw_only=True):
@@ -69,6 +77,15 @@ class LedgerClient:
         """Return the invoices of a period, and the operator's statement if the credential is the operator's."""
         return _decoded(await self._ask("GET", "/invoice", params=params), Bills, self._named)
 
+    async def periods(self) -> tuple[ClosedPeriod, ...]:
+        """Return the periods that were closed."""
+        return _decoded(await self._ask("GET", "/periods"), PeriodsAnswer, self._named).periods
+
+    async def close(self, period: str) -> ClosedPeriod:
+        """Close a period, for good."""
+        body = msgspec.json.encode({"period": period})
+        return _decoded(await self._ask("POST", "/periods/close", body=body), ClosedPeriod, self._named)
+
     async def book(self, records: Sequence[Record]) -> BookedAnswer:
         """Post records; when it returns they are on the ledger's disk. Raises LedgerAwayError to be tried again."""
         body = msgspec.json.encode(Batch(records=tuple(records)))
@@ -87,9 +104,7 @@ class LedgerClient:
             ):
                 answer = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise LedgerAwayError(
-                f"no ledger answers at {self._named} ({type(error).__name__}); give --ledger"
-            ) from None
+            raise LedgerAwayError(f"no ledger answers at {self._named} ({why(error)}); give --ledger") from None
         if response.status == 200:
             return answer
         said = _reason(answer)
@@ -134,6 +149,11 @@ def _base(ledger: str) -> tuple[str, str]:
     if ledger.startswith("https://"):
         return ledger.rstrip("/"), ""
     address: Address = parse_address(ledger.removeprefix("http://").rstrip("/"))
+    if not address.is_local:
+        raise LedgerClientError(
+            f"{ledger}: a credential goes to another host over TLS alone; give --ledger https://{address}, "
+            "and what it asks for of --ledger-ca, --ledger-cert, --ledger-key"
+        )
     return ("http://ledger", address.path) if address.path else (f"http://{address}", "")
 
 
@@ -149,7 +169,5 @@ def _reason(answer: bytes) -> str:
         said = msgspec.json.decode(answer)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return ""
-    reason = said.get("error", "") if isinstance(said, dict) else ""
-    if isinstance(reason, dict):
-        reason = reason.get("message", "")
-    return str(reason)
+    reason = said.get("error") if isinstance(said, dict) else None
+    return reason if isinstance(reason, str) else ""
