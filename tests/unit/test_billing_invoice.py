@@ -168,6 +168,16 @@ def test_corrections_of_another_period_use_no_quota_of_this_one() -> None:
     assert quota.used_micro == 5_000_000
 
 
+def test_a_correction_that_the_kept_terms_have_no_price_for_goes_by_todays_rules() -> None:
+    # A tenant of October's last hour whose entry came in November: kept terms cannot be mended, these rules can.
+    then = rules(tenants={})
+    tallies = [tally(tier="", corrects="2026-10", compute_units_micro=10_000_000)]
+    (line,) = invoice(PERIOD, "acme", tallies, [], rules(), terms={"2026-10": then}).lines
+    assert (line.corrects, line.tier, str(line.compute_unit_price)) == ("2026-10", "gold", "0.0042")
+    with pytest.raises(PriceError, match="give it one in the rules"):
+        invoice(PERIOD, "acme", tallies, [], then, terms={"2026-10": then})
+
+
 def test_a_tenants_own_quota_takes_the_place_of_its_tiers() -> None:
     own = {"acme": {"tier": "gold", "quota": {"computeUnitsPerPeriod": 20}}, "globex": {"tier": "bronze"}}
     quota = of("acme", rules(tenants=own)).quota

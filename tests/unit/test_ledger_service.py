@@ -302,6 +302,21 @@ async def test_a_rotated_token_is_live(service: Service, options: LedgerOptions)
     assert (await service.post())[0] == 401
 
 
+async def test_a_period_without_a_price_for_all_is_not_closed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its terms would be kept for good, and no invoice of the whole month could ever be written.
+    monkeypatch.setattr(service.running.service, "now", lambda: 1_794_700_000.0)
+    await service.post(request("r1"), request("r2", tier="golden"))
+    body = b'{"period": "2026-10"}'
+    status, refused = await service.ask("POST", "/periods/close", ADMIN, body)
+    assert status == 409
+    assert "2026-10 stays open, as a closed period keeps its prices: acme has usage in tier" in refused["error"]
+    assert await service.ask("GET", "/periods", ADMIN) == (200, {"periods": []})
+    await service.rewrite(yaml.safe_dump(document({"tiers": document()["tiers"] | {"golden": {}}})))
+    assert (await service.ask("POST", "/periods/close", ADMIN, body))[0] == 200
+
+
 async def test_periods_are_closed_by_the_rules_clock(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     await service.post(request())
     november = 1_793_491_200.0  # its first moment

@@ -50,6 +50,13 @@ def routes(service: LedgerService) -> Iterable[web.RouteDef]:
     return [web.get("/invoice", service.reader(show))]
 
 
+async def require_prices(service: LedgerService, period: str, rules: Rules) -> None:
+    """Raise PriceError unless `rules` price all that tenants used in a period, as they are kept when it is closed."""
+    kept = {each: read_terms(terms) for each, terms in (await service.ledger.terms()).items()}
+    tallies = await service.ledger.tallies(Query(period=period, group_by=_GROUPS))
+    invoices(period, tallies, await service.ledger.engine_tallies(period), rules, terms=kept)
+
+
 class _NobodyError(Exception):
     """A tenant that neither the rules nor the period know."""
 

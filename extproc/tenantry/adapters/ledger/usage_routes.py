@@ -19,7 +19,10 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from tenantry.adapters.ledger.http import LedgerService, answer
+from tenantry.adapters.ledger.invoice_routes import require_prices
 from tenantry.adapters.ledger.store import GroupBy, Query
+from tenantry.adapters.rollout_routes import error
+from tenantry.core.billing.invoice import PriceError
 from tenantry.core.billing.periods import checked_period, ends_s
 from tenantry.core.billing.terms import write_terms
 from tenantry.core.errors import ForbiddenError
@@ -51,6 +54,11 @@ def routes(service: LedgerService) -> Iterable[web.RouteDef]:
         period = checked_period(msgspec.json.decode(await request.read(), type=_Close).period)
         rules = service.live.book.rules
         not_before_s = ends_s(period) + rules.billing.close_after_hours * 3_600
+        if service.now() >= not_before_s and period not in {each.period for each in await service.ledger.periods()}:
+            try:
+                await require_prices(service, period, rules)
+            except PriceError as unpriced:
+                return error(409, f"{period} stays open, as a closed period keeps its prices: {unpriced}")
         closing = service.ledger.close_period(
             period, service.now(), not_before_s=not_before_s, terms=write_terms(rules)
         )

@@ -156,14 +156,28 @@ class _Books:
         """Return a tenant's lines, sorted, with prices but without amounts."""
         merged: dict[_Key, list[Tally]] = defaultdict(list)
         for tally in self.tallies.get(tenant, ()):
-            merged[_key(tally, self._terms.get(tally.corrects, rules))].append(tally)
+            merged[_key(tally, self._rules_of(tally, rules))].append(tally)
         lines = [
-            _usage_line(tenant, key, of_key, self._terms.get(key.corrects, rules))
+            _usage_line(tenant, key, of_key, self._pricing(key, rules))
             for key, of_key in sorted(merged.items(), key=itemgetter(0))
         ]
         for model, by_tenant in self.shares.items():
             lines += _cold_start_lines(tenant, model, by_tenant.get(tenant, {}), rules)
         return lines
+
+    def _rules_of(self, tally: Tally, rules: Rules) -> Rules:
+        """Return what says a tally's tier: the terms of the period that it corrects, unless they say none."""
+        terms = self._terms.get(tally.corrects, rules)
+        try:
+            tier_of(tally.tenant, tally.tier, terms)
+        except PriceError:
+            return rules  # those of this period can still be mended, kept terms cannot
+        return terms
+
+    def _pricing(self, key: _Key, rules: Rules) -> Rules:
+        """Return what prices a line: the terms of the period that it corrects, unless they have no such tier."""
+        terms = self._terms.get(key.corrects, rules)
+        return terms if key.tier in terms.tiers else rules
 
 
 def _key(tally: Tally, rules: Rules) -> _Key:
