@@ -113,6 +113,12 @@ def test_a_rescued_request_is_the_answering_versions() -> None:
     assert record.version == "2"
 
 
+def test_a_short_answer_of_an_engine_that_writes_little_around_it_is_not_free() -> None:
+    record = ended(metadata(), 300)
+    assert record is not None
+    assert record.output_tokens == 1
+
+
 def test_embeddings_have_no_output() -> None:
     record = ended(metadata("embeddings"), 100_000)
     assert record is not None

@@ -41,6 +41,8 @@ def of_bytes(outcome: Outcome, measure: Measure, now_s: float) -> UsageRecord:
     worked = reason != "error"
     input_tokens = -(-outcome.request_bytes // BYTES_PER_TOKEN) if worked else 0
     output_tokens = output_of(outcome, measure.api, streams=measure.streams) if worked else 0
+    if reason == "stop" and measure.api in WHOLE_BYTES:
+        output_tokens = max(1, output_tokens)  # an engine that writes less around its answers than vLLM does
     return record(outcome, reason, input_tokens, min(output_tokens, measure.most_tokens), now_s)
 
 
