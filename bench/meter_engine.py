@@ -191,10 +191,10 @@ async def sessions(limit: int = 64) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def settled(sink: Sink, requests: set[str], seconds: float = 30.0) -> set[str]:
-    """Wait until the last record of each request has come, then for two more spans of their engine.
+    """Wait until the last record of each request has come, then for two more spans of their engine, or `seconds`.
 
-    Return the ids of requests whose last record never came. An idle engine ends a span every few seconds; the
-    second one from now covers all that was done before.
+    Return the ids of requests whose last record never came. A span in which a step ended is over after 5 s, an idle
+    one after a minute: by then all that was done before is told.
     """
 
     async def until(done: Callable[[], bool]) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import parse_address
+from tenantry.adapters.ledger import place_of
 from tenantry.adapters.ledger.export import open_tables
 from tenantry.adapters.ledger.export.outbox import Outbox, Parked, Standing
 from tenantry.adapters.rules_file import read_document, read_file
@@ -54,7 +55,7 @@ def run(settings: Path, /, *, db: Db, listen: str = "127.0.0.1:9401") -> None:
     from tenantry.adapters.ledger.export.process import run as export  # noqa: PLC0415
 
     logs.configure()
-    asyncio.run(export(ExportOptions(settings=_settings(settings), db=_read(db), listen=parse_address(listen))))
+    asyncio.run(export(ExportOptions(settings=_settings(settings), db=place_of(db), listen=parse_address(listen))))
 
 
 @app.command
@@ -130,7 +131,7 @@ def _decide(
 
 def _with(db: str, work: Callable[[Outbox], Awaitable[Result]]) -> Result:
     async def do() -> Result:
-        tables = open_tables(_read(db))
+        tables = open_tables(place_of(db))
         try:
             return await work(Outbox(tables, holder="a person"))
         finally:
@@ -141,16 +142,6 @@ def _with(db: str, work: Callable[[Outbox], Awaitable[Result]]) -> Result:
 
 def _settings(path: Path) -> ExportSettings:
     return parse_settings(read_document(read_file(path)))
-
-
-def _read(db: str) -> str:
-    """Return a database's place, which may hold a password and then stands in a file of its own."""
-    if not db.startswith("@"):
-        return db
-    try:
-        return Path(db[1:]).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TenantryError(f"--db {db}: {error}") from None
 
 
 def _said(each: Parked) -> str:

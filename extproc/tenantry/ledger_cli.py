@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import BindError, Tls, parse_address
-from tenantry.core.errors import TenantryError
+from tenantry.adapters.ledger import place_of
 from tenantry.core.keyring import ADMIN_TOKEN
 from tenantry.export_cli import app as export_app
 from tenantry.ledger_reach import HERE, LEDGER, Reach, client_of
@@ -60,7 +60,7 @@ def serve(
         tls = Tls(certificate=tls_cert, key=tls_key, client_ca=tls_client_ca, allowed_sans=frozenset(allow_client_san))
     elif tls_cert or tls_key or tls_client_ca or allow_client_san:
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
-    options = LedgerOptions(rules=rules, secrets=secrets, db=_read(db), listen=parse_address(listen), tls=tls)
+    options = LedgerOptions(rules=rules, secrets=secrets, db=place_of(db), listen=parse_address(listen), tls=tls)
     asyncio.run(run(options))
 
 
@@ -86,13 +86,3 @@ def periods(*, reach: Reach = HERE) -> None:
         moment = datetime.fromtimestamp(each.closed_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
         table.add_row(each.period, moment, f"{each.records:,}")
     out.print(table)
-
-
-def _read(db: str) -> str:
-    """Return a database's place, which may hold a password and then stands in a file of its own."""
-    if not db.startswith("@"):
-        return db
-    try:
-        return Path(db[1:]).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TenantryError(f"--db {db}: {error}") from None

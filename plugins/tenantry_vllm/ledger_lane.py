@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
-from tenantry.core.usage import MAX_BATCH, MAX_BATCH_BYTES
+from tenantry.core.usage import MAX_BATCH, MAX_BATCH_BYTES, Refused, Taken
 
 from tenantry_vllm.outbox import Item, batch_body
 from tenantry_vllm.sidecar_http import Answer, TokenError
@@ -66,21 +66,7 @@ class Transport(Protocol):
         """Wake a `post` in another thread."""
 
 
-class _Taken(Struct, frozen=True):
-    """The ledger's answer to a batch."""
-
-    new: int
-    known: int
-
-
-class _Refusal(Struct, frozen=True):
-    """The ledger's answer to a batch with bad records, and their places in it, if it says."""
-
-    error: str
-    bad: tuple[int, ...] = ()
-
-
-_Answer = TypeVar("_Answer", _Taken, _Refusal)
+_Answer = TypeVar("_Answer", Taken, Refused)
 
 
 class _Silence(Struct, frozen=True):
@@ -229,13 +215,13 @@ class LedgerLane:
         answer = self._post(batch)
         if isinstance(answer, _Silence):
             return self._later(answer.kind, answer.text)
-        reason = _read(answer.text, _Refusal) if answer.status in _REFUSALS else None
+        reason = _read(answer.text, Refused) if answer.status in _REFUSALS else None
         if len(batch) > 1 and (reason is not None or answer.status == _TOO_LARGE):
             self._share[reader] = _before_bad(len(batch), reason)
             return 0.0
         if reason is not None:
             self._park(reader, batch[0], answer.status, reason.error)
-        elif answer.status != _OK or (taken := _read(answer.text, _Taken)) is None:
+        elif answer.status != _OK or (taken := _read(answer.text, Taken)) is None:
             return self._later(str(answer.status), _complaint(answer))
         elif taken.new + taken.known != len(batch):
             text = f"The ledger counts {taken.new} new and {taken.known} known of {len(batch)} records: is it a ledger?"
@@ -303,7 +289,7 @@ def _read(text: str, kind: type[_Answer]) -> _Answer | None:
         return None
 
 
-def _before_bad(records: int, refusal: _Refusal | None) -> int:
+def _before_bad(records: int, refusal: Refused | None) -> int:
     """Return how many records to send next: those before the first bad one, it alone, or half to find it."""
     first = min(refusal.bad, default=-1) if refusal is not None else -1
     return max(1, first) if 0 <= first < records else records // 2

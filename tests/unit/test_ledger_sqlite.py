@@ -62,9 +62,9 @@ async def test_commits_are_on_the_disk(ledger: SqliteLedger, path: Path) -> None
     await book(ledger, [request()])
     assert ask(path, "PRAGMA journal_mode") == "wal"
     # What holds for a connection alone is read from the ledger's own.
-    connection = ledger._connection
+    connection = ledger._file.connection
     assert connection is not None
-    full = ledger._thread.submit(lambda: connection.execute("PRAGMA synchronous").fetchone()[0]).result()
+    full = ledger._file._thread.submit(lambda: connection.execute("PRAGMA synchronous").fetchone()[0]).result()
     assert full == 2
 
 
@@ -146,10 +146,10 @@ async def test_a_file_that_was_moved_away_is_not_begun_anew(ledger: SqliteLedger
 
 async def test_a_full_disk_books_nothing_of_a_batch(ledger: SqliteLedger) -> None:
     await book(ledger, [request("r1"), span()])
-    connection = ledger._connection
+    connection = ledger._file.connection
     assert connection is not None
     pages = "PRAGMA max_page_count = 30"
-    ledger._thread.submit(lambda: connection.execute(pages).fetchone()).result()
+    ledger._file._thread.submit(lambda: connection.execute(pages).fetchone()).result()
     batch = [request(f"b{number}") for number in range(500)]
     with pytest.raises(LedgerUnavailableError, match="no room left on its disk; make some"):
         await book(ledger, batch)

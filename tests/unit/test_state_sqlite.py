@@ -76,9 +76,9 @@ async def test_commits_are_on_the_disk(store: SqliteState, path: Path) -> None:
     await store.update("key", one_more)
     assert ask(path, "PRAGMA journal_mode") == "wal"
     # What holds for a connection alone is read from the store's own.
-    connection = store._connection
+    connection = store._file.connection
     assert connection is not None
-    full = store._thread.submit(lambda: connection.execute("PRAGMA synchronous").fetchone()[0]).result()
+    full = store._file._thread.submit(lambda: connection.execute("PRAGMA synchronous").fetchone()[0]).result()
     assert full == 2
 
 
@@ -206,9 +206,9 @@ async def test_a_file_that_was_moved_away_is_not_written_to_any_more(store: Sqli
 
 async def test_a_full_disk_changes_nothing(store: SqliteState) -> None:
     await store.update("key", one_more)
-    connection = store._connection
+    connection = store._file.connection
     assert connection is not None
-    store._thread.submit(lambda: connection.execute("PRAGMA max_page_count = 20").fetchone()).result()
+    store._file._thread.submit(lambda: connection.execute("PRAGMA max_page_count = 20").fetchone()).result()
     with pytest.raises(StateUnavailableError, match="no room left on its disk; make some"):
         await store.update("key", lambda _: b"x" * 200_000)
     assert await store.update("key", one_more) == b"2"

@@ -21,14 +21,13 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
-from msgspec import Struct
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import Tls
 from tenantry.adapters.sqlite_file import make, transaction
 from tenantry.adapters.usage_metrics import UsageMetrics
 from tenantry.core.errors import TenantryError
-from tenantry.core.usage import MAX_BATCH, MAX_BATCH_BYTES, UsageRecord
+from tenantry.core.usage import MAX_BATCH, MAX_BATCH_BYTES, Refused, Taken, UsageRecord
 
 Result = TypeVar("Result")
 
@@ -42,16 +41,6 @@ MAX_RECORDS = 1_000_000
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 
 _SCHEMA = "CREATE TABLE IF NOT EXISTS records (id TEXT PRIMARY KEY, record BLOB NOT NULL, refused TEXT)"
-
-
-class _Taken(Struct, frozen=True):
-    new: int
-    known: int
-
-
-class _Refusal(Struct, frozen=True):
-    error: str
-    bad: tuple[int, ...] = ()
 
 
 class LedgerOutbox:
@@ -128,19 +117,19 @@ class LedgerOutbox:
         async with http.post(f"{self._url}/records", data=body, headers=headers, allow_redirects=False) as response:
             status, said = response.status, await response.content.read(65_536)
         if status == 200:
-            taken = msgspec.json.decode(said, type=_Taken)
+            taken = msgspec.json.decode(said, type=Taken)
             if taken.new + taken.known != len(rows):
                 raise TenantryError(f"the ledger counted {taken.new + taken.known} of {len(rows)} records")
             await self._do(lambda: self._forget([name for name, _ in rows]))
             self._metrics.records.labels("sent").inc(len(rows))
             self._batch = MAX_BATCH
         elif status in (400, 413, 422):
-            await self._refused(rows, msgspec.json.decode(said, type=_Refusal))
+            await self._refused(rows, msgspec.json.decode(said, type=Refused))
         else:
             raise TenantryError(f"the ledger answered {status}")
         return True
 
-    async def _refused(self, rows: list[tuple[str, bytes]], refusal: _Refusal) -> None:
+    async def _refused(self, rows: list[tuple[str, bytes]], refusal: Refused) -> None:
         """Set the bad records aside; where the ledger does not say which, send fewer at once until it is clear."""
         bad = [rows[place][0] for place in refusal.bad if 0 <= place < len(rows)]
         if not bad and len(rows) == 1:

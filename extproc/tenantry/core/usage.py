@@ -230,6 +230,20 @@ class Batch(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     records: Annotated[tuple[Record, ...], Meta(max_length=MAX_BATCH)]
 
 
+class Taken(Struct, frozen=True, kw_only=True):
+    """The ledger's answer (200) to a batch that it has: how many records were new, how many it had already."""
+
+    new: int
+    known: int
+
+
+class Refused(Struct, frozen=True, kw_only=True):
+    """The ledger's answer (400) to a batch of which it took nothing: why, and the places of bad records, if told."""
+
+    error: str
+    bad: tuple[int, ...] = ()
+
+
 _batches = msgspec.json.Decoder(Batch)
 _records: msgspec.json.Decoder[Record] = msgspec.json.Decoder(Record)
 

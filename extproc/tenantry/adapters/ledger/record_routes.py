@@ -19,7 +19,7 @@ from tenantry.adapters.ledger.store import UnbookableError
 from tenantry.core.billing.compute_units import compute_units_micro
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules_billing import ModelProfile
-from tenantry.core.usage import MAX_BATCH, Record, UsageRecord, read_batch, read_record
+from tenantry.core.usage import MAX_BATCH, Record, Refused, Taken, UsageRecord, read_batch, read_record
 
 MAX_WAITING = 64
 """Batches that wait for the database; a sender beyond that is asked to try again."""
@@ -46,7 +46,7 @@ def routes(service: LedgerService) -> Iterable[web.RouteDef]:
             bad = dict(_bad_records(body))
             service.metrics.refused(len(bad) or 1)
             message = next((f"records[{index}]: {reason}" for index, reason in bad.items()), str(error))
-            return answer({"error": message, "bad": list(bad)}, status=400)
+            return answer(Refused(error=message, bad=tuple(bad)), status=400)
         if waiting >= MAX_WAITING:
             service.metrics.unavailable()
             return unavailable(f"{MAX_WAITING} batches wait for the database; keep this one and send it again")
@@ -56,7 +56,7 @@ def routes(service: LedgerService) -> Iterable[web.RouteDef]:
             return await asyncio.shield(asyncio.ensure_future(_booked(service, records)))
         except UnbookableError as error:
             service.metrics.refused()
-            return answer({"error": str(error), "bad": [error.index]}, status=400)
+            return answer(Refused(error=str(error), bad=(error.index,)), status=400)
         finally:
             waiting -= 1
 
@@ -68,7 +68,7 @@ async def _booked(service: LedgerService, records: tuple[Record, ...]) -> web.Re
     now_s = service.now()
     booked = await service.ledger.book(records, units, now_s)
     service.metrics.booked(records, units, booked.new, now_s)
-    return answer({"new": len(booked.new), "known": booked.known})
+    return answer(Taken(new=len(booked.new), known=booked.known))
 
 
 def weighed(book: RuleBook, records: Iterable[Record]) -> Iterator[int]:

@@ -6,12 +6,9 @@ for another's turn. A file that is not ours, or of a newer release, is never wri
 it was in use is asked for until it is back: a new one in its place would count what comes again a second time.
 """
 
-import asyncio
-import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +22,7 @@ from tenantry.adapters.ledger.store import (
     checked_units,
     closable,
 )
-from tenantry.adapters.sqlite_file import explain, inode, is_empty, make, pragma, transaction
+from tenantry.adapters.sqlite_file import FileKind, SqliteFile
 from tenantry.core.billing.booking import Entry, contested, plan
 from tenantry.core.billing.periods import checked_period
 from tenantry.core.billing.tallies import EngineTally, Tally
@@ -42,18 +39,23 @@ _KNOWN_ENTRIES = schema.KNOWN_ENTRIES.format(_IN)
 _KNOWN_REPORTS = schema.KNOWN_REPORTS.format(_IN)
 _HELD = schema.HELD.format(_IN)
 
-_DAMAGED = "is damaged or not a SQLite file; stop what uses it, move it and its -wal and -shm aside, restore a backup"
+_KIND = FileKind(
+    what="ledger",
+    error=LedgerUnavailableError,
+    application_id=APPLICATION_ID,
+    schema_version=schema.SCHEMA_VERSION,
+    statements=tuple(schema.tables(serial="INTEGER PRIMARY KEY AUTOINCREMENT")),
+    damaged="is damaged or not a SQLite file; stop what uses it, move it and its -wal and -shm aside, restore a backup",
+    newer="run the release that wrote it",
+    busy_seconds=BUSY_SECONDS,
+)
 
 
 class SqliteLedger:
     """A Ledger in the file `path`, made with mode 0600 (and its folder with 0700) when it is missing."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry-ledger")
-        self._connection: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
-        self._closed = False
+        self._file = SqliteFile(path, _KIND)
 
     async def book(self, records: Sequence[Record], units_micro: Sequence[int], now_s: float) -> Booked:
         """See Ledger."""
@@ -71,23 +73,23 @@ class SqliteLedger:
             connection.executemany(schema.GROW_ENGINE_SUM, schema.engine_sum_rows(planned))
             return Booked(new=planned.new, known=planned.known)
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def tallies(self, query: Query) -> list[Tally]:
         """See Ledger."""
         statement, values = schema.tallies_statement(query)
-        return await self._do(lambda connection: schema.tallies_of(query, connection.execute(statement, values)))
+        return await self._file.do(lambda connection: schema.tallies_of(query, connection.execute(statement, values)))
 
     async def engine_tallies(self, period: str) -> list[EngineTally]:
         """See Ledger."""
-        return await self._do(
+        return await self._file.do(
             lambda connection: schema.engine_tallies_of(period, connection.execute(schema.ENGINE_TALLIES, (period,)))
         )
 
     async def entries(self, after: int, limit: int) -> list[Entry]:
         """See Ledger."""
         values = (after, limit)
-        return await self._do(
+        return await self._file.do(
             lambda connection: list(map(schema.entry_of, connection.execute(schema.ENTRIES_AFTER, values)))
         )
 
@@ -102,11 +104,11 @@ class SqliteLedger:
             connection.execute(schema.ADD_PERIOD, (period, now_s, records, terms))
             return ClosedPeriod(period=period, closed_s=now_s, records=records)
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def periods(self) -> list[ClosedPeriod]:
         """See Ledger."""
-        return await self._do(
+        return await self._file.do(
             lambda connection: [
                 ClosedPeriod(period=period, closed_s=closed_s, records=records)
                 for period, closed_s, records in connection.execute(schema.PERIODS)
@@ -115,88 +117,11 @@ class SqliteLedger:
 
     async def terms(self) -> dict[str, str]:
         """See Ledger."""
-        return await self._do(lambda connection: dict(connection.execute(schema.TERMS)))
+        return await self._file.do(lambda connection: dict(connection.execute(schema.TERMS)))
 
     async def close(self) -> None:
         """See Ledger."""
-        if self._closed:
-            return
-        self._closed = True
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._let_go)
-        self._thread.shutdown(wait=False)
-
-    async def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        if self._closed:
-            raise LedgerUnavailableError(f"ledger {self._path}: was closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._in_thread, work)
-
-    def _in_thread(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        try:
-            connection = self._opened()
-            with transaction(connection):
-                if (version := pragma(connection, "user_version")) != schema.SCHEMA_VERSION:
-                    raise self._newer(version)
-                return work(connection)
-        except LedgerUnavailableError:
-            self._let_go()
-            raise
-        except sqlite3.Error as error:
-            self._let_go()
-            raise LedgerUnavailableError(
-                f"ledger {self._path}: {explain(error, damaged=_DAMAGED, busy_seconds=BUSY_SECONDS)}"
-            ) from error
-        except OSError as error:
-            raise LedgerUnavailableError(f"ledger {self._path}: {error.strerror or error}") from error
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is not None and self._inode == inode(self._path):
-            return self._connection
-        self._let_go()
-        if self._inode is None:
-            make(self._path)
-        elif self._inode != inode(self._path):
-            raise LedgerUnavailableError(
-                f"ledger {self._path}: was moved away or replaced while in use; put it back, or restart to use what is "
-                "there now"
-            )
-        # The transactions are ours: without isolation_level=None the module begins its own, and not IMMEDIATE.
-        self._connection = connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-        self._check_ours(connection)
-        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise LedgerUnavailableError(
-                f"ledger {self._path}: its file system cannot have a write-ahead log (journal mode {mode}); "
-                "keep the file on a local disk"
-            )
-        connection.execute("PRAGMA synchronous = FULL")
-        with transaction(connection):
-            if is_empty(connection):
-                _lay_out(connection)
-        self._inode = inode(self._path)
-        return connection
-
-    def _check_ours(self, connection: sqlite3.Connection) -> None:
-        """Refuse another program's file and a newer schema's, before anything is written."""
-        if is_empty(connection):
-            return
-        if pragma(connection, "application_id") != APPLICATION_ID:
-            raise LedgerUnavailableError(
-                f"ledger {self._path}: is a SQLite database of another program; name another file"
-            )
-        if (version := pragma(connection, "user_version")) != schema.SCHEMA_VERSION:
-            raise self._newer(version)
-
-    def _newer(self, version: int) -> LedgerUnavailableError:
-        return LedgerUnavailableError(
-            f"ledger {self._path}: has schema {version}, this release knows {schema.SCHEMA_VERSION}; run the release "
-            "that wrote it"
-        )
-
-    def _let_go(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
+        await self._file.close()
 
 
 def _known(connection: sqlite3.Connection, records: Sequence[Record]) -> set[str]:
@@ -216,10 +141,3 @@ def _held(connection: sqlite3.Connection, requests: Collection[str]) -> list[Ent
 def _last_closed(connection: sqlite3.Connection) -> str | None:
     (period,) = connection.execute(schema.LAST_CLOSED).fetchone()
     return None if period is None else str(period)
-
-
-def _lay_out(connection: sqlite3.Connection) -> None:
-    for statement in schema.tables(serial="INTEGER PRIMARY KEY AUTOINCREMENT"):
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {schema.SCHEMA_VERSION}")

@@ -9,18 +9,15 @@ looked at again in every transaction, for a newer release may have come to the f
 moved away while it was open (its inode tells) is let go of: what is written to it nobody would find again.
 """
 
-import asyncio
-import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from tenantry.adapters.sqlite_file import explain, inode, is_empty, make, pragma, transaction
+from tenantry.adapters.sqlite_file import FileKind, SqliteFile
 from tenantry.adapters.state.store import MAX_ENTRIES, MAX_UNITS, Merge, StateUnavailableError, checked
 from tenantry.core.quota.account import Account, Change, Limits, Standing, apply
 from tenantry.core.rollout.visits import Arrival, Visit, next_visit
@@ -50,9 +47,20 @@ CREATE TABLE units (
 CREATE INDEX units_by_generation ON units (key, generation);
 """
 
-_DAMAGED = (
-    "is damaged or not a SQLite file; stop what uses it, move it and its -wal and -shm aside, start again, and look "
-    "whether a rollout that was reverted has to be reverted anew"
+_KIND = FileKind(
+    what="state file",
+    error=StateUnavailableError,
+    application_id=APPLICATION_ID,
+    schema_version=SCHEMA_VERSION,
+    statements=tuple(SCHEMA.split(";")),
+    damaged=(
+        "is damaged or not a SQLite file; stop what uses it, move it and its -wal and -shm aside, start again, and "
+        "look whether a rollout that was reverted has to be reverted anew"
+    ),
+    newer="run the release that wrote it, or name another file",
+    busy_seconds=BUSY_SECONDS,
+    checks_whole=True,
+    may_move=True,
 )
 
 
@@ -72,15 +80,10 @@ class SqliteState:
         now: Callable[[], float] = time.time,
         durable: bool = True,
     ) -> None:
-        self._path = path
-        self._durable = durable
+        self._file = SqliteFile(path, _KIND, durable=durable)
         self._max_units = max_units
         self._max_entries = max_entries
         self._now = now
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry-state")
-        self._connection: sqlite3.Connection | None = None
-        self._inode: tuple[int, int] | None = None
-        self._closed = False
 
     async def update(self, key: str, merge: Merge) -> bytes:
         """See StateStore."""
@@ -94,7 +97,7 @@ class SqliteState:
                 connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (key, after))
             return after
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def visits(self, key: str, arrivals: Sequence[Arrival], *, ttl_s: float) -> list[Visit]:
         """See StateStore."""
@@ -110,12 +113,12 @@ class SqliteState:
             counts.save(now_s + ttl_s)
             return visits
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def forget(self, key: str) -> None:
         """See StateStore."""
         checked(key)
-        await self._do(lambda connection: _forget(connection, key))
+        await self._file.do(lambda connection: _forget(connection, key))
 
     async def account(self, key: str, limits: Limits, change: Change) -> Standing:
         """See StateStore."""
@@ -129,7 +132,7 @@ class SqliteState:
             connection.execute("INSERT OR REPLACE INTO documents VALUES (?, ?)", (name, msgspec.json.encode(after)))
             return standing
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """See StateStore."""
@@ -145,7 +148,7 @@ class SqliteState:
                 )
             return bool(done.rowcount)
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def entries(self, key: str, limit: int) -> list[bytes]:
         """See StateStore."""
@@ -155,84 +158,11 @@ class SqliteState:
             rows = connection.execute("SELECT entry FROM log WHERE key = ? ORDER BY place DESC LIMIT ?", row)
             return [bytes(entry) for (entry,) in rows][::-1]
 
-        return await self._do(work)
+        return await self._file.do(work)
 
     async def close(self) -> None:
         """See StateStore."""
-        if self._closed:
-            return
-        self._closed = True
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._let_go)
-        self._thread.shutdown(wait=False)
-
-    async def _do(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        if self._closed:
-            raise StateUnavailableError(f"state file {self._path}: was closed")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._in_thread, work)
-
-    def _in_thread(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        try:
-            connection = self._opened()
-            with transaction(connection):
-                if (version := pragma(connection, "user_version")) != SCHEMA_VERSION:
-                    raise self._newer(version)
-                return work(connection)
-        except StateUnavailableError:
-            self._let_go()
-            raise
-        except sqlite3.Error as error:
-            self._let_go()
-            raise StateUnavailableError(
-                f"state file {self._path}: {explain(error, damaged=_DAMAGED, busy_seconds=BUSY_SECONDS)}"
-            ) from error
-        except OSError as error:
-            raise StateUnavailableError(f"state file {self._path}: {error.strerror or error}") from error
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is not None and self._inode == inode(self._path):
-            return self._connection
-        self._let_go()
-        make(self._path)
-        self._inode = inode(self._path)
-        # The transactions are ours: without isolation_level=None the module begins its own, and not IMMEDIATE.
-        self._connection = connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-        self._check_ours(connection)
-        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        if mode != "wal":
-            raise StateUnavailableError(
-                f"state file {self._path}: its file system cannot have a write-ahead log (journal mode {mode}); "
-                "keep the file on a local disk"
-            )
-        connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-        with transaction(connection):
-            if is_empty(connection):
-                _lay_out(connection)
-        return connection
-
-    def _check_ours(self, connection: sqlite3.Connection) -> None:
-        """Refuse another program's file, a newer schema's and a damaged one, before anything is written."""
-        if not is_empty(connection):
-            if pragma(connection, "application_id") != APPLICATION_ID:
-                raise StateUnavailableError(
-                    f"state file {self._path}: is a SQLite database of another program; name another file"
-                )
-            if (version := pragma(connection, "user_version")) != SCHEMA_VERSION:
-                raise self._newer(version)
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if found != "ok":
-            raise StateUnavailableError(f"state file {self._path}: {_DAMAGED} ({found})")
-
-    def _newer(self, version: int) -> StateUnavailableError:
-        return StateUnavailableError(
-            f"state file {self._path}: has schema {version}, this release knows {SCHEMA_VERSION}; run the release that "
-            "wrote it, or name another file"
-        )
-
-    def _let_go(self) -> None:
-        connection, self._connection, self._inode = self._connection, None, None
-        if connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                connection.close()
+        await self._file.close()
 
 
 class _Counts:
@@ -281,10 +211,3 @@ def _forget_expired(connection: sqlite3.Connection, now_s: float) -> None:
 def _forget(connection: sqlite3.Connection, key: str) -> None:
     connection.execute("DELETE FROM units WHERE key = ?", (key,))
     connection.execute("DELETE FROM counts WHERE key = ?", (key,))
-
-
-def _lay_out(connection: sqlite3.Connection) -> None:
-    for statement in SCHEMA.split(";"):  # not executescript, which would commit first
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

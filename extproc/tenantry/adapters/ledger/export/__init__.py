@@ -7,8 +7,8 @@ process that runs it.
 
 from pathlib import Path
 
+from tenantry.adapters.ledger import opened_at
 from tenantry.adapters.ledger.export.tables import Tables
-from tenantry.adapters.ledger.store import LedgerUnavailableError
 
 __all__ = ["Tables", "open_tables"]
 
@@ -18,16 +18,15 @@ def open_tables(where: str) -> Tables:
 
     Raises LedgerUnavailableError for what is no such name.
     """
-    if where.startswith("sqlite:") and where != "sqlite:":
+
+    def sqlite(path: Path) -> Tables:
         from tenantry.adapters.ledger.export.tables_sqlite import SqliteTables  # noqa: PLC0415  # see open_ledger
 
-        return SqliteTables(Path(where.removeprefix("sqlite:")))
-    if not where.startswith(("postgresql://", "postgres://")):
-        raise LedgerUnavailableError("--db: expected sqlite:PATH, postgresql://HOST/NAME, or @FILE with such a URL")
-    try:
+        return SqliteTables(path)
+
+    def postgres(url: str) -> Tables:
         from tenantry.adapters.ledger.export.tables_postgres import PostgresTables  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        raise LedgerUnavailableError(
-            "a ledger in PostgreSQL needs psycopg: pip install 'tenantry[postgres]'"
-        ) from error
-    return PostgresTables(where)
+
+        return PostgresTables(url)
+
+    return opened_at(where, sqlite=sqlite, postgres=postgres)
