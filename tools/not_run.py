@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-TIERS = ("fast", "state", "dataplane", "stores", "engines")
+TIERS = ("fast", "state", "helm", "dashboards", "console", "dataplane", "stores", "engines")
 
 
 def main(folder: Path) -> int:

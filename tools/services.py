@@ -2,6 +2,8 @@
 
     python3 tools/services.py redis           # redis-server on PATH, for tests/state and tests/dataplane
     python3 tools/services.py postgresql      # PostgreSQL's programs, for tests/state
+    python3 tools/services.py prometheus      # prometheus and promtool, for tests/dashboards
+    python3 tools/services.py chromium        # for tests/console
 
 Where it is missing, Debian's package is installed if we are root on a machine with apt; the Debian service that comes
 with it neither starts now nor with the next boot. Anywhere else this says what to install, and exits 1.
@@ -21,10 +23,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PACKAGES = {"redis": "redis-server", "postgresql": "postgresql"}
+PACKAGES = {
+    "redis": "redis-server", "postgresql": "postgresql", "prometheus": "prometheus", "chromium": "chromium",
+}  # fmt: skip
 """The Debian package of each service; the service is called so, too."""
 
-PROGRAMS = {"redis": "redis-server", "postgresql": "postgres"}
+PROGRAMS = {"redis": "redis-server", "postgresql": "postgres", "prometheus": "prometheus", "chromium": "chromium"}
 VERSIONS = Path("/usr/lib/postgresql")
 """Debian keeps each version's programs here, off PATH."""
 
