@@ -41,7 +41,7 @@ FIGURES = pytest.StashKey[dict[str, Any]]()
 
 @pytest.fixture(scope="session")
 def figure(pytestconfig: pytest.Config) -> dict[str, Any]:
-    """Return where tests put figures for `tools/checked.py` to print; versions of what was measured as `versions.NAME`."""
+    """Return where tests put figures for tools/checked.py; versions of what was measured as `versions.NAME`."""
     return pytestconfig.stash.setdefault(FIGURES, {})
 
 
