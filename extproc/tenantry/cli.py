@@ -272,6 +272,7 @@ def envoy(
     envoy_admin: str = "127.0.0.1:9901",
     sidecar: str = "127.0.0.1:50051",
     cds: Path = Path("/etc/tenantry/cds.json"),
+    stats: str | None = None,
 ) -> None:
     """Print a complete Envoy bootstrap (JSON, which Envoy reads as YAML) for a rules document.
 
@@ -287,6 +288,8 @@ def envoy(
         Where `tenantry serve` listens.
     cds
         The cluster file; `tenantry serve --cds` keeps it.
+    stats
+        Where Prometheus may ask for Envoy's `/stats/prometheus`, and for nothing else.
     """
     from tenantry.up import render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
 
@@ -298,6 +301,7 @@ def envoy(
             admin=parse_address(envoy_admin),
             sidecar=parse_address(sidecar),
             cds=cds,
+            stats=parse_address(stats) if stats is not None else None,
         )
     )
 

@@ -130,7 +130,9 @@ async def run(options: UpOptions, out: Console) -> None:
         stopped.cancel()
 
 
-def render_bootstrap(rules: Rules, *, listen: Address, admin: Address, sidecar: Address, cds: Path) -> str:
+def render_bootstrap(
+    rules: Rules, *, listen: Address, admin: Address, sidecar: Address, cds: Path, stats: Address | None = None
+) -> str:
     """Return the bootstrap for a sidecar that runs elsewhere, as JSON text."""
     options = EnvoyOptions(
         listen_host=listen.host,
@@ -140,6 +142,8 @@ def render_bootstrap(rules: Rules, *, listen: Address, admin: Address, sidecar: 
         sidecars=(sidecar.path or str(sidecar),),
         cds_path=str(cds),
     )
+    if stats is not None:
+        options = replace(options, stats_host=stats.host, stats_port=stats.port)
     return json.dumps(bootstrap(rules, options), indent=1) + "\n"
 
 
