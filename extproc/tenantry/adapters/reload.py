@@ -48,15 +48,14 @@ class Reloader:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        rules, secrets = self._source.rules, self._source.secrets.resolve()
+        secrets = self._source.secrets.resolve()
 
         def concerns_us(_change: Change, path: str) -> bool:
-            # An outcomes file beside the rules changes many times a second.
             changed = Path(path)
-            return changed.parent == secrets or changed.name == rules.name or changed.name.startswith("..")
+            return changed.parent == secrets or self._source.concerns_rules(changed)
 
         async for _ in awatch(
-            rules.parent.resolve(), secrets, watch_filter=concerns_us, debounce=20, step=10, recursive=False,
+            self._source.watched(), secrets, watch_filter=concerns_us, debounce=20, step=10, recursive=False,
             yield_on_timeout=True, rust_timeout=RECHECK_MILLISECONDS,
         ):  # fmt: skip
             await self.check()

@@ -12,7 +12,7 @@ from msgspec import Struct
 from watchfiles import awatch
 
 from tenantry.adapters import logs
-from tenantry.adapters.rules_file import Source, read_rules
+from tenantry.adapters.rules_file import Parts, Source, rules_of
 from tenantry.core.errors import RulesError, TenantryError
 from tenantry.core.keyring import ADMIN_TOKEN, USAGE_TOKEN, required
 from tenantry.core.rulebook import RuleBook
@@ -48,7 +48,7 @@ class LiveRules:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        folders = (self._source.rules.parent.resolve(), self._source.secrets.resolve())
+        folders = (self._source.watched(), self._source.secrets.resolve())
         async for _ in awatch(
             *folders, debounce=50, step=20, recursive=False, yield_on_timeout=True, rust_timeout=RECHECK_MILLISECONDS
         ):
@@ -77,9 +77,9 @@ class LiveRules:
         logs.get().info("rules live in the ledger", digest=digest, models=len(self.live.book.rules.models))
 
 
-def _built(raw: bytes, files: dict[str, bytes]) -> Live:
+def _built(parts: Parts, files: dict[str, bytes]) -> Live:
     return Live(
-        book=RuleBook(read_rules(raw)), admin_token=required(files, ADMIN_TOKEN),
+        book=RuleBook(rules_of(parts)), admin_token=required(files, ADMIN_TOKEN),
         usage_token=required(files, USAGE_TOKEN),
     )  # fmt: skip
 
