@@ -15,7 +15,8 @@ from watchfiles import Change, awatch
 
 from tenantry.adapters import logs
 from tenantry.adapters.envoy_clusters import ClustersNotReadyError, EnvoyClusters
-from tenantry.adapters.rules_file import Source
+from tenantry.adapters.rules_aside import book_of
+from tenantry.adapters.rules_file import Source, snapshot_of
 from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.errors import RulesError, TenantryError
 from tenantry.core.rules import Rules, not_acted_on
@@ -68,7 +69,7 @@ class Reloader:
             digest = self._source.digest(raw, files)
             if digest == self.status.digest:
                 return
-            snapshot = await asyncio.to_thread(self._source.build, raw, files)
+            snapshot = snapshot_of(await book_of(raw), files)
             old, new = self._sidecar.snapshot.book.rules, snapshot.book.rules
             await self._await_clusters(new)
             self._sidecar.activate(snapshot)

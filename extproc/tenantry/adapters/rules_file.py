@@ -197,6 +197,12 @@ def _bounded(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def snapshot_of(book: RuleBook, files: dict[str, bytes]) -> Snapshot:
+    """Return what the sidecar serves by; raise SecretsError."""
+    ring: Keyring = keyring(files, tuple(book.rules.models), tuple(book.rules.stores))
+    return Snapshot(book=book, keyring=ring)
+
+
 class Source:
     """Rules (a file or a folder) and a secrets folder, read together.
 
@@ -224,9 +230,7 @@ class Source:
     @staticmethod
     def build(parts: Parts, files: dict[str, bytes]) -> Snapshot:
         """Return the snapshot of these bytes; raise RulesError or SecretsError."""
-        rules = rules_of(parts)
-        ring: Keyring = keyring(files, tuple(rules.models), tuple(rules.stores))
-        return Snapshot(book=RuleBook(rules), keyring=ring)
+        return snapshot_of(RuleBook(rules_of(parts)), files)
 
     @staticmethod
     def digest(parts: Parts, files: dict[str, bytes]) -> str:
