@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import BindError, Tls, parse_address
-from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.adapters.rules_file import load
 from tenantry.billing_cli import invoice, profile, usage_app
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
 from tenantry.core.billing.notes import billing_notes
@@ -25,6 +25,7 @@ from tenantry.core.schema import nearest
 from tenantry.ledger_cli import app as ledger_app
 from tenantry.ledger_reach import LEDGER
 from tenantry.rollout_cli import app as rollout_app
+from tenantry.rules_cli import app as rules_app
 from tenantry.stores_cli import app as stores_app
 
 out = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -50,6 +51,7 @@ app.command(usage_app)
 app.command(invoice)
 app.command(profile)
 app.command(rollout_app)
+app.command(rules_app)
 app.command(stores_app)
 
 
@@ -192,7 +194,7 @@ def _render_clusters(*documents: Rules) -> dict[str, Any]:
 @app.command
 def check(rules: Path, /) -> None:
     """Validate a rules document; exit 1 and list every problem when it would be refused."""
-    document = _read(rules)
+    document = load(rules)
     keys = sum(len(tenant.keys) for tenant in document.tenants.values())
     versions = sum(len(model.versions) for model in document.models.values())
     out.print(
@@ -241,7 +243,7 @@ def explain(
     admin
         The admin listener of a sidecar (HOST:PORT), to go by the state of its rollouts.
     """
-    document = _read(rules)
+    document = load(rules)
     book = RuleBook(document)
     profile = book.profile(tenant, tier_claim)
     if profile is None:
@@ -293,7 +295,7 @@ def envoy(
     """
     from tenantry.up import render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
 
-    document = _read(rules)
+    document = load(rules)
     sys.stdout.write(
         render_bootstrap(
             document,
@@ -390,10 +392,6 @@ def main() -> None:
     except TenantryError as error:
         err.print(f"error: {error}", markup=False)
         sys.exit(1)
-
-
-def _read(path: Path) -> Rules:
-    return read_rules(read_file(path))
 
 
 def _edit(rules: Path, tenant: str, edit: Callable[[list[Entry]], list[Entry]]) -> None:
