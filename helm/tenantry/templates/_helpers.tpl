@@ -110,7 +110,7 @@ topologySpreadConstraints:
   - maxSkew: 1
     topologyKey: {{ . }}
     whenUnsatisfiable: ScheduleAnyway
-    labelSelector: {matchLabels: { {{- include "tenantry.selector" $ | replace "\n" ", " -}} }}
+    labelSelector: {matchLabels: {{ include "tenantry.selector" $ | fromYaml | toJson }}}
   {{- end }}
 {{- end }}
 {{- end -}}
