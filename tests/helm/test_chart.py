@@ -196,7 +196,7 @@ def test_runbooks_are_where_the_operator_keeps_them(tmp_path: Path) -> None:
     assert all(link.startswith("https://wiki.example/tenantry/docs/runbooks/") for link in links)
 
 
-BY_SCHEMA = {
+BY_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     "a percentage": (
         {"rules": {"models": {"chat-8b": {"rollout": {"candidate": "1.5.0", "percent": 120}}}}},
         "percent",
