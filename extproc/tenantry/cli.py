@@ -134,6 +134,7 @@ def serve(
     envoy_admin: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     outcomes: Path | None = None,
     ledger: str | None = None,
+    traces: str | None = None,
     grace_seconds: float = 20.0,
 ) -> None:
     """Run the sidecar alone, beside an Envoy that somebody else runs, until SIGTERM.
@@ -164,6 +165,8 @@ def serve(
         File that gets one JSON line per finished exchange.
     ledger
         URL of a ledger (`tenantry ledger serve`) for usage that the sidecar estimates itself; see `models.NAME.usage`.
+    traces
+        OTLP/HTTP endpoint (http://COLLECTOR:4318/v1/traces) for a span of each sampled exchange. Off without it.
     grace_seconds
         How long a drain may take.
     """
@@ -179,7 +182,8 @@ def serve(
     options = ServeOptions(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
         telemetry=parse_address(telemetry) if telemetry else None, redis=_url(redis), cds=cds,
-        envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger, grace_seconds=grace_seconds,
+        envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger, traces=traces,
+        grace_seconds=grace_seconds,
     )  # fmt: skip
     asyncio.run(run(options, _render_clusters))
 

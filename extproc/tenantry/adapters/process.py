@@ -27,7 +27,7 @@ from tenantry.adapters.reckoning import Reckoning
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollouts import Rollouts
 from tenantry.adapters.rules_file import Source
-from tenantry.adapters.sidecar import OutcomeSink, Sidecar
+from tenantry.adapters.sidecar import OutcomeSink, Sidecar, Tracer
 from tenantry.adapters.state import open_state
 from tenantry.adapters.stores import Stores
 from tenantry.adapters.telemetry import telemetry
@@ -48,7 +48,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     a new version's cluster is there; `outcomes` is a file that gets one JSON line per exchange.
     `state` is the SQLite file of this machine's rollouts, `redis` the URL of the store that replicas
     elsewhere share with it. `telemetry` is where kubelet and Prometheus ask. `ledger` is the URL that
-    gets the records which the sidecar itself makes.
+    gets the records which the sidecar itself makes. `traces` is the OTLP/HTTP endpoint for spans.
     """
 
     rules: Path
@@ -63,6 +63,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     envoy_admins: tuple[str, ...] = ()
     outcomes: Path | None = None
     ledger: str | None = None
+    traces: str | None = None
     grace_seconds: float = 20.0
 
 
@@ -104,7 +105,14 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
         stack.push_async_callback(stores.stop)
         sidecar = Sidecar(
-            snapshot, metrics, sinks, rollouts=rollouts, stores=stores, quotas=quotas, responses=reckoning.response
+            snapshot,
+            metrics,
+            sinks,
+            rollouts=rollouts,
+            stores=stores,
+            quotas=quotas,
+            responses=reckoning.response,
+            traces=_traces(options, stack),
         )
         await rollouts.start()
         await quotas.accounts.start()
@@ -134,6 +142,17 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         finally:
             admin.ready = False
             logs.get().info("draining", open_exchanges=sidecar.open_exchanges, grace_seconds=options.grace_seconds)
+
+
+def _traces(options: ServeOptions, stack: contextlib.AsyncExitStack) -> Tracer | None:
+    """Return what makes spans, if they are wanted; else nothing is imported, and nothing is asked per exchange."""
+    if options.traces is None:
+        return None
+    from tenantry.adapters.traces import Traces  # noqa: PLC0415  # OpenTelemetry: only here
+
+    traces = Traces(options.traces)
+    stack.push_async_callback(traces.stop)
+    return traces
 
 
 async def _telemetry(options: ServeOptions, admin: Admin, stack: contextlib.AsyncExitStack) -> Address | None:
