@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -34,7 +35,7 @@ async def addresses(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[A
     stats, admin = free_port(), free_port()
     async with Upstream().running() as upstream:
         files.save(rules(upstream))
-        options = {"stats_host": "127.0.0.1", "stats_port": stats, "admin_port": admin}
+        options: dict[str, Any] = {"stats_host": "127.0.0.1", "stats_port": stats, "admin_port": admin}
         async with envoy(files, ("127.0.0.1:1",), **options) as (_clients, found):
             yield Addresses(stats=f"127.0.0.1:{stats}", admin=found)
 
