@@ -54,10 +54,11 @@ addresses, names and the limits of the rules. Each returns JSON.
 {{- $manager | toJson -}}
 {{- end -}}
 
-{{/* The virtual host with every route; .mirror says whether routes with copies are in it. */}}
+{{/* The virtual host with every route; .mirror: with routes that copy; .extProc: what the mesh calls the filter. */}}
 {{- define "tenantry.attachment.virtualHost" -}}
 {{- $root := .root -}}
 {{- $mirror := .mirror -}}
+{{- $extProc := .extProc -}}
 {{- $host := $root.Files.Get "files/envoy/virtual_host.json" | fromJson -}}
 {{- $limits := include "tenantry.attachment.limits" $root | fromJson -}}
 {{- $last := last $host.routes -}}
@@ -71,6 +72,12 @@ addresses, names and the limits of the rules. Each returns JSON.
 {{- range $routes -}}
 {{- $_ := set . "request_body_buffer_limit" $limits.buffer -}}
 {{- $_ := set .route "idle_timeout" $limits.idle -}}
+{{- $own := .typed_per_filter_config | default dict -}}
+{{- if hasKey $own "envoy.filters.http.ext_proc" -}}
+{{- $override := index $own "envoy.filters.http.ext_proc" -}}
+{{- $_ := unset $own "envoy.filters.http.ext_proc" -}}
+{{- $_ := set $own $extProc $override -}}
+{{- end -}}
 {{- end -}}
 {{- $_ := set $host "routes" (append $routes $last) -}}
 {{- $_ := set $host "name" "tenantry" -}}
