@@ -31,7 +31,7 @@ def gateway(sidecar_cluster: str, sidecar_socket: str) -> Json:
         "route_config": {"name": "http.8080", "virtual_hosts": [{"name": "blackhole:8080", "domains": ["*"]}]},
     }  # fmt: skip
     endpoint = {"endpoint": {"address": {"pipe": {"path": sidecar_socket}}}}
-    http2 = {"explicit_http_config": {"http2_protocol_options": {}}}
+    http2: Json = {"explicit_http_config": {"http2_protocol_options": {}}}
     options = {"@type": f"{TYPES}extensions.upstreams.http.v3.HttpProtocolOptions", **http2}
     cluster = {
         "name": sidecar_cluster,
@@ -165,11 +165,12 @@ def _json_patch(document: Any, operation: Json) -> None:
         found = re.fullmatch(r"\.\.(\w+)\[\?\(@\.name=='([^']+)'\)\]((?:\.\w+)*)", operation["jsonPath"])
         assert found is not None, operation["jsonPath"]
         more = found[3].split(".")[1:]
-        places = [[*place, *more] for place in _named(document, found[1], found[2])]
+        places = [place + more for place in _named(document, found[1], found[2])]
         assert len(places) == 1, f"{operation['jsonPath']}: {len(places)} places"
     (place,) = places
-    *way, last = [*place, *keys]
-    for key in way:
+    path = place + keys
+    last = path[-1]
+    for key in path[:-1]:
         document = document[key] if isinstance(document, list) else document.setdefault(key, [] if last == "-" else {})
     if isinstance(document, list):
         assert operation["op"] == "add"
