@@ -38,11 +38,11 @@ async def test_a_release_is_installed_upgraded_rolled_back_and_removed(here: Clu
     assert (text(here), containers(here)) == ({"text": "one"}, ["main"])
 
     more = {"text": "two", "more": "there", "beside": True}
-    assert (await here.helm(helm, "upgrade", "t", TINY, "--wait", values=more)).code == 0
+    assert (await here.helm(helm, "upgrade", "t", TINY, values=more)).code == 0
     assert (text(here), containers(here)) == ({"text": "two", "more": "there"}, ["main", "beside"])
     assert here.log("tenantry", "check-0") == "checked two\n"
 
-    assert (await here.helm(helm, "rollback", "t", "1", "--wait")).code == 0
+    assert (await here.helm(helm, "rollback", "t", "1")).code == 0
     assert (text(here), containers(here)) == ({"text": "one"}, ["main"])
 
     refused = await here.helm(helm, "upgrade", "t", TINY, values={"text": "bad"})
@@ -54,7 +54,7 @@ async def test_a_release_is_installed_upgraded_rolled_back_and_removed(here: Clu
     history = (await here.helm(helm, "history", "t", "-o", "json")).json
     assert [entry["status"] for entry in history] == ["superseded", "superseded", "deployed", "failed"]
     assert (await here.helm(helm, "get", "values", "t", "--revision", "2", "-o", "json")).json == more
-    assert (await here.helm(helm, "uninstall", "t", "--wait")).code == 0
+    assert (await here.helm(helm, "uninstall", "t")).code == 0
     assert here.objects.list("ConfigMap") == here.objects.list("Deployment") == here.objects.list("Secret") == []
 
 

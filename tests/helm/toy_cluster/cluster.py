@@ -14,7 +14,7 @@ from typing import Any
 from helm.toy_cluster.api import Api, serving
 from helm.toy_cluster.containers import Containers, Image
 from helm.toy_cluster.kinds import BY_NAME
-from helm.toy_cluster.objects import Change, Objects
+from helm.toy_cluster.objects import Change, Objects, RefusedError
 from helm.toy_cluster.volumes import Volumes
 
 Json = dict[str, Any]
@@ -143,6 +143,25 @@ class Cluster:
         status["conditions"] = [available, progressing]
         live = self.objects.find(kind, namespace, workload["metadata"]["name"])
         self.objects.replace(BY_NAME[kind], namespace, live | {"status": status})
+        if kind == "Deployment":
+            self._replica_set(namespace, live, status)
+
+    def _replica_set(self, namespace: str, deployment: Json, status: Json) -> None:
+        """The one ReplicaSet of a Deployment, ready: Helm 3 looks at it when it waits."""
+        name, spec = deployment["metadata"]["name"], deployment["spec"]
+        labels = spec["template"]["metadata"]["labels"]
+        owner = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name, "uid": deployment["metadata"]["uid"]}
+        metadata = {"name": name, "labels": labels, "ownerReferences": [owner | {"controller": True}]}
+        ready = {member: status[member] for member in ("replicas", "readyReplicas", "availableReplicas")}
+        ready["observedGeneration"] = 1
+        made = {
+            "metadata": metadata,
+            "spec": {"selector": spec["selector"], "template": spec["template"]},
+            "status": ready,
+        }
+        with contextlib.suppress(RefusedError):
+            self.objects.delete(BY_NAME["ReplicaSet"], namespace, name)
+        self.objects.create(BY_NAME["ReplicaSet"], namespace, made)
 
     async def _job(self, namespace: str, job: Json) -> None:
         """Run a Job's pod once, whatever its backoffLimit, and tell how it ended."""
