@@ -156,7 +156,7 @@ class Cluster:
         ready["observedGeneration"] = 1
         made = {
             "metadata": metadata,
-            "spec": {"selector": spec["selector"], "template": spec["template"]},
+            "spec": {"replicas": ready["replicas"], "selector": spec["selector"], "template": spec["template"]},
             "status": ready,
         }
         with contextlib.suppress(RefusedError):
