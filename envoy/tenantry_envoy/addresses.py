@@ -48,6 +48,11 @@ class Endpoint(NamedTuple):
         return {"socket_address": {"address": self.host, "port_value": self.port}}
 
 
+def bound(host: str, port: int) -> Address:
+    """Return where a listener binds; `::` takes in IPv4."""
+    return Address(socket_address=SocketAddress(address=host, port_value=port, ipv4_compat=host == "::"))
+
+
 def parse(text: str) -> Endpoint:
     """Parse one endpoint; raise ValueError saying what is wrong with it."""
     if text.startswith("/"):

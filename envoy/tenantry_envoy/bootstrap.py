@@ -30,6 +30,7 @@ from tenantry_envoy.clusters import sidecar_cluster
 from tenantry_envoy.listener import listener
 from tenantry_envoy.mirror import mirror_cluster, mirror_extension, mirror_listener
 from tenantry_envoy.options import EnvoyOptions
+from tenantry_envoy.stats import stats_clusters, stats_listeners
 
 CONNECTIONS_PER_EXCHANGE = 2
 """A client keeps idle connections beside those it uses."""
@@ -52,8 +53,8 @@ def bootstrap(rules: Rules, options: EnvoyOptions) -> dict[str, Json]:
                 ignore_global_conn_limit=True,
             ),
             static_resources=BootstrapStaticResources(
-                listeners=[listener(rules, options), mirror_listener(rules)],
-                clusters=[sidecar_cluster(options), mirror_cluster()],
+                listeners=[listener(rules, options), mirror_listener(rules), *stats_listeners(options)],
+                clusters=[sidecar_cluster(options), mirror_cluster(), *stats_clusters(options)],
             ),
             bootstrap_extensions=[mirror_extension()],
             dynamic_resources=BootstrapDynamicResources(cds_config=_discovery(options.cds_path)),

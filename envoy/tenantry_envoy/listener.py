@@ -1,6 +1,6 @@
 """The listener: address, TLS, and how much one connection may hold."""
 
-from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress, TransportSocket
+from envoy_data_plane.envoy.config.core.v3 import TransportSocket
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
 from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
     CertificateValidationContext,
@@ -13,7 +13,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 from envoy_data_plane.google.protobuf import Any
 from tenantry.core.rules import Rules
 
-from tenantry_envoy import packing
+from tenantry_envoy import addresses, packing
 from tenantry_envoy.connection_manager import connection_manager
 from tenantry_envoy.options import EnvoyOptions, ListenerTls
 
@@ -35,17 +35,12 @@ def listener(rules: Rules, options: EnvoyOptions) -> Listener:
         chain.transport_socket_connect_timeout = packing.seconds(HANDSHAKE_SECONDS)
     return Listener(
         name="clients",
-        address=_bind(options.listen_host, options.listen_port),
+        address=addresses.bound(options.listen_host, options.listen_port),
         per_connection_buffer_limit_bytes=CONNECTION_BUFFER_BYTES,
         # A second Envoy on the same port is an error then, not a silent split of the traffic.
         enable_reuse_port=False,
         filter_chains=[chain],
     )
-
-
-def _bind(host: str, port: int) -> Address:
-    # Without ipv4_compat `::` would leave IPv4 clients outside.
-    return Address(socket_address=SocketAddress(address=host, port_value=port, ipv4_compat=host == "::"))
 
 
 def _tls(tls: ListenerTls) -> TransportSocket:

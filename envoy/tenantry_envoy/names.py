@@ -6,6 +6,9 @@ SIDECAR_CLUSTER = "tenantry_sidecar"
 MIRROR_CLUSTER = "tenantry_mirror"
 """Cluster and internal listener through which copies go to candidates (`mirror`)."""
 
+STATS = "tenantry_stats"
+"""Listener for Prometheus, and cluster of Envoy's own admin page behind it (`stats`)."""
+
 CLUSTER_HEADER = "x-tenantry-cluster"
 """Request header in which the sidecar names the cluster; removed before the upstream."""
 

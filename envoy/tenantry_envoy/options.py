@@ -42,7 +42,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `cds_path` is the file with `clusters.clusters`; it must exist when Envoy starts, and every
     later version must arrive by rename into the same directory. `max_connections` bounds client
     connections; None stands for twice `limits.maxOpenExchanges`. `max_heap_bytes` makes Envoy
-    refuse requests when its heap comes near it.
+    refuse requests when its heap comes near it. With `stats_port` there is a listener that serves the admin page's
+    `/stats/prometheus` alone, on any address.
     """
 
     cds_path: FilePath
@@ -51,6 +52,8 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     listen_port: Port = 8080
     admin_host: str = "127.0.0.1"
     admin_port: Port = 9901
+    stats_host: str = "127.0.0.1"
+    stats_port: Port | None = None
     sidecar_tls: SidecarTls | None = None
     listener_tls: ListenerTls | None = None
     message_timeout_seconds: Seconds = 5.0
@@ -59,13 +62,16 @@ class EnvoyOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_heap_bytes: Annotated[int, Meta(gt=0)] | None = None
 
     def __post_init__(self) -> None:
-        for name, host in (("listenHost", self.listen_host), ("adminHost", self.admin_host)):
+        hosts = {"listenHost": self.listen_host, "adminHost": self.admin_host, "statsHost": self.stats_host}
+        for name, host in hosts.items():
             if not is_ip(host):
                 raise OptionsError(f'{name}: "{host}" is not an IP address; Envoy binds to addresses, not names')
         if not ipaddress.ip_address(self.admin_host).is_loopback:
             raise OptionsError(
                 f"adminHost: {self.admin_host} is not loopback; Envoy's admin page has no password and can stop Envoy"
             )
+        if self.stats_port is not None and self.admin_port == 0:
+            raise OptionsError("adminPort: 0 leaves the port to the kernel; with statsPort name one to ask for stats")
 
 
 def is_ip(host: str) -> bool:

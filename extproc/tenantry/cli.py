@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tenantry.adapters import logs
 from tenantry.adapters.bind import BindError, Tls, parse_address
-from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.adapters.rules_file import load
 from tenantry.billing_cli import invoice, profile, usage_app
 from tenantry.core.apikeys import RANDOM_BYTES, Entry, digest_text, new_key, revoked, rotated
 from tenantry.core.billing.notes import billing_notes
@@ -25,6 +25,7 @@ from tenantry.core.schema import nearest
 from tenantry.ledger_cli import app as ledger_app
 from tenantry.ledger_reach import LEDGER
 from tenantry.rollout_cli import app as rollout_app
+from tenantry.rules_cli import app as rules_app
 from tenantry.stores_cli import app as stores_app
 
 out = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -50,6 +51,7 @@ app.command(usage_app)
 app.command(invoice)
 app.command(profile)
 app.command(rollout_app)
+app.command(rules_app)
 app.command(stores_app)
 
 
@@ -121,6 +123,7 @@ def serve(
     secrets: Path,
     listen: str = "127.0.0.1:50051",
     admin: str = "127.0.0.1:9300",
+    telemetry: str | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     tls_client_ca: Path | None = None,
@@ -145,6 +148,8 @@ def serve(
         ext_proc and access log: HOST:PORT or unix:/PATH.
     admin
         /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
+    telemetry
+        /healthz, /readyz and /metrics alone, plain HTTP on any address, for kubelet and Prometheus.
     state
         SQLite file for the state of rollouts; the processes of one machine may share it.
     redis
@@ -173,8 +178,8 @@ def serve(
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
     options = ServeOptions(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
-        redis=_url(redis), cds=cds, envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger,
-        grace_seconds=grace_seconds,
+        telemetry=parse_address(telemetry) if telemetry else None, redis=_url(redis), cds=cds,
+        envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger, grace_seconds=grace_seconds,
     )  # fmt: skip
     asyncio.run(run(options, _render_clusters))
 
@@ -189,7 +194,7 @@ def _render_clusters(*documents: Rules) -> dict[str, Any]:
 @app.command
 def check(rules: Path, /) -> None:
     """Validate a rules document; exit 1 and list every problem when it would be refused."""
-    document = _read(rules)
+    document = load(rules)
     keys = sum(len(tenant.keys) for tenant in document.tenants.values())
     versions = sum(len(model.versions) for model in document.models.values())
     out.print(
@@ -238,7 +243,7 @@ def explain(
     admin
         The admin listener of a sidecar (HOST:PORT), to go by the state of its rollouts.
     """
-    document = _read(rules)
+    document = load(rules)
     book = RuleBook(document)
     profile = book.profile(tenant, tier_claim)
     if profile is None:
@@ -269,6 +274,7 @@ def envoy(
     envoy_admin: str = "127.0.0.1:9901",
     sidecar: str = "127.0.0.1:50051",
     cds: Path = Path("/etc/tenantry/cds.json"),
+    stats: str | None = None,
 ) -> None:
     """Print a complete Envoy bootstrap (JSON, which Envoy reads as YAML) for a rules document.
 
@@ -284,10 +290,12 @@ def envoy(
         Where `tenantry serve` listens.
     cds
         The cluster file; `tenantry serve --cds` keeps it.
+    stats
+        Where Prometheus may ask for Envoy's `/stats/prometheus`, and for nothing else.
     """
     from tenantry.up import render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
 
-    document = _read(rules)
+    document = load(rules)
     sys.stdout.write(
         render_bootstrap(
             document,
@@ -295,6 +303,7 @@ def envoy(
             admin=parse_address(envoy_admin),
             sidecar=parse_address(sidecar),
             cds=cds,
+            stats=parse_address(stats) if stats is not None else None,
         )
     )
 
@@ -383,10 +392,6 @@ def main() -> None:
     except TenantryError as error:
         err.print(f"error: {error}", markup=False)
         sys.exit(1)
-
-
-def _read(path: Path) -> Rules:
-    return read_rules(read_file(path))
 
 
 def _edit(rules: Path, tenant: str, edit: Callable[[list[Entry]], list[Entry]]) -> None:

@@ -14,7 +14,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.markup import escape
 
-from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.adapters.rules_file import load
 from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rules import Rules
 from tenantry.core.rules_stores import Store
@@ -47,7 +47,7 @@ def prove(rules: RulesFile, /, *, store: str | None = None, secrets: Secrets = S
     store
         One store; without it, all.
     """
-    document = _read(rules)
+    document = load(rules)
     chosen = {store: _store(document, store)} if store else document.stores
     safe = True
     for name, each in chosen.items():
@@ -90,7 +90,7 @@ def provision(
     metric
         The metric of its index.
     """
-    document = _read(rules)
+    document = load(rules)
     each = _store(document, store)
     if each.kind != "milvus":
         raise TenantryError(f"stores.{store}: namespaces of {each.kind} come with the first row; nothing is to be made")
@@ -113,7 +113,7 @@ def explain(rules: RulesFile, /, *, store: StoreArgument, tenant: str) -> None:
     tenant
         A tenant's name; it need not stand in the rules.
     """
-    each = _store(_read(rules), store)
+    each = _store(load(rules), store)
     out.print(f"{tenant} in {store} ({each.kind}, isolation by {each.isolation})")
     for what, value in _explained(each, tenant):
         out.print(f"  {what:<13}{value}", markup=False)
@@ -239,10 +239,6 @@ def _secret(name: str, folder: Path) -> str | None:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise TenantryError(f"{path}: {type(error).__name__}") from None
-
-
-def _read(path: Path) -> Rules:
-    return read_rules(read_file(path))
 
 
 def _store(rules: Rules, name: str) -> Store:

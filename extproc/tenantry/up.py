@@ -21,7 +21,7 @@ from tenantry.adapters.bind import Address, require_safe
 from tenantry.adapters.ledger.service import LedgerOptions, LedgerRunning, ledger_serving
 from tenantry.adapters.ports import free_port
 from tenantry.adapters.process import Running, ServeOptions, serving, stop_signal
-from tenantry.adapters.rules_file import read_file, read_rules
+from tenantry.adapters.rules_file import folder_of, load
 from tenantry.adapters.secrets_folder import write_missing
 from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rules import Rules
@@ -62,7 +62,7 @@ async def running(options: UpOptions) -> AsyncIterator[Up]:
     """Run the sidecar, Envoy and the ledger inside the `async with` block."""
     require_safe(options.envoy_admin, None, "Envoy's admin listener")
     binary = find_envoy(options.envoy)
-    rules = _on_this_disk(read_rules(read_file(options.rules)), options)
+    rules = _on_this_disk(load(options.rules), options)
     state = options.state.resolve()
     state.mkdir(mode=0o700, parents=True, exist_ok=True)
     secrets = options.secrets or state / "secrets"
@@ -130,7 +130,9 @@ async def run(options: UpOptions, out: Console) -> None:
         stopped.cancel()
 
 
-def render_bootstrap(rules: Rules, *, listen: Address, admin: Address, sidecar: Address, cds: Path) -> str:
+def render_bootstrap(
+    rules: Rules, *, listen: Address, admin: Address, sidecar: Address, cds: Path, stats: Address | None = None
+) -> str:
     """Return the bootstrap for a sidecar that runs elsewhere, as JSON text."""
     options = EnvoyOptions(
         listen_host=listen.host,
@@ -140,6 +142,8 @@ def render_bootstrap(rules: Rules, *, listen: Address, admin: Address, sidecar: 
         sidecars=(sidecar.path or str(sidecar),),
         cds_path=str(cds),
     )
+    if stats is not None:
+        options = replace(options, stats_host=stats.host, stats_port=stats.port)
     return json.dumps(bootstrap(rules, options), indent=1) + "\n"
 
 
@@ -150,7 +154,7 @@ def _on_this_disk(rules: Rules, options: UpOptions) -> Rules:
         hint = "give --tls-cert, --tls-key and --client-ca, or remove it"
         problems.append(Problem(path="identity.mtls", message="no client certificate can be verified", hint=hint))
     if identity.jwt is not None:
-        jwks = options.rules.parent.resolve() / identity.jwt.jwks_file
+        jwks = folder_of(options.rules).resolve() / identity.jwt.jwks_file
         if not jwks.is_file():
             problems.append(Problem(path="identity.jwt.jwksFile", message=f"no file at {jwks}"))
         identity = replace(identity, jwt=replace(identity.jwt, jwks_file=str(jwks)))

@@ -453,7 +453,8 @@ def test_a_copy_is_routed_as_a_request_is_and_marked() -> None:
 @every_case
 def test_breakers_and_time_limits_stand_on_every_cluster(case: Case) -> None:
     static = bootstrap(case.rules, case.options)["static_resources"]["clusters"]
-    found = static + clusters(case.rules)["resources"]
+    serving = [cluster for cluster in static if cluster["name"] != "tenantry_stats"]
+    found = serving + clusters(case.rules)["resources"]
     assert len(found) == 2 + len(cluster_names(case.rules))
     for cluster in found:
         (threshold,) = cluster["circuit_breakers"]["thresholds"]
@@ -462,6 +463,25 @@ def test_breakers_and_time_limits_stand_on_every_cluster(case: Case) -> None:
         )
         assert cluster["connect_timeout"] == "1s"
         assert cluster["per_connection_buffer_limit_bytes"] == 1024 * 1024
+
+
+def test_statistics_have_bounds_of_their_own_and_only_where_they_are_wanted() -> None:
+    without = bootstrap(rules(), OPTIONS)["static_resources"]
+    options = msgspec.structs.replace(OPTIONS, stats_host="::", stats_port=9902)
+    document = bootstrap(rules(), options)
+    extra = {
+        kind: [entry for entry in document["static_resources"][kind] if entry not in without[kind]] for kind in without
+    }
+    ((cluster,), (served,)) = extra["clusters"], extra["listeners"]
+    (threshold,) = cluster["circuit_breakers"]["thresholds"]
+    assert threshold == {"max_connections": 4, "max_pending_requests": 4, "max_requests": 4}
+    admin = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]
+    assert admin == document["admin"]["address"]
+    assert served["address"]["socket_address"] == {"address": "::", "port_value": 9902, "ipv4_compat": True}
+    with pytest.raises(OptionsError, match="adminPort: 0 leaves the port to the kernel"):
+        msgspec.structs.replace(options, admin_port=0)
+    with pytest.raises(OptionsError, match='statsHost: "localhost" is not an IP address'):
+        msgspec.structs.replace(options, stats_host="localhost")
 
 
 def test_client_copies_of_trusted_headers_are_removed_before_any_filter() -> None:

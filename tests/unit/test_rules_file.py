@@ -252,6 +252,6 @@ def test_a_digest_tells_every_change_apart(source: Source) -> None:
 def test_either_part_can_be_at_fault(source: Source) -> None:
     raw, files = source.read()
     with pytest.raises(RulesError):
-        source.build(b"version: 2", files)
+        source.build((("", b"version: 2"),), files)
     with pytest.raises(SecretsError):
         source.build(raw, {})

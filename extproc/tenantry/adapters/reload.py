@@ -15,7 +15,8 @@ from watchfiles import Change, awatch
 
 from tenantry.adapters import logs
 from tenantry.adapters.envoy_clusters import ClustersNotReadyError, EnvoyClusters
-from tenantry.adapters.rules_file import Source
+from tenantry.adapters.rules_aside import book_of
+from tenantry.adapters.rules_file import Source, snapshot_of
 from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.errors import RulesError, TenantryError
 from tenantry.core.rules import Rules, not_acted_on
@@ -48,15 +49,14 @@ class Reloader:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        rules, secrets = self._source.rules, self._source.secrets.resolve()
+        secrets = self._source.secrets.resolve()
 
         def concerns_us(_change: Change, path: str) -> bool:
-            # An outcomes file beside the rules changes many times a second.
             changed = Path(path)
-            return changed.parent == secrets or changed.name == rules.name or changed.name.startswith("..")
+            return changed.parent == secrets or self._source.concerns_rules(changed)
 
         async for _ in awatch(
-            rules.parent.resolve(), secrets, watch_filter=concerns_us, debounce=20, step=10, recursive=False,
+            self._source.watched(), secrets, watch_filter=concerns_us, debounce=20, step=10, recursive=False,
             yield_on_timeout=True, rust_timeout=RECHECK_MILLISECONDS,
         ):  # fmt: skip
             await self.check()
@@ -69,7 +69,7 @@ class Reloader:
             digest = self._source.digest(raw, files)
             if digest == self.status.digest:
                 return
-            snapshot = await asyncio.to_thread(self._source.build, raw, files)
+            snapshot = snapshot_of(await book_of(raw), files)
             old, new = self._sidecar.snapshot.book.rules, snapshot.book.rules
             await self._await_clusters(new)
             self._sidecar.activate(snapshot)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from tenantry.adapters.rules_file import read_document, read_file, read_rules
+from tenantry.adapters.rules_file import DATA, read_document, read_file, read_parts, read_rules, rules_of
 from tenantry.core.apikeys import Entry
 from tenantry.core.errors import Problem, RulesError
 from tenantry.core.schema import join, nearest
@@ -35,33 +35,62 @@ class Splice(NamedTuple):
 def rewrite(source: Path, target: Path, change: Callable[[bytes], bytes]) -> None:
     """Write `change(document)` of the rules in `source` to `target`, which may be the same file.
 
-    A new document that is not valid raises RulesError, and nothing is written. The write is a rename
-    in the target's folder, so a watching sidecar sees the old document or the new one, never half of
-    either. The target keeps its mode; a new one gets the source's.
+    A new document that is not valid raises RulesError, and nothing is written.
     """
     after = change(read_file(source))
     read_rules(after)
-    mode = (target if target.exists() else source).stat().st_mode
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_bytes(after)
-    temporary.chmod(mode & 0o777)
-    temporary.replace(target)
+    _replace(target, after, target if target.exists() else source)
 
 
 def edit_keys(path: Path, tenant: str, edit: Edit) -> None:
     """Replace a tenant's key entries by `edit(entries)`; raise RulesError and write nothing on any problem.
 
-    An edit can put new entries in front, give entries another `notAfter`, and take entries away.
+    An edit can put new entries in front, give entries another `notAfter`, and take entries away. In a folder the part
+    in which the tenant stands is edited.
     """
-    rewrite(path, path, lambda raw: _with_keys(raw, tenant, edit))
+    edit_part(path, tenant, lambda raw: _with_keys(raw, tenant, edit))
 
 
-def _with_keys(raw: bytes, tenant: str, edit: Edit) -> bytes:
-    known = read_rules(raw).tenants
+def edit_part(path: Path, tenant: str, change: Callable[[bytes], bytes]) -> None:
+    """Write `change(part)` of the part in which a tenant stands, if the whole document is valid with it."""
+    parts = read_parts(path)
+    known = rules_of(parts).tenants
     if tenant not in known:
         raise RulesError(
             [Problem(path="tenants", message=f'no tenant is called "{tenant}"', hint=nearest(tenant, known))]
         )
+    name, before = next((name, raw) for name, raw in parts if tenant in _tenants(raw))
+    after = change(before)
+    rules_of(tuple((each, after if each == name else raw) for each, raw in parts))
+    target = path / name if name else path
+    _replace(target, after, target)
+
+
+def _tenants(raw: bytes) -> dict[str, Any]:
+    document: Any = read_document(raw)
+    return document.get("tenants") or {}
+
+
+def _replace(target: Path, content: bytes, like: Path) -> None:
+    """Write a file whole, with the mode of `like`.
+
+    The write is a rename in the target's folder, so a watching sidecar sees the old document or the new one, never half
+    of either.
+    """
+    if target.parent.joinpath(DATA).is_symlink():
+        hint = "edit the ConfigMap or Secret that it is mounted from"
+        raise RulesError([Problem(path="", message=f"{target} is a mounted volume's", hint=hint)])
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.chmod(like.stat().st_mode & 0o777)
+        temporary.replace(target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise RulesError([Problem(path="", message=f"{target}: {error.strerror or error}")]) from None
+
+
+def _with_keys(raw: bytes, tenant: str, edit: Edit) -> bytes:
     before: Any = read_document(raw)
     entry = before["tenants"][tenant]
     entries = list(entry.get("keys", ()))

@@ -160,14 +160,18 @@ class ConversationError(TenantryError):
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing wrong with a document: where (`tenants.acme.tier`), what, and what would be right."""
+    """One thing wrong with a document: where (`tenants.acme.tier`), what, and what would be right.
+
+    `part` is the file of a document in parts, "" for one that is whole.
+    """
 
     path: str
     message: str
     hint: str = ""
+    part: str = ""
 
     def __str__(self) -> str:
-        where = self.path or "(document)"
+        where = f"{self.part}: {self.path}".removesuffix(": ") if self.part else self.path or "(document)"
         return f"{where}: {self.message}" + (f"; {self.hint}" if self.hint else "")
 
 

@@ -4,7 +4,7 @@ Built once per document, off the request path; look-ups do not depend on the num
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import MappingProxyType
 
@@ -14,6 +14,8 @@ from tenantry.core.quota.account import limits_of
 from tenantry.core.rules import Model, Rules, TenantRules, key_of
 from tenantry.core.rules_stores import Store
 from tenantry.core.tenant import Profile
+
+PAUSE_TENANTS = 100
 
 _PORT = re.compile(r":[0-9]*$")
 
@@ -29,20 +31,26 @@ class KeyEntry(Struct, frozen=True, kw_only=True):
 class RuleBook:
     """One valid rules document, indexed. Immutable: a reload makes a new one.
 
-    `names_strangers`: tokens or certificates may name tenants without an entry.
+    `names_strangers`: tokens or certificates may name tenants without an entry. `pause` is called after each
+    PAUSE_TENANTS, so that whoever indexes many of them can let others go first.
     """
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: Rules, pause: Callable[[], None] = lambda: None) -> None:
         self.rules = rules
         self.forwarded_headers = frozenset(rules.limits.forward_headers)
-        self._keys = {entry.digest: entry for entry in _keys(rules)}
         self._stores: dict[tuple[str, str], tuple[str, Store]] = {
             (store.kind, host): (name, store) for name, store in rules.stores.items() for host in store.hosts or ("",)
         }
         self.has_stores = bool(rules.stores)
         self._read_models = tuple(name for name, model in rules.models.items() if model.usage == "response")
         self.names_strangers = rules.identity.jwt is not None or rules.identity.mtls is not None
-        self._profiles = {name: self._profile(name, tenant) for name, tenant in rules.tenants.items()}
+        self._keys: dict[bytes, KeyEntry] = {}
+        self._profiles: dict[str, Profile] = {}
+        for number, (name, tenant) in enumerate(rules.tenants.items(), 1):
+            self._profiles[name] = self._profile(name, tenant)
+            self._keys |= {entry.digest: entry for entry in _keys(name, tenant)}
+            if number % PAUSE_TENANTS == 0:
+                pause()
 
     def key(self, digest: bytes) -> KeyEntry | None:
         """Return the API key with this SHA-256 digest, or None."""
@@ -97,11 +105,10 @@ class RuleBook:
         )
 
 
-def _keys(rules: Rules) -> Iterator[KeyEntry]:
-    for name, tenant in rules.tenants.items():
-        for key in map(key_of, tenant.keys):
-            digest = bytes.fromhex(key.digest.removeprefix("sha256:"))
-            yield KeyEntry(digest=digest, tenant=name, not_after=_unix(key.not_after))
+def _keys(name: str, tenant: TenantRules) -> Iterator[KeyEntry]:
+    for key in map(key_of, tenant.keys):
+        digest = bytes.fromhex(key.digest.removeprefix("sha256:"))
+        yield KeyEntry(digest=digest, tenant=name, not_after=_unix(key.not_after))
 
 
 def _unix(moment: datetime | None) -> float | None:

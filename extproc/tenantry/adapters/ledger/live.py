@@ -12,7 +12,8 @@ from msgspec import Struct
 from watchfiles import awatch
 
 from tenantry.adapters import logs
-from tenantry.adapters.rules_file import Source, read_rules
+from tenantry.adapters.rules_aside import book_of
+from tenantry.adapters.rules_file import Source, rules_of
 from tenantry.core.errors import RulesError, TenantryError
 from tenantry.core.keyring import ADMIN_TOKEN, USAGE_TOKEN, required
 from tenantry.core.rulebook import RuleBook
@@ -43,12 +44,12 @@ class LiveRules:
         self._told = told
         raw, files = self._source.read()
         self._digest = self._source.digest(raw, files)
-        self.live = _built(raw, files)
+        self.live = _live(RuleBook(rules_of(raw)), files)
         told(self.live)
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        folders = (self._source.rules.parent.resolve(), self._source.secrets.resolve())
+        folders = (self._source.watched(), self._source.secrets.resolve())
         async for _ in awatch(
             *folders, debounce=50, step=20, recursive=False, yield_on_timeout=True, rust_timeout=RECHECK_MILLISECONDS
         ):
@@ -62,7 +63,7 @@ class LiveRules:
             digest = self._source.digest(raw, files)
             if digest == self._digest:
                 return
-            self.live = await asyncio.to_thread(_built, raw, files)
+            self.live = _live(await book_of(raw), files)
         except Exception as error:  # noqa: BLE001  # whatever it is, the last good document stays and the watch goes on
             if digest != self._digest:
                 self._digest = digest
@@ -77,9 +78,9 @@ class LiveRules:
         logs.get().info("rules live in the ledger", digest=digest, models=len(self.live.book.rules.models))
 
 
-def _built(raw: bytes, files: dict[str, bytes]) -> Live:
+def _live(book: RuleBook, files: dict[str, bytes]) -> Live:
     return Live(
-        book=RuleBook(read_rules(raw)), admin_token=required(files, ADMIN_TOKEN),
+        book=book, admin_token=required(files, ADMIN_TOKEN),
         usage_token=required(files, USAGE_TOKEN),
     )  # fmt: skip
 
