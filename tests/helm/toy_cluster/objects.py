@@ -141,7 +141,12 @@ class Objects:
 
 
 def _admit(kind: Kind, made: Json) -> None:
-    """Refuse what a real API server refuses of built-in kinds: unknown members, wrong types, too many bytes."""
+    """Refuse what a real API server refuses of built-in kinds: unknown members, wrong types, too many bytes.
+
+    Of defaults it sets the one that Helm 3 cannot wait without.
+    """
+    if kind.kind in ("Deployment", "StatefulSet"):
+        made["spec"] = {"replicas": 1} | made["spec"]
     if kind.kind == "Secret" and "stringData" in made:
         text = made.pop("stringData")
         made["data"] = made.get("data", {}) | {k: base64.b64encode(v.encode()).decode() for k, v in text.items()}
