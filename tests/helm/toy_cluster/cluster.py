@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from helm.toy_cluster.api import Api, serving
 from helm.toy_cluster.containers import Containers, Image
@@ -51,6 +53,21 @@ class Pod:
         """This machine's ports by the pod's."""
         return self.containers.ports
 
+    async def started(self, container: Json, seconds: float = 30.0) -> None:
+        """Wait for a container's startup probe; raise RuntimeError with the log when it ends before."""
+        probe = container["startupProbe"]["httpGet"]
+        named = {port.get("name"): port["containerPort"] for port in container["ports"]}
+        url = f"http://127.0.0.1:{self.ports[named.get(probe['port'], probe['port'])]}{probe['path']}"
+        process = self.processes[container["name"]]
+        async with asyncio.timeout(seconds), aiohttp.ClientSession() as http:
+            while process.returncode is None:
+                with contextlib.suppress(aiohttp.ClientConnectionError):
+                    async with http.get(url) as answer:
+                        if answer.status == 200:
+                            return
+                await asyncio.sleep(0.02)
+        raise RuntimeError(f"container {container['name']}: {self.log.read_text()}")
+
 
 @dataclass(kw_only=True)
 class Cluster:
@@ -83,21 +100,24 @@ class Cluster:
 
     @contextlib.asynccontextmanager
     async def pod(
-        self, spec: Json, name: str = "pod-0", *, only: Sequence[str] = (), ports: dict[int, int] | None = None
+        self, spec: Json, name: str = "pod-0", *, extra: Mapping[str, Sequence[str]] | None = None
     ) -> AsyncIterator[Pod]:
-        """Run a pod: its init containers to their end, then its containers, or `only` some; killed at the end.
+        """Run a pod; killed at the end. `extra` is what a test adds to arguments, by container.
 
-        `ports` may say beforehand which ports stand for the pod's.
+        Init containers run to their end one after the other; one that restarts always is a sidecar, whose startup
+        probe is awaited.
         """
-        pod = self._prepare(NAMESPACE, name, spec, ports or {})
+        pod = self._prepare(NAMESPACE, name, spec)
         try:
-            for container in spec.get("initContainers", ()):
-                process = await pod.containers.run(container, pod.log)
-                if await process.wait() != 0:
+            for container in (*spec.get("initContainers", ()), *spec["containers"]):
+                more = (extra or {}).get(container["name"], ())
+                process = await pod.containers.run(container | {"args": [*container.get("args", ()), *more]}, pod.log)
+                pod.processes[container["name"]] = process
+                stays = container in spec["containers"] or container.get("restartPolicy") == "Always"
+                if not stays and await process.wait() != 0:
                     raise RuntimeError(f"init container {container['name']}: {pod.log.read_text()}")
-            for container in spec["containers"]:
-                if not only or container["name"] in only:
-                    pod.processes[container["name"]] = await pod.containers.run(container, pod.log)
+                if stays and "startupProbe" in container:
+                    await pod.started(container)
             yield pod
         finally:
             self._mounted.remove(pod.volumes)
@@ -174,7 +194,7 @@ class Cluster:
         made = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": {"phase": "Pending"}}
         self.objects.create(BY_NAME["Pod"], namespace, made)
         try:
-            pod = self._prepare(namespace, pod_name, spec, {})
+            pod = self._prepare(namespace, pod_name, spec)
             code = 0
             for container in (*spec.get("initContainers", ()), *spec["containers"]):
                 process = await pod.containers.run(container, pod.log)
@@ -202,7 +222,7 @@ class Cluster:
         live = self.objects.find("Job", namespace, name)
         self.objects.replace(BY_NAME["Job"], namespace, live | {"status": status})
 
-    def _prepare(self, namespace: str, name: str, spec: Json, ports: dict[int, int]) -> Pod:
+    def _prepare(self, namespace: str, name: str, spec: Json) -> Pod:
         """Mount a pod's volumes."""
         folder = Path(tempfile.mkdtemp(dir=self.folder))
         log = folder / "log"
@@ -211,9 +231,7 @@ class Cluster:
         volumes = Volumes(folder=folder, namespace=namespace, objects=self.objects, spec=spec)
         volumes.mount()
         self._mounted.append(volumes)
-        containers = Containers(
-            namespace=namespace, name=name, volumes=volumes, objects=self.objects, image=self.image, ports=dict(ports)
-        )
+        containers = Containers(namespace=namespace, name=name, volumes=volumes, objects=self.objects, image=self.image)
         return Pod(volumes=volumes, containers=containers, log=log, processes={})
 
     def _kubeconfig(self) -> Json:

@@ -1,6 +1,7 @@
 """The volumes of a pod as folders, written as the kubelet writes them, and again when what they show has changed."""
 
 import base64
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ class Volumes:
     objects: Objects
     spec: Json
     """The pod's."""
+    changed: dict[str, float] = field(default_factory=dict)
+    """When each volume was written last, by the monotonic clock."""
     _folders: dict[str, Path] = field(default_factory=dict)
 
     def mount(self) -> None:
@@ -30,14 +33,16 @@ class Volumes:
             self._folders[volume["name"]] = folder
         self.sync()
 
-    def sync(self) -> list[str]:
-        """Write anew what has changed; return the names of those volumes."""
-        changed = []
+    def sync(self) -> None:
+        """Write anew what has changed."""
         for volume in self.spec.get("volumes", ()):
             files = self._files(volume)
             if files is not None and write_volume(self._folders[volume["name"]], files):
-                changed.append(volume["name"])
-        return changed
+                self.changed[volume["name"]] = time.monotonic()
+
+    def folder_of(self, name: str) -> Path:
+        """A volume's folder."""
+        return self._folders[name]
 
     def paths(self, container: Json) -> dict[str, str]:
         """Where each mount of a container is here, by its path there."""
