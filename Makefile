@@ -33,6 +33,8 @@ check: env ## formatting, lint, types, import rule, stubs
 	PYTHONPATH=extproc:plugins:envoy .venv/bin/lint-imports
 	$(PY) tools/make_stubs.py --check
 	$(PY) tools/pages.py --check
+	$(PY) -m tools.chart --check
+	$(PY) -m tools.runtime_pins --check
 
 .PHONY: test-fast
 test-fast: env ## tests without any other process: unit, property, contract
@@ -107,10 +109,12 @@ stubs: env ## compile wire.proto, and write Envoy's generated configuration and 
 	$(PY) tools/make_stubs.py
 	$(PY) -m tenantry_envoy
 	$(PY) tools/pages.py
+	$(PY) -m tools.chart
 
 .PHONY: pins
 pins: ## resolve the development environment anew and write constraints/dev.txt
 	python3 tools/pin.py
+	$(PY) -m tools.runtime_pins
 
 .PHONY: clean
 clean: ## remove what the targets made in this tree (the cached environments stay)

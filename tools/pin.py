@@ -13,6 +13,7 @@ import sys
 import tempfile
 import tomllib
 import venv
+from collections.abc import Collection
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,11 +33,12 @@ WHAT = {
 }
 
 
-def requirements() -> list[str]:
-    """Return the requirements of the base and of every extra, apart from references to ourselves."""
+def requirements(extras: Collection[str] | None = None) -> list[str]:
+    """Return the requirements of the base and of these extras (None: of all), apart from references to ourselves."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = [name for group in project["optional-dependencies"].values() for name in group]
-    return [name for name in [*project["dependencies"], *extras] if not name.startswith("tenantry[")]
+    groups = project["optional-dependencies"]
+    named = [name for group in (groups if extras is None else extras) for name in groups[group]]
+    return [name for name in [*project["dependencies"], *named] if not name.startswith("tenantry[")]
 
 
 def main() -> int:

@@ -311,6 +311,7 @@ def envoy(
     sidecar: str = "127.0.0.1:50051",
     cds: Path = Path("/etc/tenantry/cds.json"),
     stats: str | None = None,
+    to: Path | None = None,
 ) -> None:
     """Print a complete Envoy bootstrap (JSON, which Envoy reads as YAML) for a rules document.
 
@@ -328,20 +329,29 @@ def envoy(
         The cluster file; `tenantry serve --cds` keeps it.
     stats
         Where Prometheus may ask for Envoy's `/stats/prometheus`, and for nothing else.
+    to
+        The file to write; its folder and the cluster file's are made. Default: print it.
     """
     from tenantry.up import render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
 
     document = load(rules)
-    sys.stdout.write(
-        render_bootstrap(
-            document,
-            listen=parse_address(listen),
-            admin=parse_address(envoy_admin),
-            sidecar=parse_address(sidecar),
-            cds=cds,
-            stats=parse_address(stats) if stats is not None else None,
-        )
+    text = render_bootstrap(
+        document,
+        listen=parse_address(listen),
+        admin=parse_address(envoy_admin),
+        sidecar=parse_address(sidecar),
+        cds=cds,
+        stats=parse_address(stats) if stats is not None else None,
     )
+    if to is None:
+        sys.stdout.write(text)
+        return
+    try:
+        for folder in (to.parent, cds.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        to.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise TenantryError(f"--to {to}: {error.strerror or error}") from None
 
 
 @key_app.command(name="new")

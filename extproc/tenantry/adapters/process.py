@@ -122,7 +122,8 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         shown = await _telemetry(options, admin, stack)
         admin_address = await admin.start(options.admin, options.tls)
         stack.push_async_callback(admin.stop)
-        listen = await transport.start(options.listen, options.tls)
+        # Who may open a unix socket says its folder: Envoy speaks no TLS there.
+        listen = await transport.start(options.listen, None if options.listen.path else options.tls)
         stack.push_async_callback(transport.drain, options.grace_seconds)
         stack.push_async_callback(_cancelled, asyncio.create_task(reloader.run()))
         admin.ready = True

@@ -4,6 +4,7 @@
 {{- define "tenantry.validate" -}}
 {{- $v := .Values -}}
 {{- $r := $v.rules -}}
+{{- if not $v.rulesFrom -}}{{ include "tenantry.validateNames" . }}{{- end -}}
 {{- if not $v.secretName -}}
 {{- fail "secretName: name the Secret with the key material. Make one: `tenantry secrets new FOLDER`, then `kubectl create secret generic NAME --from-file=FOLDER`" -}}
 {{- end -}}
@@ -38,7 +39,6 @@
 {{- fail (printf "rulesFrom[%d]: name either a configMap or a secret" $i) -}}
 {{- end -}}
 {{- end -}}
-{{- if not $v.rulesFrom -}}{{ include "tenantry.validateNames" . }}{{- end -}}
 {{- end -}}
 
 {{- define "tenantry.validateNames" -}}

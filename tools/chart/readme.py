@@ -1,0 +1,56 @@
+"""The chart's README: what each value means, from the comments in values.yaml."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+HEAD = """# Chart `tenantry`
+
+Generated from the comments in values.yaml (`make stubs`). How to install it:
+[docs/install-with-helm.md](../../docs/install-with-helm.md).
+
+| value | default | what |
+|---|---|---|
+"""
+
+_KEY = re.compile(r"^( *)([A-Za-z][A-Za-z0-9]*):")
+
+
+def readme(values: str) -> str:
+    """Return the README for the text of values.yaml."""
+    defaults = yaml.safe_load(values)
+    return HEAD + "".join(
+        f"| `{path}` | {_shown(_at(defaults, path))} | {what} |\n" for path, what in _commented(values)
+    )
+
+
+def _commented(values: str) -> Iterator[tuple[str, str]]:
+    """Yield the path of each key that a comment stands before, and the comment."""
+    path: list[tuple[int, str]] = []
+    comment: list[str] = []
+    for line in values.splitlines():
+        if line.strip().startswith("#"):
+            comment.append(line.strip().removeprefix("#").strip())
+        elif (key := _KEY.match(line)) is not None:
+            indent = len(key[1])
+            path = [each for each in path if each[0] < indent] + [(indent, key[2])]
+            if comment:
+                yield ".".join(name for _, name in path), " ".join(comment).replace("|", "\\|")
+            comment = []
+        else:
+            comment = []
+
+
+def _at(defaults: Any, path: str) -> Any:
+    for name in path.split("."):
+        defaults = defaults[name]
+    return defaults
+
+
+def _shown(value: Any) -> str:
+    if value == "":
+        return ""
+    return f"`{json.dumps(value)}`" if not isinstance(value, dict) or len(json.dumps(value)) < 80 else "see values.yaml"
