@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from helm.helm import VERSIONS, program
 from helm.toy_cluster.cluster import Cluster, cluster
 from helm.toy_cluster.patches import apply, json_merge, strategic_merge
-from helm.toy_cluster.programs import HELMS, helm_program
 from tools.mounted_volume import write_volume
 
 TINY = Path(__file__).parent / "toy_cluster" / "tiny"
@@ -30,10 +30,10 @@ def containers(here: Cluster) -> list[str]:
     return [container["name"] for container in spec["containers"]]
 
 
-@pytest.mark.parametrize("name", HELMS)
+@pytest.mark.parametrize("name", VERSIONS)
 async def test_a_release_is_installed_upgraded_rolled_back_and_removed(here: Cluster, name: str) -> None:
     """What an upgrade adds, the rollback takes away: members of a map, items of a list."""
-    helm = helm_program(name)
+    helm = program(name)
     assert (await here.helm(helm, "install", "t", TINY, "--wait", values={"text": "one"})).code == 0
     assert (text(here), containers(here)) == ({"text": "one"}, ["main"])
 
@@ -59,15 +59,15 @@ async def test_a_release_is_installed_upgraded_rolled_back_and_removed(here: Clu
 
 
 async def test_helm_4_shows_the_log_of_a_hook_that_failed(here: Cluster) -> None:
-    helm = helm_program("helm4")
+    helm = program("helm4")
     await here.helm(helm, "install", "t", TINY, values={"text": "one"})
     assert "checked bad" in (await here.helm(helm, "upgrade", "t", TINY, values={"text": "bad"})).err
 
 
-@pytest.mark.parametrize("name", HELMS)
+@pytest.mark.parametrize("name", VERSIONS)
 async def test_what_a_real_server_refuses_is_refused(here: Cluster, name: str) -> None:
     """A member that no Deployment has; a ConfigMap beyond 1 MiB."""
-    helm = helm_program(name)
+    helm = program(name)
     unknown = await here.helm(helm, "install", "t", TINY, values={"text": "one", "unknown": "member"})
     assert unknown.code == 1
     assert "'unknown' was unexpected" in unknown.err
@@ -79,7 +79,7 @@ async def test_what_a_real_server_refuses_is_refused(here: Cluster, name: str) -
 
 async def test_a_pod_runs_its_own_command_on_its_own_volumes(here: Cluster) -> None:
     """The init container ends first; what a mount shows follows its ConfigMap."""
-    helm = helm_program("helm4")
+    helm = program("helm4")
     await here.helm(helm, "install", "t", TINY, values={"text": "one"})
     spec = here.objects.find("Deployment", "tenantry", "t")["spec"]["template"]["spec"]
     async with here.pod(spec) as pod:

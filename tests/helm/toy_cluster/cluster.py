@@ -81,9 +81,9 @@ class Cluster:
     _mounted: list[Volumes] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    async def helm(self, helm: Path, *arguments: str | Path, values: Json | None = None) -> Said:
+    async def helm(self, helm: str, *arguments: str | Path, values: Json | None = None) -> Said:
         """Run a real Helm against the stand-in API server; `values` go into a values file."""
-        words = [str(helm), *map(str, arguments), "--namespace", NAMESPACE]
+        words = [helm, *map(str, arguments), "--namespace", NAMESPACE]
         if values is not None:
             path = self.folder / "values.json"
             path.write_text(json.dumps(values))
