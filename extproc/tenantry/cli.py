@@ -24,6 +24,7 @@ from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
 from tenantry.ledger_cli import app as ledger_app
 from tenantry.ledger_reach import LEDGER
+from tenantry.rollout_cli import ADMIN, SECRETS
 from tenantry.rollout_cli import app as rollout_app
 from tenantry.rules_cli import app as rules_app
 from tenantry.stores_cli import app as stores_app
@@ -196,9 +197,44 @@ def _render_clusters(*documents: Rules) -> dict[str, Any]:
 
 
 @app.command
-def check(rules: Path, /) -> None:
-    """Validate a rules document; exit 1 and list every problem when it would be refused."""
+def check(
+    rules: Path,
+    /,
+    *,
+    against: str | None = None,
+    admin: str = ADMIN,
+    secrets: Path = SECRETS,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Validate a rules document; exit 1 and list every problem when it would be refused.
+
+    Parameters
+    ----------
+    rules
+        The rules document, a file or a folder of parts.
+    against
+        `live`, or another rules document: list the tenants that this one moves, and how.
+    admin
+        With `live`: the admin listener of a sidecar (HOST:PORT).
+    secrets
+        With `live`: the folder that holds the admin token.
+    json
+        With --against: print all that move as JSON, and nothing else.
+    """
     document = load(rules)
+    if not json:
+        _show_checked(rules, document)
+    if against is not None:
+        from tenantry.compared import as_json, compared, shown  # noqa: PLC0415  # asks over HTTP: aiohttp
+
+        found = compared(document, against, admin, secrets)
+        for line in [as_json(found)] if json else shown(found):
+            out.print(line, markup=False)
+    elif json:
+        raise TenantryError("--json needs --against")
+
+
+def _show_checked(rules: Path, document: Rules) -> None:
     keys = sum(len(tenant.keys) for tenant in document.tenants.values())
     versions = sum(len(model.versions) for model in document.models.values())
     out.print(

@@ -95,6 +95,7 @@ async def door(
 DOORS: dict[str, list[tuple[str, str, object]]] = {
     "admin": [
         ("GET", "/rules", None),
+        ("GET", "/rules/document", None),
         ("GET", "/rollouts", None),
         ("POST", "/rollouts", WORD),
         ("GET", f"/rollouts/history?model={MODEL}", None),

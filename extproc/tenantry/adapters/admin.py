@@ -4,6 +4,7 @@
 |---|---|---|
 | `GET /healthz`, `/readyz`, `/metrics` | none | nothing secret: alive, ready, what is counted |
 | `GET /rules` | admin token | what the newest document came to |
+| `GET /rules/document` | admin token | the live document, whole |
 | `GET /rollouts`, `POST /rollouts`, `GET /rollouts/history` | admin token | the rollouts, and an operator's word |
 | `POST /usage` | usage token | engines' usage records |
 | `GET /quota` | a tenant's API key, or the admin token | what that tenant has spent; any tenant's, or all |
@@ -12,6 +13,7 @@
 
 import os
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
@@ -47,6 +49,7 @@ class Admin:
             [
                 *telemetry.routes(self.unready, self.exposition),
                 web.get("/rules", self._rules),
+                web.get("/rules/document", self._document),
                 *self._rollout_routes.routes(),
                 *QuotaRoutes(self._sidecar, self._quotas).routes(),
             ]
@@ -96,6 +99,12 @@ class Admin:
                 "pid": os.getpid(),
             }
         )
+
+    async def _document(self, request: web.Request) -> web.Response:
+        if not bears(request, self._sidecar.snapshot.keyring.admin_token):
+            return error(401, "send the admin token as Bearer")
+        body = msgspec.json.encode(self._sidecar.snapshot.book.rules)
+        return web.Response(body=body, content_type="application/json")
 
 
 def only_allowed_clients(tls: Tls) -> Middleware:
