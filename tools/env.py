@@ -31,7 +31,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("extproc", "plugins", "envoy")
+SOURCES = ("extproc", "plugins", "envoy", "dashboards")
 RECIPE = "1"  # part of the hash: raise it when this file builds environments differently
 MINIMUM = (3, 11)
 NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23", "minilm", "helm")
