@@ -179,7 +179,7 @@ def _link(folder: Path) -> None:
     """Lay `.venv` over the cached environment: its packages, this tree's packages, the `tenantry` command."""
     thin = ROOT / ".venv"
     marker = thin / ".layer"
-    wanted = f"{folder}\n{ROOT}\n{RECIPE}\n"
+    wanted = "\n".join((str(folder), str(ROOT), RECIPE, *SOURCES))
     if marker.exists() and marker.read_text() == wanted:
         return
     shutil.rmtree(thin, ignore_errors=True)

@@ -55,8 +55,8 @@ def _now() -> list[Panel]:
         ),
         p.value(
             "Records from another version",
-            "Usage records per second of engines that run another version than their endpoints are listed under. Not 0: "
-            "tenants get a version that they were not promised.",
+            "Usage records per second of engines that run another version than their endpoints are listed under. Not "
+            "0: tenants get a version that they were not promised.",
             p.PER_SECOND, Query(expr=q.quiet(mismatched, q.SIDECAR), legend="records"),
             width=5, limits=p.above(None, 0.001),
         ),

@@ -160,8 +160,8 @@ def _promises() -> list[Panel]:
         _burn(
             "Availability: budget burn by tier",
             "availability",
-            "How many times faster than promised requests fail. 1 spends the budget exactly in its period; 14.4 over an "
-            "hour spends a thirtieth of a month's in that hour and pages.",
+            "How many times faster than promised requests fail. 1 spends the budget exactly in its period; 14.4 over "
+            "an hour spends a thirtieth of a month's in that hour and pages.",
         ),
         _burn(
             "First token: budget burn by tier",
@@ -171,8 +171,8 @@ def _promises() -> list[Panel]:
         ),
         p.rows(
             "Alerts that fire",
-            "What Prometheus found that needs a person; 'none' if nothing. Each has a page under docs/runbooks with the "
-            "first command to run.",
+            "What Prometheus found that needs a person; 'none' if nothing. Each has a page under docs/runbooks with "
+            "the first command to run.",
             [Column(title="Firing", expr=q.quiet(firing, q.SIDECAR, "alertname"), unit=p.COUNT)],
             sort_by="severity",
             width=8,
@@ -187,7 +187,7 @@ def _burn(title: str, sli: str, description: str) -> Panel:
     return p.line_chart(
         title,
         description,
-        "suffix: ×",
+        "suffix: times",
         *(
             Query(
                 expr=q.most(q.recorded(f"tenantry:sla_{sli}:burn{window}"), "tier"),

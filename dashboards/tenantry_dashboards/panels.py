@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from grafana_foundation_sdk.builders import bargauge, common, dashboard, prometheus, stat, statetimeline, table
 from grafana_foundation_sdk.builders import timeseries as lines
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as styles
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
@@ -86,8 +87,8 @@ def line_chart(
     if stacked:
         panel.stacking(common.StackingConfig().mode(styles.StackingMode.NORMAL).group("A"))
     if limits:
-        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(styles.GraphThresholdsStyleMode.DASHED))
-    return _finished(panel.build(), title, description, unit, width, height, limits)
+        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(styles.GraphTresholdsStyleMode.DASHED))
+    return _finished(panel.build(), title, description, unit, limits, width=width, height=height)
 
 
 def value(
@@ -112,7 +113,7 @@ def value(
     )
     if decimals is not None:
         panel.decimals(decimals)
-    return _finished(panel.build(), title, description, unit, width, height, limits or [(None, "blue")])
+    return _finished(panel.build(), title, description, unit, limits or [(None, "blue")], width=width, height=height)
 
 
 def bars(
@@ -130,13 +131,13 @@ def bars(
     )
     if most is not None:
         panel.max(most)
-    return _finished(panel.build(), title, description, unit, width, height, limits or [(None, "blue")])
+    return _finished(panel.build(), title, description, unit, limits or [(None, "blue")], width=width, height=height)
 
 
 def states(
     title: str, description: str, *queries: Query, names: dict[str, tuple[str, str]], width: int = 24, height: int = 6
 ) -> model.Panel:
-    """What was the case when. `names` gives each value its word and colour."""
+    """Show what was the case when. `names` gives each value its word and colour."""
     options = {key: model.ValueMappingResult(text=text, color=colour) for key, (text, colour) in names.items()}
     panel = (
         statetimeline.Panel()
@@ -146,7 +147,7 @@ def states(
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.THRESHOLDS))
         .targets([_target(place, query) for place, query in enumerate(queries)])
     )
-    return _finished(panel.build(), title, description, "short", width, height, [(None, "blue")])
+    return _finished(panel.build(), title, description, "short", [(None, "blue")], width=width, height=height)
 
 
 def rows(
@@ -160,13 +161,13 @@ def rows(
     width: int = 24,
     height: int = 10,
 ) -> model.Panel:
-    """A table: one row for each set of labels, which all queries must agree in. `links` are those of a label's cells."""
+    """Make a table: a row for each set of labels, which all queries agree in. `links` are those of a label's cells."""
     panel = (
         table.Panel()
         .targets(
             [_target(place, Query(expr=column.expr), instant=True, rows=True) for place, column in enumerate(columns)]
         )
-        .sort_by([common.TableSortByFieldState(sort_by).desc(True)])
+        .sort_by([common.TableSortByFieldState().display_name(sort_by).desc(True)])
         .with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
         .with_transformation(
             model.DataTransformerConfig(
@@ -194,7 +195,7 @@ def rows(
         panel.override_by_name(
             label, [model.DynamicConfigValue(id_val="links", value=[link.build() for link in _links(targets)])]
         )
-    return _finished(panel.build(), title, description, columns[0].unit, width, height, ())
+    return _finished(panel.build(), title, description, columns[0].unit, (), width=width, height=height)
 
 
 def _target(place: int, query: Query, *, instant: bool = False, rows: bool = False) -> prometheus.Dataquery:
@@ -207,7 +208,7 @@ def _target(place: int, query: Query, *, instant: bool = False, rows: bool = Fal
     return target.instant() if instant else target.range()
 
 
-def _links(links: Sequence[Link]) -> list[dashboard.DashboardLink]:
+def _links(links: Sequence[Link]) -> list[Builder[model.DashboardLink]]:
     return [dashboard.DashboardLink(title).url(url) for title, url in links]
 
 
@@ -217,7 +218,7 @@ def _thresholds(limits: Limits) -> dashboard.ThresholdsConfig:
 
 
 def _finished(
-    panel: model.Panel, title: str, description: str, unit: str, width: int, height: int, limits: Limits
+    panel: model.Panel, title: str, description: str, unit: str, limits: Limits, *, width: int, height: int
 ) -> model.Panel:
     panel.id_val = stable_id(title)
     panel.title, panel.description = title, description

@@ -62,24 +62,24 @@ def shown(selector: str, by: str = "") -> str:
 
 
 def quantile(share: float, metric: str, *matchers: str, by: str = "") -> str:
-    """A quantile of a histogram, for a line."""
+    """Take a quantile of a histogram, for a line."""
     labels = f"{by}, le" if by else "le"
     return f"histogram_quantile({share}, {rate(raw(f'{metric}_bucket', *matchers), labels)})"
 
 
 def quantile_shown(share: float, metric: str, *matchers: str, by: str = "") -> str:
-    """A quantile of a histogram over the time that is shown, for a single value."""
+    """Take a quantile of a histogram over the time that is shown, for a single value."""
     labels = f"{by}, le" if by else "le"
     return f"histogram_quantile({share}, {shown(raw(f'{metric}_bucket', *matchers), labels)})"
 
 
 def mean(metric: str, *matchers: str, by: str = "") -> str:
-    """The mean of a histogram, for a line."""
+    """Take the mean of a histogram, for a line."""
     return f"{rate(raw(f'{metric}_sum', *matchers), by)} / {rate(raw(f'{metric}_count', *matchers), by)}"
 
 
 def ratio(part: str, whole: str) -> str:
-    """A share; where there is nothing to share, there is none."""
+    """Divide; where there is nothing to share, there is no share."""
     return f"{part} / ({whole} > 0)"
 
 

@@ -109,7 +109,7 @@ def _requests() -> list[Panel]:
         ),
         p.line_chart(
             "Rows verified",
-            "Rows per second that were looked at before their tenant saw them. 0 while requests pass: they return none.",
+            "Rows per second looked at before their tenant saw them. 0 while requests pass: they return none.",
             p.PER_SECOND, Query(expr=_or_zero(verified), legend="{{store}}"),
         ),
     ]  # fmt: skip

@@ -83,8 +83,8 @@ def _standing() -> list[Panel]:
         ),
         p.value(
             "Verdicts held back",
-            "The candidate would be taken back, but the stable version fails too: that would help nobody. Look for what "
-            "both share.",
+            "The candidate would be taken back, but the stable version fails too: that would help nobody. Look for "
+            "what both share.",
             p.COUNT,
             Query(expr=of_model("tenantry_rollout_held_verdicts"), legend="{{model}}"),
             width=6, limits=p.above(None, 1),
@@ -98,8 +98,8 @@ def _standing() -> list[Panel]:
         ),
         p.value(
             "Records from another version",
-            "Usage records per second of engines that run another version than their endpoints are listed under. Not 0: "
-            "evidence counts for the wrong version; see deployment drift.",
+            "Usage records per second of engines that run another version than their endpoints are listed under. Not "
+            "0: evidence counts for the wrong version; see deployment drift.",
             p.PER_SECOND,
             Query(
                 expr=q.quiet(
@@ -128,8 +128,8 @@ def _shares() -> list[Panel]:
         ),
         p.line_chart(
             "Tiers and tenants that stand apart",
-            "How many have a state of their own: the guard or an operator took the candidate from them alone. Many: the "
-            "candidate suits only some; `tenantry rollout status` names them.",
+            "How many have a state of their own: the guard or an operator took the candidate from them alone. Many: "
+            "the candidate suits only some; `tenantry rollout status` names them.",
             p.COUNT,
             Query(expr=q.quiet(scopes, q.SIDECAR, "model"), legend="{{model}} {{state}}"),
         ),
@@ -187,7 +187,7 @@ def _versions() -> list[Panel]:
         ),
         p.line_chart(
             "Time per output token by version, p99",
-            "The pace of generation. Slower at the same load: the version or its quantisation; at more load: the batch.",
+            "The pace of generation. Slower at the same load: the version, its quantisation; at more load: the batch.",
             p.SECONDS, p99("tenantry_time_per_output_token_seconds"), width=8,
         ),
         p.line_chart(

@@ -1,4 +1,4 @@
-"""Is the platform itself well: sidecars, Envoy's side of them, quotas, engines' spools, ledger, exports, cardinality."""
+"""Is the platform itself well: sidecars, Envoy's side, quotas, engines' spools, ledger, exports, cardinality."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
@@ -74,8 +74,8 @@ def _sidecar() -> list[Panel]:
     return [
         p.line_chart(
             "Time to decide",
-            "The sidecar's own time for an exchange, all its messages together. A p99 above 10 ms: too little CPU, or a "
-            "garbage collection; add replicas.",
+            "The sidecar's own time for an exchange, all its messages together. A p99 above 10 ms: too little CPU, or "
+            "a garbage collection; add replicas.",
             p.SECONDS,
             *(
                 Query(expr=q.quantile(share, "tenantry_decision_seconds"), legend=name)
@@ -131,8 +131,8 @@ def _envoy() -> list[Panel]:
         ),
         p.line_chart(
             "Wrong answers of a sidecar",
-            "Per second. Not 0: versions of Envoy and sidecar do not suit each other, or Envoy's mutation rules are too "
-            "narrow.",
+            "Per second. Not 0: versions of Envoy and sidecar do not suit each other, or Envoy's mutation rules are "
+            "too narrow.",
             p.PER_SECOND,
             of_filter("spurious_msgs_received", "not expected"),
             of_filter("rejected_header_mutations", "headers not taken"),

@@ -168,8 +168,8 @@ def _money() -> list[Panel]:
     return [
         p.line_chart(
             "Revenue and cost",
-            "Per hour, over the last hour, at the terms of now, of all models. Cost above revenue: this tenant is served "
-            "at a loss; see unit economics. Bills are the ledger's.",
+            "Per hour, over the last hour, at the terms of now, of all models. Cost above revenue: this tenant is "
+            "served at a loss; see unit economics. Bills are the ledger's.",
             p.MONEY_PER_HOUR,
             Query(expr=revenue, legend="{{tenant}} revenue {{currency}}"),
             Query(expr=cost, legend="{{tenant}} cost {{currency}}"),
@@ -215,7 +215,7 @@ def _errors() -> list[Panel]:
         ),
         p.line_chart(
             "Refused by a quota",
-            "Per second by the quota's window. Short windows: a burst, the client should wait; the period: it is spent.",
+            "Per second by the quota's window. Short ones: a burst, the client should wait; the period: it is spent.",
             p.REQUESTS, Query(expr=q.quiet(windows, q.SIDECAR, "window"), legend="{{tenant}} {{window}}"), width=8,
         ),
         p.line_chart(

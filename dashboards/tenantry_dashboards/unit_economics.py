@@ -95,8 +95,8 @@ def _margin() -> list[Panel]:
     return [
         p.line_chart(
             "Margin by tier",
-            "1 - cost / revenue, without idle time. A tier below the others: its price, or tenants in it whose requests "
-            "share nothing (no cached prefix, small batches).",
+            "1 - cost / revenue, without idle time. A tier below the others: its price, or tenants in it whose "
+            "requests share nothing (no cached prefix, small batches).",
             p.SHARE,
             Query(
                 expr=q.most(q.recorded("tenantry:margin:ratio1h"), "tier, currency"), legend="{{tier}} {{currency}}"
