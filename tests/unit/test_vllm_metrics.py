@@ -210,7 +210,8 @@ def test_delivery_tells_what_waits_and_how_old_it_is(tmp_path: Path) -> None:
     ledger = StubLedger(port, seed=1)
     until(lambda: len(ledger.booked) == 17, 10.0)
     until(lambda: delivery.status().oldest_ended_s is None)
-    assert delivery.status().waiting_records == delivery.status().waiting_bytes == 0
+    until(lambda: delivery.status().waiting_bytes == 0)
+    assert delivery.status().waiting_records == 0
     delivery.stop()
     ledger.shutdown()
     ledger.server_close()
