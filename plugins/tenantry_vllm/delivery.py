@@ -63,8 +63,8 @@ class DeliveryStatus(Struct, frozen=True, kw_only=True):
     `appended` were taken by the spool, `fsynced` are on disk for good, `acknowledged` are in the ledger (also those of
     earlier processes), `refused` the ledger will never take (parked in `refused/`), `damaged` could not be read back.
     `dropped` is by reason. `waiting_records` are this process's that the ledger does not have yet, `waiting_bytes` are
-    on disk and not yet in the ledger, also those of dead processes (whose records nobody counted), `limit_bytes` how many
-    there may be. `oldest_ended_s` is the Unix time of the oldest of all that wait. `sidecars` is
+    on disk and not yet in the ledger, also those of dead processes (whose records nobody counted), `limit_bytes` the
+    most there may be. `oldest_ended_s` is the Unix time of the oldest of all that wait. `sidecars` is
     `Shipper.counts()`. `disk` is `none` without a spool.
     """
 
