@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
-from dashboards.conftest import ROOT, RULES, Scraped
 from tenantry_testing import grafana
 from tenantry_testing.grafana import PanelQuery, Shown
 from tenantry_testing.promql import selectors, uncompared
+from tenantry_testing.scraped_demo import ROOT, RULES, Scraped
 
 DASHBOARDS = grafana.dashboards(ROOT / "dashboards" / "generated")
 QUERIES = [query for dashboard in DASHBOARDS for query in grafana.queries(dashboard)]
