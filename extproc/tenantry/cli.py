@@ -121,6 +121,7 @@ def serve(
     secrets: Path,
     listen: str = "127.0.0.1:50051",
     admin: str = "127.0.0.1:9300",
+    telemetry: str | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     tls_client_ca: Path | None = None,
@@ -145,6 +146,8 @@ def serve(
         ext_proc and access log: HOST:PORT or unix:/PATH.
     admin
         /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
+    telemetry
+        /healthz, /readyz and /metrics alone, plain HTTP on any address, for kubelet and Prometheus.
     state
         SQLite file for the state of rollouts; the processes of one machine may share it.
     redis
@@ -173,8 +176,8 @@ def serve(
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
     options = ServeOptions(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
-        redis=_url(redis), cds=cds, envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger,
-        grace_seconds=grace_seconds,
+        telemetry=parse_address(telemetry) if telemetry else None, redis=_url(redis), cds=cds,
+        envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger, grace_seconds=grace_seconds,
     )  # fmt: skip
     asyncio.run(run(options, _render_clusters))
 

@@ -31,6 +31,7 @@ def serve(
     secrets: Path,
     db: str,
     listen: str = LEDGER,
+    telemetry: str | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
     tls_client_ca: Path | None = None,
@@ -48,6 +49,8 @@ def serve(
         sqlite:PATH, or a postgresql:// URL; @FILE reads either from a file.
     listen
         /records, /usage, /invoice, /engines, /periods, /healthz, /readyz, /metrics: HOST:PORT or unix:/PATH.
+    telemetry
+        /healthz, /readyz and /metrics alone, plain HTTP on any address, for kubelet and Prometheus.
     tls_cert, tls_key, tls_client_ca, allow_client_san
         Mutual TLS, required on any address that other hosts can reach.
     """
@@ -60,7 +63,10 @@ def serve(
         tls = Tls(certificate=tls_cert, key=tls_key, client_ca=tls_client_ca, allowed_sans=frozenset(allow_client_san))
     elif tls_cert or tls_key or tls_client_ca or allow_client_san:
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
-    options = LedgerOptions(rules=rules, secrets=secrets, db=place_of(db), listen=parse_address(listen), tls=tls)
+    options = LedgerOptions(
+        rules=rules, secrets=secrets, db=place_of(db), listen=parse_address(listen), tls=tls,
+        telemetry=parse_address(telemetry) if telemetry else None,
+    )  # fmt: skip
     asyncio.run(run(options))
 
 

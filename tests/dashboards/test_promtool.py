@@ -1,4 +1,4 @@
-"""The rules before a Prometheus that plays them: each alert fires on what it is about, and keeps still on what it is not."""
+"""The rules, played by promtool: each alert fires on what it is about, and keeps still on what it is not."""
 
 import re
 import shutil

@@ -342,8 +342,11 @@ async def test_engines(service: Service) -> None:
 
 
 def gpu_seconds(tenant: str, version: str, phase: str, owner: str, seconds: float) -> str:
-    labels = f'model="chat-8b",owner="{owner}",phase="{phase}",tenant="{tenant}",version="{version}"'
+    labels = f'model="chat-8b",owner="{owner}",phase="{phase}",tenant="{tenant}",tier="gold",version="{version}"'
     return f"tenantry_gpu_seconds_total{{{labels}}} {seconds}"
+
+
+OF_ACME = 'model="chat-8b",tenant="acme",version="1.4.0"'
 
 
 async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,12 +370,12 @@ async def test_metrics(service: Service, monkeypatch: pytest.MonkeyPatch) -> Non
         gpu_seconds("acme", "1.4.0", "decode", "tenant", 0.5),
         gpu_seconds("acme", "1.4.0", "prefill", "mirror", 1.5),
         gpu_seconds("other", "other", "prefill", "tenant", 1.5),
-        'tenantry_compute_units_total{model="chat-8b",tenant="acme",tier="gold"} 2.022',
+        'tenantry_compute_units_total{model="chat-8b",owner="tenant",tenant="acme",tier="gold"} 1.011',
         'tenantry_tokens_total{kind="input",model="chat-8b",tenant="acme"} 2000.0',
         'tenantry_tokens_total{kind="cached",model="chat-8b",tenant="acme"} 40.0',
         'tenantry_tokens_total{kind="output",model="chat-8b",tenant="acme"} 6.0',
-        'tenantry_request_peak_memory_bytes_bucket{le="4.194304e+06",model="chat-8b",version="1.4.0"} 1.0',
-        'tenantry_request_peak_memory_bytes_bucket{le="1.048576e+06",model="chat-8b",version="1.4.0"} 0.0',
+        f'tenantry_request_peak_memory_bytes_bucket{{le="4.194304e+06",{OF_ACME}}} 1.0',
+        f'tenantry_request_peak_memory_bytes_bucket{{le="1.048576e+06",{OF_ACME}}} 0.0',
         'tenantry_cold_start_seconds_sum{model="chat-8b",phase="load",version="1.4.0"} 12.0',
         'tenantry_engine_busy_gpu_seconds_total{model="chat-8b",version="1.4.0"} 7.0',
         'tenantry_engine_idle_gpu_seconds_total{model="chat-8b",version="1.4.0"} 3.0',

@@ -12,7 +12,7 @@ Labels = frozenset[tuple[str, str]]
 
 
 def series(metrics: Metrics) -> dict[tuple[str, Labels], float]:
-    families = text_string_to_metric_families(metrics.exposition().decode())
+    families = text_string_to_metric_families(metrics.exposition()[0].decode())
     return {(each.name, frozenset(each.labels.items())): each.value for family in families for each in family.samples}
 
 
@@ -154,8 +154,8 @@ def test_the_bound_holds_over_fifty_reloads_with_a_thousand_new_tenants_each() -
         sizes.append(len(series(metrics)) if generation % 10 == 9 else 0)
     assert len(values_of(metrics, "tenant")) <= 200 + 1
     assert len(values_of(metrics, "model")) <= MAX_VERSIONS + 1
-    # After the labels have run out, nothing grows but what was admitted already.
-    assert sizes[29] == sizes[39] == sizes[49]
+    # After the labels have run out nothing grows; versions that the rules want share one series then.
+    assert sizes[29] >= sizes[39] == sizes[49]
 
 
 def test_labels_are_first_come_and_never_taken_back() -> None:

@@ -118,7 +118,7 @@ class Process:
 
     def gauge(self, name: str, **labels: str) -> list[float]:
         self.rollouts.show()
-        families = text_string_to_metric_families(self.metrics.exposition().decode())
+        families = text_string_to_metric_families(self.metrics.exposition()[0].decode())
         return [
             sample.value
             for family in families

@@ -15,6 +15,7 @@ import os
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
+from tenantry.adapters import telemetry
 from tenantry.adapters.bind import Address, BindError, Tls, require_safe, sans_of
 from tenantry.adapters.quotas.desk import Quotas
 from tenantry.adapters.quotas.routes import QuotaRoutes
@@ -44,9 +45,7 @@ class Admin:
         app = web.Application(middlewares=[only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
         app.add_routes(
             [
-                web.get("/healthz", self._healthz),
-                web.get("/readyz", self._readyz),
-                web.get("/metrics", self._metrics),
+                *telemetry.routes(self.unready, self.exposition),
                 web.get("/rules", self._rules),
                 *self._rollout_routes.routes(),
                 *QuotaRoutes(self._sidecar, self._quotas).routes(),
@@ -69,21 +68,17 @@ class Admin:
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _healthz(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def unready(self) -> str | None:
+        """Return why the sidecar is not ready, None when it is."""
+        return None if self.ready else "not ready"
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if self.ready else web.Response(status=503, text="not ready\n")
-
-    async def _metrics(self, _request: web.Request) -> web.Response:
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return what is counted, in the format that a scraper accepts, and its content type."""
         if self._sidecar.rollouts is not None:
             self._sidecar.rollouts.show()
         if self._quotas is not None:
             self._quotas.show()
-        return web.Response(
-            body=self._sidecar.metrics.exposition(),
-            headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"},
-        )
+        return self._sidecar.metrics.exposition(accept)
 
     async def _rules(self, request: web.Request) -> web.Response:
         if not bears(request, self._sidecar.snapshot.keyring.admin_token):

@@ -8,13 +8,15 @@ of the process, so counters never jump; the bound holds over any number of reloa
 from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.exposition import generate_latest
+from prometheus_client.exposition import choose_encoder
 
 from tenantry.adapters.quotas.metrics import QuotaMetrics
 from tenantry.adapters.rollout_metrics import RolloutMetrics
+from tenantry.adapters.sla_metrics import Requests, SlaMetrics
 from tenantry.adapters.store_metrics import StoreMetrics
 from tenantry.adapters.store_requests import StoreRequests
 from tenantry.adapters.usage_metrics import UsageMetrics
+from tenantry.adapters.wanted_metrics import LabelMetrics, WantedMetrics
 from tenantry.core.outcome import Outcome
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.session import Session, State
@@ -23,6 +25,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series be
 
 OTHER = "other"
 MAX_VERSIONS = 500
+MAX_TIERS = 100
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _DECISION_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
@@ -44,6 +47,9 @@ class BoundedLabels:
 
     def __getitem__(self, name: str) -> str:
         return name if name in self._admitted else OTHER
+
+    def __len__(self) -> int:
+        return len(self._admitted)
 
 
 class Metrics:
@@ -77,6 +83,11 @@ class Metrics:
         )
         self._generation = Gauge("tenantry_rules_generation", "Documents made live so far", registry=self.registry)
         self._models = BoundedLabels(MAX_VERSIONS)
+        self._tiers = BoundedLabels(MAX_TIERS)
+        self._sla = SlaMetrics(self.registry)
+        self._served = Requests(self.registry)
+        self._wanted = WantedMetrics(self.registry)
+        self._labels = LabelMetrics(self.registry)
         self.stores = StoreRequests(self.registry)
         self.store_gate = StoreMetrics(self.registry)
         self.quotas = QuotaMetrics(self.registry, self._tenants)
@@ -97,6 +108,12 @@ class Metrics:
             f"{model}@{version}" for model, rules in book.rules.models.items() for version in rules.versions
         )
         self._models.admit(book.rules.models)
+        self._tiers.admit(book.rules.tiers)
+        self._sla.rules_live(book.rules, self._tiers)
+        self._wanted.rules_live(book.rules, self._versions, self._models)
+        self._labels.rules_live(
+            book.rules, tenant=self._tenants.limit, model=MAX_VERSIONS, version=MAX_VERSIONS, tier=MAX_TIERS
+        )
         self._reloads.labels("live").inc()
         self._rules_ok.set(1)
         self._generation.set(generation)
@@ -138,13 +155,19 @@ class Metrics:
         model, version = (outcome.model, outcome.version) if known else (OTHER, OTHER)
         self._requests.labels(tenant, model, version, outcome.code, outcome.ended).inc()
         self._attempts.labels(tenant, model, version).inc(outcome.attempts)
-        self._duration.labels(model, version).observe(outcome.duration_ms / 1e3)
+        exemplar = {"request_id": outcome.request_id}
+        self._duration.labels(model, version).observe(outcome.duration_ms / 1e3, exemplar)
         if outcome.ttfb_ms is not None:
-            self._ttfb.labels(model, version).observe(outcome.ttfb_ms / 1e3)
+            self._ttfb.labels(model, version).observe(outcome.ttfb_ms / 1e3, exemplar)
+        self._served.ended(self._tiers[outcome.tier], model, failed=outcome.ended == "failed" or outcome.code >= 500)
 
-    def exposition(self) -> bytes:
-        """Return the text exposition format."""
-        return generate_latest(self.registry)
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the text for a scraper that accepts this, and its content type.
+
+        Exemplars, which name the request, are written in the OpenMetrics format alone.
+        """
+        encode, content_type = choose_encoder(accept)
+        return encode(self.registry), content_type
 
     def _tenant(self, session: Session) -> str:
         return "none" if session.tenant is None else self._tenants[session.tenant.profile.name]

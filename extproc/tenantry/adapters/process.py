@@ -30,10 +30,11 @@ from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import OutcomeSink, Sidecar
 from tenantry.adapters.state import open_state
 from tenantry.adapters.stores import Stores
+from tenantry.adapters.telemetry import telemetry
 from tenantry.adapters.webhook import Webhook
 from tenantry.core.errors import TenantryError
 from tenantry.core.outcome import Outcome
-from tenantry.core.rules import not_acted_on
+from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.usage import UsageRecord
 
 WEBHOOK_SECONDS = 2.0
@@ -46,7 +47,8 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     `cds` is the cluster file it keeps for Envoy, `envoy_admins` (http://host:port) are asked whether
     a new version's cluster is there; `outcomes` is a file that gets one JSON line per exchange.
     `state` is the SQLite file of this machine's rollouts, `redis` the URL of the store that replicas
-    elsewhere share with it. `ledger` is the URL that gets the records which the sidecar itself makes.
+    elsewhere share with it. `telemetry` is where kubelet and Prometheus ask. `ledger` is the URL that
+    gets the records which the sidecar itself makes.
     """
 
     rules: Path
@@ -54,6 +56,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     listen: Address
     admin: Address
     state: Path
+    telemetry: Address | None = None
     redis: str | None = None
     tls: Tls | None = None
     cds: Path | None = None
@@ -69,6 +72,7 @@ class Running(Struct, frozen=True, kw_only=True):
     listen: Address
     admin: Address
     sidecar: Sidecar
+    telemetry: Address | None = None
 
 
 @contextlib.asynccontextmanager
@@ -115,25 +119,40 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
         transport = GrpcioTransport(sidecar)
         admin = Admin(sidecar, reloader, quotas)
+        shown = await _telemetry(options, admin, stack)
         admin_address = await admin.start(options.admin, options.tls)
         stack.push_async_callback(admin.stop)
         listen = await transport.start(options.listen, options.tls)
         stack.push_async_callback(transport.drain, options.grace_seconds)
         stack.push_async_callback(_cancelled, asyncio.create_task(reloader.run()))
         admin.ready = True
-        # What was loaded lives as long as the process: the collector need not look at it again.
-        gc.collect()
-        gc.freeze()
-        logs.get().info(
-            "sidecar ready", address=str(listen), admin=str(admin_address), transport="grpcio",
-            models=len(snapshot.book.rules.models), tenants=len(snapshot.book.rules.tenants),
-            notes=not_acted_on(snapshot.book.rules),
-        )  # fmt: skip
+        _freeze()
+        _tell_ready(snapshot.book.rules, listen, admin_address)
         try:
-            yield Running(listen=listen, admin=admin_address, sidecar=sidecar)
+            yield Running(listen=listen, admin=admin_address, sidecar=sidecar, telemetry=shown)
         finally:
             admin.ready = False
             logs.get().info("draining", open_exchanges=sidecar.open_exchanges, grace_seconds=options.grace_seconds)
+
+
+async def _telemetry(options: ServeOptions, admin: Admin, stack: contextlib.AsyncExitStack) -> Address | None:
+    """Start the listener for kubelet and Prometheus, before the others: it ends after them, so that a drain is seen."""
+    if options.telemetry is None:
+        return None
+    return await stack.enter_async_context(telemetry(options.telemetry, admin.unready, admin.exposition))
+
+
+def _freeze() -> None:
+    """Spare the garbage collector what was loaded: it lives as long as the process."""
+    gc.collect()
+    gc.freeze()
+
+
+def _tell_ready(rules: Rules, listen: Address, admin: Address) -> None:
+    logs.get().info(
+        "sidecar ready", address=str(listen), admin=str(admin), transport="grpcio",
+        models=len(rules.models), tenants=len(rules.tenants), notes=not_acted_on(rules),
+    )  # fmt: skip
 
 
 def _rollouts(

@@ -23,6 +23,7 @@ from tenantry.core.rules_base import (
     HeaderName,
     KeyDigest,
     ModelName,
+    Objective,
     OddsMargin,
     Percent,
     PositiveInt,
@@ -67,6 +68,18 @@ class Identity(Document, frozen=True, kw_only=True):
     mtls: Mtls | None = None
 
 
+class Sla(Document, frozen=True, kw_only=True):
+    """What a tier was promised, for alerts: nothing is refused or hurried by it.
+
+    `availability` is the share of requests that must be answered (not 5xx, not cut); `ttft_share` of those that answer
+    must have their first token within `ttft_seconds`. Absent: no objective.
+    """
+
+    availability: Objective | None = None
+    ttft_seconds: Seconds | None = None
+    ttft_share: Objective = 0.99
+
+
 class Tier(Document, frozen=True, kw_only=True):
     """An SLA tier. `priority` is vLLM's: the lower, the earlier; `weight` is its share under contention."""
 
@@ -76,6 +89,7 @@ class Tier(Document, frozen=True, kw_only=True):
     max_queue_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     quota: Quota | None = None
     price: Price = Price()
+    sla: Sla = Sla()
 
 
 class Version(Document, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ KeyDigest = Annotated[str, Meta(pattern=r"^sha256:[0-9a-f]{64}$", description="f
 HeaderName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="lower case")]
 Percent = Annotated[float, Meta(ge=0, le=100)]
 PositiveInt = Annotated[int, Meta(gt=0, le=10**15)]
+Objective = Annotated[float, Meta(gt=0, lt=1, description="between 0 and 1, both excluded")]
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 OddsMargin = Annotated[float, Meta(ge=1, le=1_000)]
 StickySource = Annotated[

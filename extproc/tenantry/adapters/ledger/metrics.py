@@ -11,19 +11,17 @@ from collections.abc import Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
-from tenantry.adapters.metrics import MAX_VERSIONS, OTHER, BoundedLabels
-from tenantry.core.billing.ownership import owner_alone
+from tenantry.adapters.ledger.request_metrics import RequestMetrics
+from tenantry.adapters.ledger.standing_metrics import EngineStanding, TermsMetrics
+from tenantry.adapters.metrics import MAX_TIERS, MAX_VERSIONS, OTHER, BoundedLabels
+from tenantry.adapters.sla_metrics import SlaMetrics
+from tenantry.adapters.wanted_metrics import LabelMetrics
 from tenantry.core.billing.tallies import EngineTally
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.usage import ColdStart, EngineSpan, Record, Training, UsageRecord
 
-MAX_TIERS = 100
-MAX_EXEMPLAR = 128
-"""Characters of an exemplar's labels and values together (OpenMetrics)."""
-
 _DELAY_SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 300, 3_600, 86_400)
 _COLD_SECONDS = (0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1_800)
-_MEMORY_BYTES = tuple(float(4**power * 2**20) for power in range(10))  # 1 MiB to 256 GiB
 _SECOND_NS = 1e9
 _PHASES = ("download", "load", "warm_up", "capture", "other")
 
@@ -37,14 +35,13 @@ class LedgerMetrics:
         self._versions = BoundedLabels(MAX_VERSIONS)
         self._models = BoundedLabels(MAX_VERSIONS)
         self._tiers = BoundedLabels(MAX_TIERS)
-        self._gpu = self._counter(
-            "gpu_seconds", "GPU time of requests and training", ("tenant", "model", "version", "phase", "owner")
-        )
-        self._units = self._counter("compute_units", "Compute units", ("tenant", "model", "tier"))
-        self._tokens = self._counter("tokens", "Tokens by kind: input, cached, output", ("tenant", "model", "kind"))
-        self._memory = self._histogram(
-            "request_peak_memory_bytes", "Most KV-cache memory that a request held", ("model", "version"), _MEMORY_BYTES
-        )
+        self._requests = RequestMetrics(self.registry)
+        self.standing = EngineStanding(self.registry)
+        self._terms = TermsMetrics(self.registry)
+        self._sla = SlaMetrics(self.registry)
+        self._labels = LabelMetrics(self.registry)
+        self._ttft_seconds: dict[str, float | None] = {}
+        self._tier_of: dict[str, str] = {}
         self._cold = self._histogram(
             "cold_start_seconds", "Phases of engines' starts", ("model", "version", "phase"), _COLD_SECONDS
         )
@@ -78,6 +75,13 @@ class LedgerMetrics:
         self._versions.admit(f"{name}@{version}" for name, model in rules.models.items() for version in model.versions)
         self._models.admit(rules.models)
         self._tiers.admit(rules.tiers)
+        self._terms.rules_live(rules, self._tiers)
+        self._sla.rules_live(rules, self._tiers)
+        self._labels.rules_live(
+            rules, tenant=self._tenants.limit, model=MAX_VERSIONS, version=MAX_VERSIONS, tier=MAX_TIERS
+        )
+        self._ttft_seconds = {name: tier.sla.ttft_seconds for name, tier in rules.tiers.items()}
+        self._tier_of = {name: tenant.tier or rules.default_tier or "" for name, tenant in rules.tenants.items()}
 
     def booked(self, records: Sequence[Record], units_micro: Sequence[int], new: Iterable[str], now_s: float) -> None:
         """Count a batch; of its records those that are new, and once each."""
@@ -89,13 +93,14 @@ class LedgerMetrics:
                 continue
             left.remove(record_id)
             self._records.labels(kind, "new").inc()
+            self.standing.told(record)
             self._delay.observe(max(0.0, now_s - record.ended_s))
             self._newest_s = max(self._newest_s, min(record.ended_s, now_s))
             if isinstance(record, UsageRecord):
                 self._request(record, units)
             elif isinstance(record, Training):
-                tenant, model = self._tenants[record.tenant], self._models[record.model]
-                self._gpu.labels(tenant, model, "", "training", "tenant").inc(record.gpu_ns / _SECOND_NS)
+                tier = self._tiers[record.tier or self._tier_of.get(record.tenant, "")]
+                self._requests.training(record, self._tenants[record.tenant], tier, self._models[record.model])
             elif isinstance(record, ColdStart):
                 self._cold_start(record)
             else:
@@ -128,19 +133,10 @@ class LedgerMetrics:
     def _request(self, record: UsageRecord, units: int) -> None:
         tenant = self._tenants[record.tenant] if record.tenant else "none"
         model, version = self._version(record.model, record.version)
-        charge, owner, exemplar = record.charge, owner_alone(record), _exemplar(record.request_id)
-        for phase, gpu_ns in (("prefill", charge.prefill_gpu_ns), ("decode", charge.decode_gpu_ns)):
-            if gpu_ns:
-                self._gpu.labels(tenant, model, version, phase, owner).inc(gpu_ns / _SECOND_NS, exemplar)
-        if units:
-            self._units.labels(tenant, model, self._tiers[record.tier]).inc(units / 1e6, exemplar)
-        for kind, count in (
-            ("input", charge.input_tokens), ("cached", charge.cached_tokens), ("output", charge.output_tokens)
-        ):  # fmt: skip
-            if count:
-                self._tokens.labels(tenant, model, kind).inc(count, exemplar)
-        if record.final and record.peak_kv_bytes is not None:
-            self._memory.labels(model, version).observe(record.peak_kv_bytes, exemplar)
+        self._requests.request(
+            record, units, tenant=tenant, tier=self._tiers[record.tier], model=model, version=version,
+            ttft_seconds=self._ttft_seconds.get(record.tier),
+        )  # fmt: skip
 
     def _cold_start(self, record: ColdStart) -> None:
         labels = self._version(record.model, record.version)
@@ -165,12 +161,6 @@ class LedgerMetrics:
 
     def _histogram(self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
         return Histogram(f"tenantry_{name}", text, labels, buckets=buckets, registry=self.registry)
-
-
-def _exemplar(request_id: str) -> dict[str, str] | None:
-    if not request_id or len("request_id") + len(request_id) > MAX_EXEMPLAR:
-        return None
-    return {"request_id": request_id}
 
 
 def _kind(record: Record) -> str:

@@ -5,7 +5,10 @@
 | `POST /records` | usage token | `record_routes` |
 | `GET /usage`, `/engines`, `/periods`, `POST /periods/close` | admin token or tenant's key | `usage_routes` |
 | `GET /invoice` | admin token or tenant's key | `invoice_routes` |
-| `GET /healthz`, `/readyz`, `/metrics` | none | nothing secret: alive, the database answers, what is counted |
+| `GET /healthz`, `/readyz` | none | alive, the database answers |
+| `GET /metrics` | none on this machine, the admin token from others | what is counted, with tenants' names |
+
+A listener of its own (`telemetry`) has the last three for kubelet and Prometheus.
 """
 
 import asyncio
@@ -25,6 +28,7 @@ from tenantry.adapters.ledger.live import LiveRules
 from tenantry.adapters.ledger.metrics import LedgerMetrics
 from tenantry.adapters.ledger.store import LedgerUnavailableError
 from tenantry.adapters.process import stop_signal
+from tenantry.adapters.telemetry import probes, shown, telemetry
 from tenantry.core.billing.periods import period_of
 from tenantry.core.usage import MAX_BATCH_BYTES
 
@@ -50,6 +54,7 @@ class LedgerOptions(Struct, frozen=True, kw_only=True):
     db: str
     listen: Address = Address(host="127.0.0.1", port=9400)
     tls: Tls | None = None
+    telemetry: Address | None = None
 
 
 class LedgerRunning(Struct, frozen=True, kw_only=True):
@@ -57,6 +62,7 @@ class LedgerRunning(Struct, frozen=True, kw_only=True):
 
     listen: Address
     service: LedgerService
+    telemetry: Address | None = None
 
 
 @contextlib.asynccontextmanager
@@ -76,6 +82,10 @@ async def ledger_serving(options: LedgerOptions) -> AsyncIterator[LedgerRunning]
             await ledger.periods()
         except LedgerUnavailableError as away:
             logs.get().error("the ledger's database is away; it is tried again", problems=(str(away),))
+        health = Health(service)
+        told = None
+        if options.telemetry is not None:
+            told = await stack.enter_async_context(telemetry(options.telemetry, health.unready, health.exposition))
         runner = web.AppRunner(application(service, options.tls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -83,7 +93,10 @@ async def ledger_serving(options: LedgerOptions) -> AsyncIterator[LedgerRunning]
         watch = asyncio.create_task(rules.run())
         stack.push_async_callback(_cancelled, watch)
         logs.get().info("ledger ready", address=str(listen), tenants=len(rules.live.book.rules.tenants))
-        yield LedgerRunning(listen=listen, service=service)
+        try:
+            yield LedgerRunning(listen=listen, service=service, telemetry=told)
+        finally:
+            health.draining = True
 
 
 async def serve(options: LedgerOptions) -> None:
@@ -95,37 +108,46 @@ async def serve(options: LedgerOptions) -> None:
 def application(service: LedgerService, tls: Tls | None = None) -> web.Application:
     """Return the service as an aiohttp application."""
     app = web.Application(middlewares=[only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
-    app.add_routes([*_open_routes(service), *(route for module in ROUTES for route in module(service))])
+    health = Health(service)
+
+    async def metrics(request: web.Request) -> web.Response:
+        return await shown(request, health.exposition)
+
+    app.add_routes([*probes(health.unready), web.get("/metrics", metrics if tls is None else service.admin(metrics))])
+    app.add_routes(route for module in ROUTES for route in module(service))
     return app
 
 
-def _open_routes(service: LedgerService) -> Iterable[web.RouteDef]:
-    shown_at_s = float("-inf")
+class Health:
+    """Whether the ledger can be used, and what it counts. A database that is away makes it unready, not dead."""
 
-    async def healthz(_request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    def __init__(self, service: LedgerService) -> None:
+        self._service = service
+        self._shown_at_s = float("-inf")
+        self.draining = False
 
-    async def readyz(_request: web.Request) -> web.Response:
+    async def unready(self) -> str | None:
+        """Return why records are not taken, None when they are."""
+        if self.draining:
+            return "draining"
         try:
             async with asyncio.timeout(READY_SECONDS):
-                await service.ledger.periods()
+                await self._service.ledger.periods()
         except (LedgerUnavailableError, TimeoutError):
-            return web.Response(status=503, text="the database does not answer\n")
-        return web.Response(text="ready\n")
+            return "the database does not answer"
+        return None
 
-    async def metrics(request: web.Request) -> web.Response:
-        nonlocal shown_at_s
-        now_s = service.now()
-        if now_s - shown_at_s >= ENGINES_SECONDS:
-            shown_at_s = now_s
+    async def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return what is counted, in the format that a scraper accepts, and its content type."""
+        service, now_s = self._service, self._service.now()
+        if now_s - self._shown_at_s >= ENGINES_SECONDS:
+            self._shown_at_s = now_s
             # Metrics fail open.
             with contextlib.suppress(LedgerUnavailableError, TimeoutError):
                 async with asyncio.timeout(READY_SECONDS):
                     service.metrics.engines(await service.ledger.engine_tallies(period_of(now_s)))
-        body, content_type = service.metrics.exposition(request.headers.get("accept", ""))
-        return web.Response(body=body, headers={"content-type": content_type})
-
-    return [web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)]
+        service.metrics.standing.show(now_s)
+        return service.metrics.exposition(accept)
 
 
 async def _listening(runner: web.AppRunner, options: LedgerOptions) -> Address:
