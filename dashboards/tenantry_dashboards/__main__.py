@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tenantry_dashboards import (
     drift,
@@ -24,11 +25,13 @@ MODULES = (overview, tenant, noisy_neighbour, rollout, retrieval, unit_economics
 
 def rendered() -> dict[str, str]:
     """Return each file's text by its name, which is the dashboard's uid."""
-    dashboards = [module.build() for module in MODULES]
-    return {
-        f"{dashboard.uid}.json": json.dumps(dashboard, cls=JSONEncoder, indent=1, ensure_ascii=False) + "\n"
-        for dashboard in dashboards
-    }
+    return {f"{dashboard.uid}.json": _text(dashboard) for dashboard in (module.build() for module in MODULES)}
+
+
+def _text(dashboard: Dashboard) -> str:
+    document = dashboard.to_json()
+    del document["style"]  # dark or light is for who looks
+    return json.dumps(document, cls=JSONEncoder, indent=1, ensure_ascii=False) + "\n"
 
 
 def main(arguments: list[str], folder: Path = FOLDER) -> int:

@@ -24,7 +24,9 @@ def revenue_shown(by: str, *matchers: str) -> str:
     """
     labels = _distinct(f"cluster, tier, {by}")
     units = _priced(
-        shown(raw("tenantry_compute_units_total", *matchers), labels), "tenantry_price_per_compute_unit", "units"
+        shown(raw("tenantry_compute_units_total", 'owner="tenant"', *matchers), labels),
+        "tenantry_price_per_compute_unit",
+        "units",
     )
     hours = shown(raw("tenantry_gpu_seconds_total", 'owner="tenant"', *matchers), labels)
     gpu = _priced(f"{hours} / 3600", "tenantry_price_per_gpu_hour", "gpu")

@@ -133,7 +133,7 @@ def _tenants() -> Panel:
             Column(title="KV memory", expr=_share(kv), unit=p.SHARE, limits=p.above(0.5, 0.8)),
             Column(title="GPU-seconds", expr=gpu, unit=p.SECONDS),
             Column(title="Requests", expr=asked, unit=p.COUNT),
-            Column(title="Failed", expr=q.ratio(f"({failed})", asked), unit=p.SHARE, limits=p.above(0.001, 0.01)),
+            Column(title="Failed", expr=q.ratio(failed, asked), unit=p.SHARE, limits=p.above(0.001, 0.01)),
             Column(title="Tokens", expr=q.shown(q.raw("tenantry_tokens_total", *BOTH), "tenant"), unit=p.COUNT),
             Column(title="First token p99", expr=q.quantile_shown(0.99, TTFT, *BOTH, by="tenant"), unit=p.SECONDS),
             Column(title="Cost", expr=money.cost_shown("tenant", *BOTH), unit=p.COUNT),

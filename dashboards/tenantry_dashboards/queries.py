@@ -80,7 +80,7 @@ def mean(metric: str, *matchers: str, by: str = "") -> str:
 
 def ratio(part: str, whole: str) -> str:
     """Divide; where there is nothing to share, there is no share."""
-    return f"{part} / ({whole} > 0)"
+    return f"({part}) / ({whole} > 0)"
 
 
 def top(expr: str, by: str, ranking: str) -> str:

@@ -156,7 +156,9 @@ def _arms() -> list[Panel]:
             "evidence against it. Both: it is not the version.",
             p.SHARE,
             Query(
-                expr=q.quiet(q.ratio(f"({q.rate(failed, 'model, arm')} or 0 * {by_arm})", by_arm), q.SIDECAR, "model"),
+                expr=q.quiet(
+                    q.ratio(q.absent_as_zero(q.rate(failed, "model, arm"), by_arm), by_arm), q.SIDECAR, "model"
+                ),
                 legend="{{model}} {{arm}}",
             ),
             width=8,
