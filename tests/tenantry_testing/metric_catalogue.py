@@ -39,7 +39,7 @@ _PROMETHEUS = {
 
 
 class Series(Struct, frozen=True, kw_only=True):
-    """A name that can be selected. `recorded`: by a recording rule, so that no scrape's labels are on it but `cluster`."""
+    """A name that can be selected. What a recording rule wrote has of a scrape's labels `cluster` alone."""
 
     kind: str
     labels: frozenset[str]

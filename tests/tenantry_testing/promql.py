@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -101,7 +102,7 @@ def called(expr: str) -> set[str]:
     tokens = [token for token in _tokens(expr) if token.kind not in {"space", "comment"}]
     return {
         token.text
-        for token, after in zip(tokens, tokens[1:], strict=False)
+        for token, after in pairwise(tokens)
         if token.kind == "name" and after.text in _AFTER_CALLS and token.text not in _RESERVED
     }
 
