@@ -1,7 +1,6 @@
 """Every query of every panel, every recording rule and every alert, asked of a Prometheus that watched a real run."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,13 @@ QUERIES = [query for dashboard in DASHBOARDS for query in grafana.queries(dashbo
 
 MAY_BE_EMPTY: dict[str, str] = {}
 """Queries by name that rightly have no data in this run, each with the reason."""
+
+MAY_LACK: dict[str, str] = {
+    'tenantry_version_wanted{role="unused"}': "each version of the demo's rules is stable, a candidate or pinned",
+    "tenantry_export_parked": "the demo sends its usage nowhere but to its own ledger",
+    "tenantry_export_oldest_pending_seconds": "as tenantry_export_parked",
+}
+"""Series of alerts that this run rightly lacks, each with the reason. Each alert is provoked elsewhere."""
 
 
 def rules_of(name: str, kind: str) -> list[Any]:
@@ -133,8 +139,9 @@ def test_an_alert_watches_series_that_exist_and_fit_each_other(
     expr = rule["expr"]
     data_of(scraped, expr)  # it parses, and two sides that match many to many are an error
     skip_without_retrieval(scraped, expr)
-    assert list(_without_data(scraped, expr)) == []
-    assert data_of(scraped, uncompared(expr)), f"its parts have no labels in common: {uncompared(expr)}"
+    lacking = [name for name in selectors(expr) if not data_of(scraped, f"count({name})")]
+    assert set(lacking) <= MAY_LACK.keys()
+    assert lacking or data_of(scraped, uncompared(expr)), f"its parts have no labels in common: {uncompared(expr)}"
 
 
 def test_prometheus_evaluates_every_rule_without_an_error(scraped: Scraped) -> None:
@@ -143,5 +150,7 @@ def test_prometheus_evaluates_every_rule_without_an_error(scraped: Scraped) -> N
     assert {rule["name"]: rule["lastError"] for rule in rules if rule["health"] != "ok"} == {}
 
 
-def _without_data(scraped: Scraped, expr: str) -> Iterator[str]:
-    return (name for name in selectors(expr) if not data_of(scraped, f"count({name})"))
+def test_only_series_that_alerts_ask_for_and_that_are_absent_may_be_lacking(scraped: Scraped) -> None:
+    asked = {name for rule in rules_of("alerts.yaml", "alert") for name in selectors(rule.values[0]["expr"])}
+    assert MAY_LACK.keys() <= asked
+    assert [name for name in MAY_LACK if data_of(scraped, f"count({name})")] == []
