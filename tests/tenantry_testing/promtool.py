@@ -1,4 +1,4 @@
-"""promtool's own tests of the rules, played beside something else: they take one core, and a run of the demo another."""
+"""promtool's own tests of the rules, played beside something else: they take one core, a run of the demo another."""
 
 import contextlib
 import subprocess
