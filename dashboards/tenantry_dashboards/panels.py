@@ -62,14 +62,14 @@ def line_chart(
     stacked: bool = False,
     limits: Limits = (),
     links: Sequence[Link] = (),
+    lowest: float | None = 0,
 ) -> model.Panel:
-    """Values over time."""
+    """Show values over time, from `lowest` on."""
     panel = (
         lines.Panel()
         .line_width(1)
         .fill_opacity(30 if stacked else 0)
         .show_points(styles.VisibilityMode.AUTO)
-        .min(0)
         .color_scheme(dashboard.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
         .legend(
             common.VizLegendOptions()
@@ -84,6 +84,8 @@ def line_chart(
         .targets([_target(place, query) for place, query in enumerate(queries)])
         .data_links(_links(links))
     )
+    if lowest is not None:
+        panel.min(lowest)
     if stacked:
         panel.stacking(common.StackingConfig().mode(styles.StackingMode.NORMAL).group("A"))
     if limits:
@@ -101,14 +103,15 @@ def value(
     limits: Limits = (),
     links: Sequence[Link] = (),
     decimals: int | None = None,
+    of_all: bool = False,
 ) -> model.Panel:
-    """One number, or one of each query and label, as it is now; the small curve behind is the time that is shown."""
+    """Show a number for each query and label: the newest, with a small curve, or `of_all` the time that is shown."""
     panel = (
         stat.Panel()
-        .graph_mode(styles.BigValueGraphMode.AREA)
+        .graph_mode(styles.BigValueGraphMode.NONE if of_all else styles.BigValueGraphMode.AREA)
         .color_mode(styles.BigValueColorMode.VALUE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
-        .targets([_target(place, query) for place, query in enumerate(queries)])
+        .targets([_target(place, query, instant=of_all) for place, query in enumerate(queries)])
         .data_links(_links(links))
     )
     if decimals is not None:
@@ -120,7 +123,7 @@ def bars(
     title: str, description: str, unit: str, *queries: Query, width: int = 8, height: int = 8, limits: Limits = (),
     most: float | None = None,
 ) -> model.Panel:  # fmt: skip
-    """Values of now side by side."""
+    """Show values of now side by side."""
     panel = (
         bargauge.Panel()
         .orientation(styles.VizOrientation.HORIZONTAL)

@@ -61,6 +61,15 @@ def shown(selector: str, by: str = "") -> str:
     return total(f"increase({selector}[$__range])", by)
 
 
+def happened(selector: str, by: str = "") -> str:
+    """Count rare events in the time that is shown.
+
+    The first event makes its series, which begins at 1, and `increase` takes that for no increase: a series that
+    was not there when the time began counts whole.
+    """
+    return total(f"{selector} unless {selector} offset $__range or increase({selector}[$__range])", by)
+
+
 def quantile(share: float, metric: str, *matchers: str, by: str = "") -> str:
     """Take a quantile of a histogram, for a line."""
     labels = f"{by}, le" if by else "le"
@@ -68,9 +77,9 @@ def quantile(share: float, metric: str, *matchers: str, by: str = "") -> str:
 
 
 def quantile_shown(share: float, metric: str, *matchers: str, by: str = "") -> str:
-    """Take a quantile of a histogram over the time that is shown, for a single value."""
+    """Take a quantile of a histogram over the time that is shown; of an empty one there is none (not NaN)."""
     labels = f"{by}, le" if by else "le"
-    return f"histogram_quantile({share}, {shown(raw(f'{metric}_bucket', *matchers), labels)})"
+    return f"histogram_quantile({share}, {shown(raw(f'{metric}_bucket', *matchers), labels)}) >= 0"
 
 
 def mean(metric: str, *matchers: str, by: str = "") -> str:

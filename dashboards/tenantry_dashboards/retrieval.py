@@ -31,8 +31,8 @@ def build() -> Dashboard:
 
 
 def _safe() -> list[Panel]:
-    foreign = q.shown(q.raw("tenantry_store_foreign_rows_total", STORE, q.TENANT))
-    withheld = q.shown(q.raw("tenantry_store_requests_total", STORE, q.TENANT, 'result="withheld"'))
+    foreign = q.happened(q.raw("tenantry_store_foreign_rows_total", STORE, q.TENANT))
+    withheld = q.happened(q.raw("tenantry_store_requests_total", STORE, q.TENANT, 'result="withheld"'))
     refused = q.rate(q.raw("tenantry_store_refusals_total", STORE, q.TENANT))
     return [
         p.value(
@@ -40,7 +40,7 @@ def _safe() -> list[Panel]:
             "Answers that held a row of another tenant; they were withheld. Not 0: layout and filter have both failed. "
             "Close the store, then read the log line 'a store answered with a row of another tenant'.",
             p.COUNT, Query(expr=q.quiet(foreign, q.SIDECAR), legend="foreign rows"),
-            width=6, limits=p.above(None, 0.001),
+            width=6, limits=p.above(None, 0.001), of_all=True,
         ),
         p.value(
             "Stores that are closed",
@@ -55,6 +55,7 @@ def _safe() -> list[Panel]:
             "Foreign rows, and answers that could not be read whole. Without foreign rows: a new version of the store "
             "answers in a form that is not known.",
             p.COUNT, Query(expr=q.quiet(withheld, q.SIDECAR), legend="withheld"), width=6, limits=p.above(None, 0.001),
+            of_all=True,
         ),
         p.value(
             "Refused",
@@ -92,8 +93,7 @@ def _requests() -> list[Panel]:
         ),
         p.line_chart(
             "Requests by tenant",
-            "Per second, the ten largest. One that grew takes the store from the others: there is no quota on it yet "
-            "unless the rules have one.",
+            "Per second, the ten largest. One that grew takes the store's time from the others: ask what changed.",
             p.REQUESTS, Query(expr=q.quiet(by_tenant, q.SIDECAR, "tenant"), legend="{{tenant}}"), links=TO_TENANT,
         ),
         p.line_chart(
@@ -116,8 +116,8 @@ def _requests() -> list[Panel]:
 
 
 def _proofs() -> list[Panel]:
-    proofs = q.shown(q.raw("tenantry_store_proofs_total", STORE), "store, result")
-    provisioned = q.shown(q.raw("tenantry_store_provisioned_total", STORE), "store, kind")
+    proofs = q.happened(q.raw("tenantry_store_proofs_total", STORE), "store, result")
+    provisioned = q.happened(q.raw("tenantry_store_provisioned_total", STORE), "store, kind")
     return [
         p.bars(
             "Proofs in the time that is shown",

@@ -63,8 +63,7 @@ def _verdicts() -> Annotation:
 
 
 def _steps() -> Annotation:
-    percent = q.raw("tenantry_rollout_percent", MODEL)
-    changed = f"{q.most(percent, 'cluster, model')} != {q.most(f'{percent} offset 1m', 'cluster, model')}"
+    changed = q.most(f"changes({q.raw('tenantry_rollout_percent', MODEL)}[2m])", "cluster, model") + " > 0"
     return Annotation("Steps", changed, title="{{model}}: another share", tags="cluster,model", colour="purple")
 
 
@@ -206,7 +205,7 @@ def _evidence() -> list[Panel]:
     dropped, unjoined = (
         q.rate(q.raw(f"tenantry_rollout_{name}_total")) for name in ("observations_dropped", "joins_dropped")
     )
-    kinds = q.shown(q.raw("tenantry_rollout_transitions_total", MODEL), "model, kind")
+    kinds = q.happened(q.raw("tenantry_rollout_transitions_total", MODEL), "model, kind")
     return [
         p.line_chart(
             "What the guard was shown",

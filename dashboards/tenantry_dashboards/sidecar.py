@@ -69,7 +69,7 @@ def _sidecar() -> list[Panel]:
     messages = (
         f"{q.rate(q.raw('tenantry_ext_proc_messages_total'))} / {q.rate(q.raw('tenantry_ext_proc_exchanges_total'))}"
     )
-    reloads = q.shown(q.raw("tenantry_rules_reloads_total"), "result")
+    reloads = q.happened(q.raw("tenantry_rules_reloads_total"), "result")
     refusals = q.rate(q.raw("tenantry_refusals_total"), "code")
     return [
         p.line_chart(
@@ -85,8 +85,7 @@ def _sidecar() -> list[Panel]:
         ),
         p.line_chart(
             "Open exchanges by sidecar",
-            "Requests under way. Uneven for long: Envoy's connections to sidecars are; restart none, wait for them to "
-            "age.",
+            "Requests under way. Uneven for long: Envoy sends its streams to one of them; look at its load balancing.",
             p.COUNT, Query(expr=q.total(q.raw("tenantry_ext_proc_open_exchanges"), "instance"), legend="{{instance}}"),
             width=8,
         ),
@@ -226,7 +225,7 @@ def _spools() -> list[Panel]:
         ),
         p.line_chart(
             "Records that wait",
-            "By engine.",
+            "By engine. Grows at one alone: it does not reach the ledger; at all of them: the ledger is away.",
             p.COUNT,
             Query(expr=q.most(q.raw("tenantry_spool_waiting_records", MODEL), "engine"), legend="{{engine}}"),
             width=8, stacked=True,
@@ -282,7 +281,8 @@ def _ledger() -> list[Panel]:
             "GPU time without a record",
             "Share of engines' busy time that no request accounts for, over an hour. A few per cent is what goes on "
             "now; more and growing: records are lost, or a spool waits.",
-            p.SHARE, Query(expr=drift, legend="{{model}} {{version}}"), width=8, limits=p.above(0.02, 0.05),
+            p.SHARE, Query(expr=drift, legend="{{model}} {{version}}"),
+            width=8, limits=p.above(0.02, 0.05), lowest=None,
         ),
         p.line_chart(
             "Unaccounted GPU-seconds of this period",
@@ -292,7 +292,7 @@ def _ledger() -> list[Panel]:
                 expr=q.most(q.raw("tenantry_ledger_unaccounted_gpu_seconds", MODEL), "model, version"),
                 legend="{{model}} {{version}}",
             ),
-            width=8,
+            width=8, lowest=None,
         ),
         p.line_chart(
             "Ledger away",

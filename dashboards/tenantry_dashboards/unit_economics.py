@@ -101,7 +101,7 @@ def _margin() -> list[Panel]:
             Query(
                 expr=q.most(q.recorded("tenantry:margin:ratio1h"), "tier, currency"), legend="{{tier}} {{currency}}"
             ),
-            width=8, limits=p.below(0, 0.2),
+            width=8, limits=p.below(0, 0.2), lowest=None,
         ),
         p.line_chart(
             "Revenue and cost by tier",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from msgspec import Struct
 
@@ -42,6 +43,80 @@ def selectors(expr: str) -> list[str]:
                 found[token.text] = None
             place += 1
     return list(found)
+
+
+class Selection(Struct, frozen=True, kw_only=True):
+    """One place where an expression selects series. `window` is its range, `call` the function that it is handed to."""
+
+    metric: str
+    labels: tuple[str, ...]
+    text: str
+    window: str
+    at_end: bool
+    call: str
+
+
+def selections(expr: str) -> list[Selection]:
+    """Return each place where an expression selects a metric by name."""
+    tokens = [token for token in _tokens(expr) if token.kind not in {"space", "comment"}]
+    texts = [token.text for token in tokens] + [""] * 5
+    found: list[Selection] = []
+    place = 0
+    while place < len(tokens):
+        token, following = tokens[place], texts[place + 1]
+        if token.text in _OF_LABELS and following == "(":
+            place = _closed(tokens, place + 1, ")")
+            continue
+        names = token.kind == "name" and following not in _AFTER_CALLS and token.text.lower() not in _RESERVED
+        if not names:
+            place += 1
+            continue
+        end = _closed(tokens, place, "}") if following == "{" else place + 1
+        labels = tuple(texts[at] for at in range(place, end) if tokens[at].kind == "name" and at > place)
+        windowed = texts[end] == "["
+        behind = end + 3 if windowed else end
+        found.append(
+            Selection(
+                metric=token.text, labels=labels, text="".join(texts[place:end]),
+                window=texts[end + 1] if windowed else "", at_end=texts[behind : behind + 2] == ["@", "end"],
+                call=texts[place - 2] if place > 1 and texts[place - 1] == "(" else "",
+            )
+        )  # fmt: skip
+        place = end
+    return found
+
+
+def grouped_by(expr: str) -> set[str]:
+    """Return the labels that `by`, `on` and the like name."""
+    tokens = [token for token in _tokens(expr) if token.kind not in {"space", "comment"}]
+    found: set[str] = set()
+    for place, token in enumerate(tokens[:-1]):
+        if token.text in _OF_LABELS and tokens[place + 1].text == "(":
+            inner = tokens[place + 2 : _closed(tokens, place + 1, ")")]
+            found |= {one.text for one in inner if one.kind == "name"}
+    return found
+
+
+def called(expr: str) -> set[str]:
+    """Return the functions and aggregations that an expression calls."""
+    tokens = [token for token in _tokens(expr) if token.kind not in {"space", "comment"}]
+    return {
+        token.text
+        for token, after in pairwise(tokens)
+        if token.kind == "name" and after.text in _AFTER_CALLS and token.text not in _RESERVED
+    }
+
+
+def balanced(expr: str) -> bool:
+    """Whether each bracket is closed by its like."""
+    pairs = {")": "(", "]": "[", "}": "{"}
+    opened: list[str] = []
+    for token in _tokens(expr):
+        if token.text in pairs.values():
+            opened.append(token.text)
+        elif token.text in pairs and (not opened or opened.pop() != pairs[token.text]):
+            return False
+    return not opened
 
 
 def uncompared(expr: str) -> str:
