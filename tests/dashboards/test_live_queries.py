@@ -1,7 +1,6 @@
 """Every query of every panel, every recording rule and every alert, asked of a Prometheus that watched a real run."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,17 @@ from tenantry_testing.scraped_demo import ROOT, RULES, Scraped
 DASHBOARDS = grafana.dashboards(ROOT / "dashboards" / "generated")
 QUERIES = [query for dashboard in DASHBOARDS for query in grafana.queries(dashboard)]
 
-MAY_BE_EMPTY: dict[str, str] = {}
-"""Queries by name that rightly have no data in this run, each with the reason."""
+MAY_BE_EMPTY: dict[str, str] = {
+    "tenantry-rollout / annotation / Steps": "no rollout of the demo has steps, and the run is no longer than a minute",
+}
+"""Queries by name that rightly have no data in this run, each with the reason. What they compare must be there."""
+
+MAY_LACK: dict[str, str] = {
+    'tenantry_version_wanted{role="unused"}': "each version of the demo's rules is stable, a candidate or pinned",
+    "tenantry_export_parked": "the demo sends its usage nowhere but to its own ledger",
+    "tenantry_export_oldest_pending_seconds": "as tenantry_export_parked",
+}
+"""Series of alerts that this run rightly lacks, each with the reason. Each alert is provoked elsewhere."""
 
 
 def rules_of(name: str, kind: str) -> list[Any]:
@@ -43,6 +51,7 @@ def empty(figure: dict[str, Any]) -> list[str]:
     figure["dashboards"] = len(DASHBOARDS)
     figure["panels"] = sum(len(list(grafana.panels(dashboard))) for dashboard in DASHBOARDS)
     figure["queries"] = len(QUERIES)
+    figure["may_be_empty"] = len(MAY_BE_EMPTY)
     names: list[str] = figure.setdefault("empty", [])
     return names
 
@@ -76,7 +85,9 @@ def test_everything_is_scraped(scraped: Scraped) -> None:
     for job, count in {"sidecar": 1, "ledger": 1, "engine": 7, "envoy": 1}.items():
         (up,) = scraped.prometheus.instant(f'sum(up{{job="tenantry-{job}", cluster="demo"}})', scraped.end_s)
         assert float(up["value"][1]) == count, job
-    assert scraped.prometheus.over("up == 0", scraped.begin_s + 2, scraped.end_s) == []
+    # Sidecar, ledger and all clients share one process here: on a busy machine a scrape may take over its second.
+    whole = f"{round(scraped.end_s - scraped.begin_s) - 2}s"
+    assert scraped.prometheus.instant(f"avg_over_time(up[{whole}]) < 0.7", scraped.end_s) == []
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda dashboard: dashboard["uid"])
@@ -93,6 +104,7 @@ def test_a_query_returns_data(
     found = data_of(scraped, expr, instant=query.instant)
     if query.name in MAY_BE_EMPTY:
         assert not found, "it has data now: take it from MAY_BE_EMPTY"
+        assert data_of(scraped, uncompared(expr)), f"its parts have no data either: {uncompared(expr)}"
         return
     if not found:
         skip_without_retrieval(scraped, expr)
@@ -133,8 +145,9 @@ def test_an_alert_watches_series_that_exist_and_fit_each_other(
     expr = rule["expr"]
     data_of(scraped, expr)  # it parses, and two sides that match many to many are an error
     skip_without_retrieval(scraped, expr)
-    assert list(_without_data(scraped, expr)) == []
-    assert data_of(scraped, uncompared(expr)), f"its parts have no labels in common: {uncompared(expr)}"
+    lacking = [name for name in selectors(expr) if not data_of(scraped, f"count({name})")]
+    assert set(lacking) <= MAY_LACK.keys()
+    assert lacking or data_of(scraped, uncompared(expr)), f"its parts have no labels in common: {uncompared(expr)}"
 
 
 def test_prometheus_evaluates_every_rule_without_an_error(scraped: Scraped) -> None:
@@ -143,5 +156,7 @@ def test_prometheus_evaluates_every_rule_without_an_error(scraped: Scraped) -> N
     assert {rule["name"]: rule["lastError"] for rule in rules if rule["health"] != "ok"} == {}
 
 
-def _without_data(scraped: Scraped, expr: str) -> Iterator[str]:
-    return (name for name in selectors(expr) if not data_of(scraped, f"count({name})"))
+def test_only_series_that_alerts_ask_for_and_that_are_absent_may_be_lacking(scraped: Scraped) -> None:
+    asked = {name for rule in rules_of("alerts.yaml", "alert") for name in selectors(rule.values[0]["expr"])}
+    assert MAY_LACK.keys() <= asked
+    assert [name for name in MAY_LACK if data_of(scraped, f"count({name})")] == []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import aiohttp
 from msgspec import Struct
+from msgspec.structs import replace
 
 from demo.play import Play
 from demo.retrieval_stack import Environments, NoEnvironmentError, environments
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = [path for name in ("rules.yaml", "alerts.yaml") if (path := ROOT / "dashboards" / name).exists()]
 CLUSTER = "demo"
 PLAY_S = 45.0
+LAST_SCRAPES_S = 2.5
 
 
 class Scraped(Struct, frozen=True, kw_only=True):
@@ -45,9 +47,17 @@ async def played(folder: Path, lives: contextlib.ExitStack) -> Scraped:
         server = await asyncio.to_thread(
             lives.enter_context, prometheus(folder / "prometheus", _jobs(stack), RULES, cluster=CLUSTER)
         )
-        begin_s = time.time()
-        end_s = begin_s + PLAY_S
-        await Play(scenario, stack, http).run(end_s, lambda _: None)
+        begin_s = end_s = time.time()
+
+        async def stop_engines() -> None:
+            """Let what came last be scraped: on a busy machine attacks on the store go on after the play's end."""
+            nonlocal end_s
+            await asyncio.sleep(LAST_SCRAPES_S)
+            end_s = time.time()
+            await stack.stop_engines()
+
+        play = Play(scenario, replace(stack, stop_engines=stop_engines), http)
+        await play.run(begin_s + PLAY_S, lambda _: None)
     no_retrieval = retrieval if isinstance(retrieval, str) else ""
     return Scraped(prometheus=server, begin_s=begin_s, end_s=end_s, no_retrieval=no_retrieval)
 
