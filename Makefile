@@ -29,12 +29,13 @@ test: check test-fast test-state helm-check dashboards-check test-console test-d
 check: env ## formatting, lint, types, import rule, stubs
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	$(PY) -m mypy extproc/tenantry plugins/tenantry_vllm plugins/tenantry_standin envoy/tenantry_envoy bench demo tools tests
-	PYTHONPATH=extproc:plugins:envoy .venv/bin/lint-imports
+	$(PY) -m mypy extproc/tenantry plugins/tenantry_vllm plugins/tenantry_standin envoy/tenantry_envoy dashboards/tenantry_dashboards bench demo tools tests
+	PYTHONPATH=extproc:plugins:envoy:dashboards .venv/bin/lint-imports
 	$(PY) tools/make_stubs.py --check
 	$(PY) tools/pages.py --check
 	$(PY) -m tools.chart --check
 	$(PY) -m tools.runtime_pins --check
+	$(PY) -m tenantry_dashboards --check
 
 .PHONY: test-fast
 test-fast: env ## tests without any other process: unit, property, contract
@@ -105,11 +106,12 @@ format: env ## format and mend what ruff can
 	.venv/bin/ruff check --fix .
 
 .PHONY: stubs
-stubs: env ## compile wire.proto, and write Envoy's generated configuration and the generated pages anew
+stubs: env ## compile wire.proto, and write Envoy's generated configuration, the generated pages and dashboards anew
 	$(PY) tools/make_stubs.py
 	$(PY) -m tenantry_envoy
 	$(PY) tools/pages.py
 	$(PY) -m tools.chart
+	$(PY) -m tenantry_dashboards
 
 .PHONY: pins
 pins: ## resolve the development environment anew and write constraints/dev.txt

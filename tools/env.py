@@ -32,7 +32,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("extproc", "plugins", "envoy")
+SOURCES = ("extproc", "plugins", "envoy", "dashboards")
 RECIPE = "1"  # part of the hash: raise it when this file builds environments differently
 MINIMUM = (3, 11)
 NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23", "minilm", "helm", "crds")
@@ -197,7 +197,7 @@ def _link(folder: Path) -> None:
     """Lay `.venv` over the cached environment: its packages, this tree's packages, the `tenantry` command."""
     thin = ROOT / ".venv"
     marker = thin / ".layer"
-    wanted = f"{folder}\n{ROOT}\n{RECIPE}\n"
+    wanted = "\n".join((str(folder), str(ROOT), RECIPE, *SOURCES))
     if marker.exists() and marker.read_text() == wanted:
         return
     shutil.rmtree(thin, ignore_errors=True)
