@@ -6,7 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest, multiprocess
 from prometheus_client.parser import text_string_to_metric_families
 from tenantry.adapters.ports import free_port
 from tenantry_testing.ledger_stub import StubLedger
@@ -175,6 +175,17 @@ def test_vllms_registry_gets_the_collector_whichever_it_is(tmp_path: Path, monke
     registries.reverse()
     user.get_prometheus_registry()
     assert read(generate_latest(registries[0]).decode()).keys() == first.keys()
+
+
+def test_beside_the_sum_of_several_api_servers_there_is_one_of_each_figure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What vLLM serves with --api-server-count: a registry that adds up files of all its processes."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    registry = CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    registry.register(EngineCollector(lambda: [ENGINE]))
+    assert read(generate_latest(registry).decode())["tenantry_spool_waiting_records"] == 5
 
 
 def test_a_registry_that_fails_costs_the_figures_and_not_the_engine(
