@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-import kubernetes_validate  # type: ignore[import-untyped]  # it has none
+import kubernetes_validate  # it has none
 
 from helm.toy_cluster.kinds import BY_NAME, RELEASE, Kind
 
