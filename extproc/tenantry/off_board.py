@@ -35,7 +35,7 @@ class Purge:
 
     def __init__(self, name: str, rules: Path, admin: tuple[str, ...], secrets: Path) -> None:
         self._name, self._document, self._rules, self._secrets = name, load(rules), rules, secrets
-        self._entry = document.tenants.get(name, TenantRules())
+        self._entry = self._document.tenants.get(name, TenantRules())
         self._admins = {each: AdminClient(each, secrets) for each in admin}
 
     async def plan(self) -> list[Step]:

@@ -47,7 +47,7 @@ async def found(holdings: Holdings) -> list[str]:
 
 
 async def purged(holdings: Holdings) -> list[str]:
-    """Drop what is there until nothing is found any more; return what was dropped; raise TenantryError if any is left."""
+    """Drop until nothing is found any more; return what was dropped. Raises TenantryError if any is left."""
     dropped: dict[str, None] = {}
     async with aclosing(holdings):
         for number in range(ROUNDS):
