@@ -28,6 +28,7 @@ from tenantry.rollout_cli import ADMIN, SECRETS
 from tenantry.rollout_cli import app as rollout_app
 from tenantry.rules_cli import app as rules_app
 from tenantry.stores_cli import app as stores_app
+from tenantry.tenant_cli import app as tenant_app
 
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -54,6 +55,7 @@ app.command(profile)
 app.command(rollout_app)
 app.command(rules_app)
 app.command(stores_app)
+app.command(tenant_app)
 
 
 @app.command

@@ -54,7 +54,7 @@ def test_each_kind_of_change_is_told(run: Run) -> None:
     ).splitlines()
     text = "\n".join(shown)
     for line in (
-        "acme\n    tier: gold -> bronze\n    priority: 0 -> 20\n    quota: none -> 5 a minute\n    model chat-8b: 1.4.0 (",
+        "acme\n    tier: gold -> bronze\n    priority: 0 -> 20\n    quota: none -> 5 a minute\n    model chat",
         "    key sha256:aaaaaaaaaaaa: none -> accepted",
         "    adapter embed: none -> lora",
         "initech\n    access: open -> closed",

@@ -5,6 +5,7 @@
 | `GET /healthz`, `/readyz`, `/metrics` | none | nothing secret: alive, ready, what is counted |
 | `GET /rules` | admin token | what the newest document came to |
 | `GET /rules/document` | admin token | the live document, whole |
+| `DELETE /tenants/NAME` | admin token | forgets beta flag and quota of a tenant that the rules close |
 | `GET /rollouts`, `POST /rollouts`, `GET /rollouts/history` | admin token | the rollouts, and an operator's word |
 | `POST /usage` | usage token | engines' usage records |
 | `GET /quota` | a tenant's API key, or the admin token | what that tenant has spent; any tenant's, or all |
@@ -24,6 +25,7 @@ from tenantry.adapters.quotas.routes import QuotaRoutes
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollout_routes import RolloutRoutes, bears, error
 from tenantry.adapters.sidecar import Sidecar
+from tenantry.adapters.tenant_routes import TenantRoutes
 from tenantry.core.usage import MAX_BATCH_BYTES
 
 SHUTDOWN_SECONDS = 2.0
@@ -52,6 +54,7 @@ class Admin:
                 web.get("/rules/document", self._document),
                 *self._rollout_routes.routes(),
                 *QuotaRoutes(self._sidecar, self._quotas).routes(),
+                *TenantRoutes(self._sidecar, self._quotas).routes(),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)

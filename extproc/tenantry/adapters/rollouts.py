@@ -228,6 +228,11 @@ class Rollouts:
         """
         await self._flags.set(tenant.profile.name, beta=beta)
 
+    async def end_beta(self, name: str) -> None:
+        """Take back the flag that a tenant without a credential had set; raises as `set_beta` does."""
+        if self._flags.flags.get(name):
+            await self._flags.set(name, beta=False)
+
     async def history(self, model: str, limit: int) -> list[Entry]:
         """Return the last transitions of a model's rollout, oldest first; what a shared store forgot is in the file."""
         conduct = self._find(model)

@@ -55,6 +55,11 @@ class _Claim(Struct, frozen=True, kw_only=True):
     tier: str | None = None
 
 
+def is_tenant_name(name: str) -> bool:
+    """Return whether a credential could name a tenant so."""
+    return _TENANT.fullmatch(name) is not None
+
+
 def authenticate(book: RuleBook, presented: Presented, now: float) -> Tenant:
     """Return the one tenant that every presented credential names; `now` is Unix seconds.
 

@@ -195,6 +195,12 @@ class Accounts:
         change = Renew(owner=self._owner, lease_ms=LEASE_MS, seen=self._seen(tenant))
         return self._heard(tenant, limits, await self._store.account(_key(tenant), limits, change))
 
+    async def forget(self, tenant: str) -> None:
+        """Forget a tenant's account, here and in the store; raises StateUnavailableError."""
+        self._own.pop(tenant, None)
+        self.last.pop(tenant, None)
+        await self._store.forget_account(_key(tenant))
+
     async def _renew(self, holders: dict[str, Limits]) -> None:
         for tenant, limits in holders.items():
             await self.read(tenant, limits)
