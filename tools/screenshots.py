@@ -22,7 +22,7 @@ from demo.live import showing
 from demo.measure import build
 from demo.play import Play
 from demo.report_html import page as report_page
-from demo.retrieval_stack import NoEnvironmentError, environments
+from demo.retrieval_stack import Environments, NoEnvironmentError, environments
 from demo.stack import Stack, running
 from tools.services import PROGRAMS
 
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "img"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
 MAX_BYTES = 200_000
-DESKTOP = {"width": 1200, "height": 1180}
+DESKTOP = {"width": 1200, "height": 1400}
 PHONE = {"width": 390, "height": 844}
 
 
@@ -48,6 +48,7 @@ async def main() -> int:
         print("error: no chromium here: `python3 tools/services.py chromium`", file=sys.stderr)
         return 1
     scenario, quiet = scenarios.stand_in(), Console(file=sys.stderr)
+    retrieval: Environments | str
     try:
         retrieval = await environments()
     except NoEnvironmentError as error:

@@ -44,7 +44,7 @@ class Door:
         self.sidecar: Sidecar | None = None
 
     async def ask(
-        self, path: str = "/console/data", *, method: str = "GET", body: object = None, raw: bytes = b"", **headers: str
+        self, path: str = "/console/data", *, method: str = "GET", body: object = None, raw: bytes = b"", **headers: Any
     ) -> tuple[int, Any, aiohttp.ClientResponse]:
         """Ask; `sec_fetch_site` is a header's name. Every answer of the console has its headers, and no secret."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -60,7 +60,7 @@ class Door:
                 assert secret not in text + self.log.getvalue()
             return response.status, json.loads(text) if text.startswith("{") else text, response
 
-    async def log_in(self, token: str = ADMIN, **headers: str) -> tuple[int, Any, aiohttp.ClientResponse]:
+    async def log_in(self, token: str = ADMIN, **headers: Any) -> tuple[int, Any, aiohttp.ClientResponse]:
         return await self.ask("/console/login", method="POST", body={"token": token}, **{"origin": self.url, **headers})
 
     async def cookie(self) -> str:
@@ -192,7 +192,7 @@ async def test_wrong_tokens_are_slowed_down_and_bearers_are_not(door: Door) -> N
     "raw", [b"", b"null", b"{", b'{"token": 1}', b'{"token": "x", "more": 1}', b"\xff", b"token=x"]
 )
 async def test_a_login_that_is_not_understood_is_refused(door: Door, raw: bytes) -> None:
-    headers = {"origin": door.url, "content_type": "application/json"}
+    headers: dict[str, Any] = {"origin": door.url, "content_type": "application/json"}
     status, answer, _ = await door.ask("/console/login", method="POST", raw=raw or b" ", **headers)
     assert (status, set(answer)) == (400, {"error"})
     status, _, _ = await door.ask("/console/login", method="POST", raw=b" " * 5_000, **headers)
@@ -207,7 +207,7 @@ async def test_another_page_can_neither_log_in_nor_out_nor_read(door: Door) -> N
         status, answer, response = await door.log_in(origin=origin)
         assert (status, "another page" in answer["error"]) == (403, True)
         assert "set-cookie" not in response.headers
-    form = {"origin": door.url, "content_type": "application/x-www-form-urlencoded"}
+    form: dict[str, Any] = {"origin": door.url, "content_type": "application/x-www-form-urlencoded"}
     status, answer, _ = await door.ask("/console/login", method="POST", raw=b"token=x", **form)
     assert (status, answer["error"]) == (403, "send JSON")
     session = await door.cookie()
@@ -236,7 +236,7 @@ async def test_a_name_that_was_made_to_lead_here_opens_nothing(door: Door, host:
 
 
 async def test_what_did_not_change_is_not_sent_again(door: Door) -> None:
-    bearer = {"authorization": f"Bearer {ADMIN}"}
+    bearer: dict[str, Any] = {"authorization": f"Bearer {ADMIN}"}
     _, _, first = await door.ask(**bearer)
     tag = first.headers["etag"]
     door.now_s += 1

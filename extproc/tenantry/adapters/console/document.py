@@ -160,4 +160,4 @@ def own_version() -> str:
     try:
         return version("tenantry")
     except PackageNotFoundError:
-        return "not installed"
+        return "(not installed)"

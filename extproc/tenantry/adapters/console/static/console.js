@@ -47,7 +47,7 @@ function show(node, visible) {
   if (node.hidden === visible) node.hidden = !visible;
 }
 
-// A cell is a text, or {text, cls, title, ratio}: a ratio is drawn as a bar beneath, 1 is full.
+// A cell is a text, or {text, cls, title, ratio}: a ratio is drawn as a bar beside it, 1 is full.
 function fillCell(node, cell) {
   const made = typeof cell === "object" && cell !== null ? cell : { text: cell };
   const key = JSON.stringify(made);
@@ -55,7 +55,7 @@ function fillCell(node, cell) {
   node.dataset.key = key;
   const inner = element("bdi", { text: made.text, cls: made.cls });
   if (made.title) inner.title = made.title;
-  node.replaceChildren(made.ratio === undefined ? inner : element("div", {}, inner, bar(made.ratio)));
+  node.replaceChildren(made.ratio === undefined ? inner : element("div", { cls: "measured" }, bar(made.ratio), inner));
 }
 
 function fillTable(table, columns, rows, empty) {
@@ -146,19 +146,21 @@ function makeCard() {
   card.parts = {
     title: part("bdi"), badge: part("span", { cls: "badge" }), summary: part("p"), names: part("p", { cls: "quiet" }),
     share: part("div"), course: part("div"), problems: part("ul", { cls: "warn" }),
-    evidence: table("Evidence of this chapter", EVIDENCE), history: table("Verdicts and words, the newest first", HISTORY),
+    evidence: table("Evidence of this chapter, of all tenants together", EVIDENCE),
+    groups: table("Evidence of this chapter, of single tenants", EVIDENCE), history: table("Verdicts and words, the newest first", HISTORY),
   };
-  const { title, badge, summary, names, share, course, problems, evidence, history } = card.parts;
+  const { title, badge, summary, names, share, course, problems, evidence, groups, history } = card.parts;
   card.append(element("h3", {}, title, badge),
     element("div", { cls: "pair" },
-      element("div", {}, summary, share, names, problems), course), evidence, history);
+      element("div", {}, summary, share, names, problems), course), history, evidence,
+    element("details", {}, element("summary", { text: "Evidence of single tenants" }), groups));
   return card;
 }
 
 function fillCard(card, rollout) {
   if (card.dataset.key === JSON.stringify(rollout)) return;
   card.dataset.key = JSON.stringify(rollout);
-  const { title, badge, summary, names, share, course, problems, evidence, history } = card.parts;
+  const { title, badge, summary, names, share, course, problems, evidence, groups, history } = card.parts;
   const state = stateOf(rollout);
   write(title, `${rollout.model}: ${rollout.candidate} against ${rollout.stable}`);
   write(badge, state);
@@ -184,11 +186,16 @@ function fillCard(card, rollout) {
   show(problems, rollout.problems.length > 0);
   course.replaceChildren(element("p", { cls: "quiet",
     text: `Strongest evidence of all: ${figure(rollout.suspicion, 3)} of a verdict` }), drawCourse(rollout.course));
-  fillTable(evidence, EVIDENCE, rollout.evidence.map((row) => ({ cells: [
-    row.scope, { text: row.signal + (row.visit > 0 ? `, visit ${row.visit}` : "") + (row.covered ? "" : " (readings missing: no verdict)") },
-    whole.format(row.units), figure(row.log_e, 2), figure(row.log_threshold, 2),
-    { text: figure(row.ratio, 3), ratio: row.ratio, cls: row.ratio >= 1 ? "bad" : "" },
-  ] })), "No evidence yet");
+  const row = (each) => ({ cells: [
+    each.scope, each.signal + (each.visit > 1 ? `, visit ${each.visit}` : "") + (each.covered ? "" : " (readings missing: no verdict)"),
+    whole.format(each.units), figure(each.log_e, 2), figure(each.log_threshold, 2),
+    { text: figure(each.ratio, 3), ratio: each.ratio, cls: each.ratio >= 1 ? "bad" : "" },
+  ] });
+  const ofAll = rollout.evidence.filter((each) => each.scope === "all").map(row);
+  const ofOne = rollout.evidence.filter((each) => each.scope !== "all").map(row);
+  fillTable(evidence, EVIDENCE, ofAll, "No evidence yet");
+  fillTable(groups, EVIDENCE, ofOne, "No evidence yet");
+  show(groups.parentElement, ofOne.length > 0);
   fillTable(history, HISTORY, rollout.history.map((entry) => ({ cells: [
     moment(entry.at_s), { text: `${entry.scope} ${entry.kind}`, cls: STATE_CLASS[entry.kind] ?? "" }, entry.who, entry.why,
   ] })), "Nothing has happened yet");
@@ -401,7 +408,7 @@ function enter() {
   for (const id of ["page", "strip", "sections", "logout"]) show($(id), true);
   show($("login"), false);
   show($("stale"), false);
-  if (first && document.activeElement?.closest("#login")) $("main").focus();
+  if (first && document.activeElement?.closest("#login")) $("main").focus({ preventScroll: true });
 }
 
 function ask401() {
