@@ -9,6 +9,7 @@
 | `GET /rollouts`, `POST /rollouts`, `GET /rollouts/history` | admin token | the rollouts, and an operator's word |
 | `POST /usage` | usage token | engines' usage records |
 | `GET /quota` | a tenant's API key, or the admin token | what that tenant has spent; any tenant's, or all |
+| `GET /console`, `/console/data` | the admin token, or a session that began with it | the page of `adapters.console` |
 | `GET /beta`, `PUT /beta` | a tenant's API key | that tenant's own beta flag, if the rules let it have one |
 """
 
@@ -20,6 +21,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from tenantry.adapters import telemetry
 from tenantry.adapters.bind import Address, BindError, Tls, require_safe, sans_of
+from tenantry.adapters.console.page import Console
 from tenantry.adapters.quotas.desk import Quotas
 from tenantry.adapters.quotas.routes import QuotaRoutes
 from tenantry.adapters.reload import Reloader
@@ -35,8 +37,11 @@ SHUTDOWN_SECONDS = 2.0
 class Admin:
     """The admin HTTP server. `ready` is set by whoever starts and drains the transport."""
 
-    def __init__(self, sidecar: Sidecar, reloader: Reloader, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self, sidecar: Sidecar, reloader: Reloader, quotas: Quotas | None = None, console: Console | None = None
+    ) -> None:
         self._sidecar = sidecar
+        self._console = console
         self._reloader = reloader
         self._rollout_routes = RolloutRoutes(sidecar)
         self._quotas = quotas
@@ -55,6 +60,7 @@ class Admin:
                 *self._rollout_routes.routes(),
                 *QuotaRoutes(self._sidecar, self._quotas).routes(),
                 *TenantRoutes(self._sidecar, self._quotas).routes(),
+                *(self._console.routes() if self._console is not None else ()),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)

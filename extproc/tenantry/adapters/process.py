@@ -16,6 +16,10 @@ from msgspec import Struct
 from tenantry.adapters import logs
 from tenantry.adapters.admin import Admin
 from tenantry.adapters.bind import Address, Tls, require_safe
+from tenantry.adapters.console.document import Sources
+from tenantry.adapters.console.page import Console
+from tenantry.adapters.console.traffic import Traffic
+from tenantry.adapters.console.usage import LedgerUsage
 from tenantry.adapters.envoy_clusters import EnvoyClusters
 from tenantry.adapters.grpcio_transport import GrpcioTransport
 from tenantry.adapters.ledger_outbox import LedgerOutbox
@@ -101,7 +105,7 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         quotas = _quotas(options, metrics, stack, webhook, writer)
         send = _ledger(options, metrics, stack, lambda: sidecar)
         reckoning = Reckoning(lambda: sidecar.snapshot.book, quotas, metrics.usage, send)
-        sinks.append(reckoning.outcome)
+        sinks += [reckoning.outcome, (traffic := Traffic()).outcome]
         stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
         stack.push_async_callback(stores.stop)
         sidecar = Sidecar(
@@ -126,7 +130,10 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         stack.push_async_callback(_cancelled, asyncio.create_task(quotas.run()))
         reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
         transport = GrpcioTransport(sidecar)
-        admin = Admin(sidecar, reloader, quotas)
+        admin = Admin(sidecar, reloader, quotas, _console(Sources(
+            sidecar=sidecar, reloader=reloader, rollouts=rollouts, quotas=quotas, traffic=traffic, stores=stores.status,
+            usage=_usage(options, sidecar),
+        ), stack))  # fmt: skip
         shown = await _telemetry(options, admin, stack)
         admin_address = await admin.start(options.admin, options.tls)
         stack.push_async_callback(admin.stop)
@@ -211,6 +218,19 @@ def _ledger(
     stack.push_async_callback(outbox.stop)
     stack.push_async_callback(_cancelled, asyncio.create_task(outbox.run()))
     return outbox.add
+
+
+def _console(shown: Sources, stack: contextlib.AsyncExitStack) -> Console:
+    console = Console(shown)
+    stack.push_async_callback(console.stop)
+    return console
+
+
+def _usage(options: ServeOptions, sidecar: Sidecar) -> LedgerUsage | None:
+    """Return what asks the ledger for the console."""
+    if options.ledger is None:
+        return None
+    return LedgerUsage(options.ledger, lambda: sidecar.snapshot.keyring.admin_token, tls=options.tls)
 
 
 async def serve(options: ServeOptions, render_clusters: Callable[..., dict[str, Any]]) -> None:

@@ -242,6 +242,11 @@ class Rollouts:
         """Return every rollout of the live rules."""
         return [self._status(conduct) for conduct in self._conducts.values()]
 
+    @property
+    def stores_up(self) -> bool:
+        """Whether every state store answered when it was last asked."""
+        return not self._down
+
     def show(self) -> None:
         """Set the gauges, for somebody who scrapes."""
         self._metrics.show(shown(status) for status in self.status())

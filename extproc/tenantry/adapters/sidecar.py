@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from tenantry.adapters import access_log, codec, logs
 from tenantry.adapters.bind import Address, Tls
 from tenantry.adapters.metrics import Metrics
+from tenantry.adapters.refusals import Refusals
 from tenantry.adapters.rollouts import Rollouts
 from tenantry.core.errors import ConversationError, RequestRefusedError, UnavailableError
 from tenantry.core.events import Event, Forward, Reply
@@ -202,6 +203,7 @@ class Sidecar:
         self.traces = traces
         self.generation = 1
         self.metrics = metrics
+        self.refusals = Refusals()
         self._responses = responses
         self._sinks = tuple(sinks) if rollouts is None else (*sinks, rollouts.outcome)
         self._open: set[Exchange] = set()
@@ -250,6 +252,8 @@ class Sidecar:
             self._responses(session.response_usage)
         if session.claim is not None:
             self.quotas.ended(session.request_id)
+        if session.state is State.ANSWERED:
+            self.refusals.note(session, time.time())
         self.metrics.exchange_closed(session, own_seconds)
 
     def access_log_message(self, message: bytes) -> None:

@@ -84,6 +84,11 @@ class Accounts:
         """How many settlements wait for the store."""
         return len(self._owed)
 
+    @property
+    def up(self) -> bool:
+        """Whether the store answered when it was last asked."""
+        return not self._lost
+
     async def reserve(self, tenant: str, limits: Limits, request_id: str, amount: int) -> Standing:
         """Reserve, in the store or, while it is lost, here."""
         change = Reserve(owner=self._owner, lease_ms=LEASE_MS, seen=self._seen(tenant), id=request_id, amount=amount)
