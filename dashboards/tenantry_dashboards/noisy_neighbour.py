@@ -114,8 +114,8 @@ def _share(by_tenant: str) -> str:
 
 
 def _causes() -> list[Panel]:
-    def of_top(title: str, description: str, unit: str, expr: str) -> Panel:
-        query = Query(expr=q.top(expr, "tenant", RANKING), legend="{{tenant}}", exemplar=False)
+    def of_top(title: str, description: str, unit: str, expr: str, *, exemplar: bool = False) -> Panel:
+        query = Query(expr=q.top(expr, "tenant", RANKING), legend="{{tenant}}", exemplar=exemplar)
         return p.line_chart(title, description, unit, query, width=8, links=TO_TENANT)
 
     finished = q.rate(q.raw("tenantry_finished_requests_total", MODEL), "tenant")
@@ -143,12 +143,12 @@ def _causes() -> list[Panel]:
         of_top(
             "More memory for each request",
             "Peak in the KV cache, p99. Grew: fewer requests fit beside it.",
-            p.BYTES, q.quantile(0.99, "tenantry_request_peak_memory_bytes", MODEL, by="tenant"),
+            p.BYTES, q.quantile(0.99, "tenantry_request_peak_memory_bytes", MODEL, by="tenant"), exemplar=True,
         ),
         of_top(
             "Time in the queue",
             "p99. Of whoever fills an engine it grows as well: priorities and tiers decide who waits.",
-            p.SECONDS, q.quantile(0.99, "tenantry_queue_seconds", MODEL, by="tenant"),
+            p.SECONDS, q.quantile(0.99, "tenantry_queue_seconds", MODEL, by="tenant"), exemplar=True,
         ),
         p.line_chart(
             "Held back by a quota",

@@ -160,7 +160,7 @@ def _promises() -> list[Panel]:
         _burn(
             "Availability: budget burn by tier",
             "availability",
-            "How many times faster than promised requests fail. 1 spends the budget exactly in its period; 14.4 over "
+            "How many times faster than promised requests fail. 1 spends the budget exactly in 30 days; 14.4 over "
             "an hour spends a thirtieth of a month's in that hour and pages.",
         ),
         _burn(
@@ -196,5 +196,5 @@ def _burn(title: str, sli: str, description: str) -> Panel:
             for window in windows
         ),
         width=8,
-        limits=p.above(1, 14.4),
+        limits=p.above(1, 6),
     )

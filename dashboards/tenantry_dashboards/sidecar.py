@@ -221,7 +221,7 @@ def _spools() -> list[Panel]:
             Query(
                 expr=q.most(q.raw("tenantry_spool_oldest_waiting_seconds", MODEL), "engine"), legend="{{engine}}"
             ),
-            width=8, limits=p.above(60, 600),
+            width=8, limits=p.above(60, 300),
         ),
         p.line_chart(
             "Records that wait",
@@ -282,7 +282,7 @@ def _ledger() -> list[Panel]:
             "Share of engines' busy time that no request accounts for, over an hour. A few per cent is what goes on "
             "now; more and growing: records are lost, or a spool waits.",
             p.SHARE, Query(expr=drift, legend="{{model}} {{version}}"),
-            width=8, limits=p.above(0.02, 0.05), lowest=None,
+            width=8, limits=p.above(0.01, 0.02), lowest=None,
         ),
         p.line_chart(
             "Unaccounted GPU-seconds of this period",
@@ -332,7 +332,7 @@ def _cardinality() -> list[Panel]:
             "Above 100 %: the rest count as `other` here, and the ledger still knows them one by one. Raise "
             "`metrics.maxTenants` if Prometheus has room.",
             p.SHARE, Query(expr=q.ratio(values, limit), legend="{{label}} ({{job}})"),
-            width=12, limits=p.above(0.8, 1), most=1.2,
+            width=12, limits=p.above(0.8, 0.9), most=1.2,
         ),
         p.line_chart(
             "Series scraped",

@@ -66,7 +66,7 @@ def _now() -> list[Panel]:
             "Quota of this period spent",
             "The highest of the chosen tenants. At 100 % requests are refused until the period ends: raise it, or tell "
             "the tenant.",
-            p.SHARE, Query(expr=ratio, legend="spent"), limits=p.above(0.8, 0.95),
+            p.SHARE, Query(expr=ratio, legend="spent"), limits=p.above(0.75, 0.9),
         ),
     ]  # fmt: skip
 

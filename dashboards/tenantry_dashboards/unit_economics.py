@@ -157,7 +157,7 @@ def _idle() -> list[Panel]:
             "GPUs by owner: tenants pay for `tenant`, the operator for all else: `failed` attempts, `mirror` copies, "
             "`unstamped` (past the sidecar), `unfinished`, no record yet, idle.",
             p.GPUS,
-            Query(expr=owners, legend="{{owner}}"),
+            Query(expr=owners, legend="{{owner}}", exemplar=True),
             Query(expr=unaccounted, legend="no record yet"),
             Query(expr=q.rate(IDLE), legend="idle"),
             stacked=True, width=8, height=9,
