@@ -13,6 +13,7 @@
 | `GET /beta`, `PUT /beta` | a tenant's API key | that tenant's own beta flag, if the rules let it have one |
 """
 
+import asyncio
 import os
 
 import msgspec
@@ -46,6 +47,7 @@ class Admin:
         self._rollout_routes = RolloutRoutes(sidecar)
         self._quotas = quotas
         self.ready = False
+        self._shown_one_at_a_time = asyncio.Lock()
         self._runner: web.AppRunner | None = None
 
     async def start(self, address: Address, tls: Tls | None) -> Address:
@@ -86,11 +88,14 @@ class Admin:
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return what is counted, in the format that a scraper accepts, and its content type."""
-        if self._sidecar.rollouts is not None:
-            self._sidecar.rollouts.show()
-        if self._quotas is not None:
-            self._quotas.show()
-        return self._sidecar.metrics.exposition(accept)
+        # Gauges are set anew for each: nobody may clear them while they are read.
+        async with self._shown_one_at_a_time:
+            if self._sidecar.rollouts is not None:
+                self._sidecar.rollouts.show()
+            if self._quotas is not None:
+                self._quotas.show()
+            # 42,000 series take a second and more; requests must not wait for that.
+            return await asyncio.to_thread(self._sidecar.metrics.exposition, accept)
 
     async def _rules(self, request: web.Request) -> web.Response:
         if not bears(request, self._sidecar.snapshot.keyring.admin_token):
