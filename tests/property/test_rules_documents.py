@@ -158,7 +158,7 @@ WRONG: tuple[Any, ...] = (
 )  # fmt: skip
 OPTIONAL = {
     "tier", "models", "rollout", "servedName", "quota", "maxInFlight", "maxQueueSeconds", "jwt", "mtls", "tierClaim",
-    "notAfter", "defaultTier", "steps", "betaSelfService", "tls", "computeUnitsPerMinute", "computeUnitsPerPeriod",
+    "notAfter", "defaultTier", "steps", "betaSelfService", "tls", "availability", "ttftSeconds", "computeUnitsPerMinute", "computeUnitsPerPeriod",
 }  # fmt: skip
 
 
