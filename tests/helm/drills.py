@@ -49,6 +49,10 @@ class Release:
         """`helm upgrade` with other rules."""
         return await self.run("upgrade", RELEASE, CHART, values=values(document))
 
+    def done(self, said: Said) -> None:
+        """Fail, with all that is known, unless a command succeeded."""
+        assert said.code == 0, said.err + self.checked
+
     async def run(self, *arguments: str | Path, values: Json | None = None) -> Said:
         """Any Helm command."""
         return await self.cluster.helm(program(self.helm), *arguments, values=values)

@@ -64,20 +64,20 @@ async def test_an_upgrade_moves_traffic_within_a_second_and_a_rollback_moves_it_
     """A pin, then a percentage, then `helm rollback`; no pod is replaced, and a process sees no restart."""
     async with Upstream().running() as upstream:
         document = edited(rules(upstream), PERCENT, 0)
-        assert (await release.install(document)).code == 0
+        release.done(await release.install(document))
         async with release.running(upstream, document) as (here, pod):
             assert (await version_of(here, "initech"), await version_of(here, "acme")) == ("1.4.0", "1.4.0")
             seconds = []
 
             pinned = edited(document, PIN, "1.5.0")
-            assert (await release.upgrade(pinned)).code == 0
+            release.done(await release.upgrade(pinned))
             seconds.append(await live_after(here, pod, "initech", "1.5.0"))
             assert await version_of(here, "acme") == "1.4.0"
 
-            assert (await release.upgrade(edited(pinned, PERCENT, 100))).code == 0
+            release.done(await release.upgrade(edited(pinned, PERCENT, 100)))
             seconds.append(await live_after(here, pod, "acme", "1.5.0"))
 
-            assert (await release.run("rollback", RELEASE, "1")).code == 0
+            release.done(await release.run("rollback", RELEASE, "1"))
             seconds.append(await live_after(here, pod, "acme", "1.4.0"))
             assert await version_of(here, "initech") == "1.4.0"
 
@@ -91,7 +91,7 @@ async def test_what_the_sidecar_would_refuse_never_rolls_out(release: Release) -
     """The hook says what `tenantry check` says; neither the ConfigMap nor the pod sees any of it."""
     async with Upstream().running() as upstream:
         document = rules(upstream)
-        assert (await release.install(document)).code == 0
+        release.done(await release.install(document))
         before = release.rules
         async with release.running(upstream, document) as (here, pod):
             mounted = pod.volumes.changed["rules"]
@@ -106,7 +106,7 @@ async def test_what_the_sidecar_would_refuse_never_rolls_out(release: Release) -
             history = (await release.run("history", RELEASE, "-o", "json")).json
             assert [entry["status"] for entry in history] == ["deployed", "failed"]
 
-            assert (await release.upgrade(edited(document, PIN, "1.5.0"))).code == 0
+            release.done(await release.upgrade(edited(document, PIN, "1.5.0")))
             await live_after(here, pod, "initech", "1.5.0")
 
 
@@ -115,6 +115,6 @@ async def test_a_wrong_percentage_does_not_reach_the_cluster(release: Release) -
         document = rules(upstream)
         refused = await release.install(edited(document, PERCENT, 101))
         assert refused.code == 1
-        assert "/rules/models/chat-8b/rollout/percent" in refused.err
+        assert PERCENT in refused.err.replace(".", "/")
         assert "100" in refused.err
         assert [kind for kind in ("ConfigMap", "Deployment") if release.cluster.objects.list(kind)] == []

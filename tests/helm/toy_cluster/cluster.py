@@ -111,7 +111,7 @@ class Cluster:
         try:
             for container in (*spec.get("initContainers", ()), *spec["containers"]):
                 more = (extra or {}).get(container["name"], ())
-                process = await pod.containers.run(container | {"args": [*container.get("args", ()), *more]}, pod.log)
+                process = await pod.containers.run(container, pod.log, more)
                 pod.processes[container["name"]] = process
                 stays = container in spec["containers"] or container.get("restartPolicy") == "Always"
                 if not stays and await process.wait() != 0:

@@ -5,7 +5,7 @@ import base64
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,17 +28,12 @@ class Image:
 
     prelude: str = ""
 
-    def entry_point(self, image: str, words: list[str]) -> list[str]:
-        """The words to run; a program that is named stands for itself."""
+    def words(self, container: Json) -> list[str]:
+        """Its command and arguments, with programs of this machine; without a command its image's entry point."""
         tenantry = [sys.executable, "-c", f"{self.prelude}\nfrom tenantry.cli import main\nmain()"]
         programs = {"tenantry": tenantry, "envoy": [str(find_envoy(None))]}
-        name = Path(words[0]).name if words else ""
-        if name in programs:
-            return [*programs[name], *words[1:]]
-        if words and not words[0].startswith("-") and "tenantry" not in image:
-            return words
-        entry = "envoy" if "envoy" in image else "tenantry"
-        return [*programs[entry], *words]
+        command = container.get("command") or ["envoy" if "envoy" in container["image"] else "tenantry"]
+        return [*programs.get(Path(command[0]).name, command[:1]), *command[1:], *container.get("args", ())]
 
 
 @dataclass(kw_only=True)
@@ -56,24 +51,25 @@ class Containers:
         """A container's command and environment, with paths and ports of this machine."""
         paths = self.volumes.paths(container)
         told = self._environment(container)
-        words = [*container.get("command", ()), *container.get("args", ())]
+        words = self.image.words(container)
         words = [re.sub(r"\$\((\w+)\)", lambda found: told.get(found[1], found[0]), word) for word in words]
-        words = self.image.entry_point(container["image"], words)
         here = {name: self._here(value, paths) for name, value in told.items()}
         return [words[0], *(self._here(word, paths) for word in words[1:])], here
 
-    async def run(self, container: Json, log: Path) -> asyncio.subprocess.Process:
-        """Start a container; what it says goes to the end of `log`."""
+    async def run(self, container: Json, log: Path, more: Sequence[str] = ()) -> asyncio.subprocess.Process:
+        """Start a container, with `more` arguments of this machine; what it says goes to the end of `log`."""
         words, environment = self.command(container)
         with log.open("ab") as sink:
             return await asyncio.create_subprocess_exec(
-                *words, stdout=sink, stderr=sink, start_new_session=True, cwd=self.volumes.folder,
+                *words, *more, stdout=sink, stderr=sink, start_new_session=True, cwd=self.volumes.folder,
                 env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", "COLUMNS": "200"} | environment,
             )  # fmt: skip
 
     def _here(self, text: str, paths: Mapping[str, str]) -> str:
-        for there in sorted(paths, key=len, reverse=True):
-            text = re.sub(rf"(?<![\w.]){re.escape(there)}(?=[/,:;\s'\"]|$)", lambda _: paths[there], text)  # noqa: B023
+        if paths:
+            # At once: what stands for one path may begin with another (/tmp).
+            there = "|".join(re.escape(path) for path in sorted(paths, key=len, reverse=True))
+            text = re.sub(rf"(?<![\w.])({there})(?=[/,:;\s'\"]|$)", lambda found: paths[found[1]], text)
         return _PORT.sub(lambda found: str(self._port(int(found[1]))), text)
 
     def _port(self, there: int) -> int:
