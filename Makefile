@@ -55,7 +55,7 @@ test-dataplane: env ## tests through a real Envoy, some with a real Redis (insta
 .PHONY: test-stores
 test-stores: env ## tests through a real Envoy of real Milvus engines and unmodified SDKs (installs them, 1.8 GB, once)
 	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null || echo "not every Milvus here: tests will be listed as not run"
-	$(PY) -m pytest -q tests/stores --not-run out/test/stores.json
+	$(PY) -m pytest -q -n 2 --dist loadfile tests/stores --not-run out/test/stores.json
 
 .PHONY: test-engines
 test-engines: env ## tests through a real Envoy against real vLLM on CPU (installs it, 2.5 GB, once)
