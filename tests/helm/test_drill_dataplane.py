@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from dataplane.conftest import MAX_BODY_BYTES
-from dataplane.harness import Edit, Files, Json, Stack, rules
+from dataplane.harness import Edit, Files, Json, Stack, connection_manager, rules
 from dataplane.pki import Issuer
 from dataplane.test_backstop import (  # noqa: F401  # pytest collects what is named here
     Seam,
     mutate,
     seams,
+    test_a_server_that_never_answers_is_given_up,
     test_nothing_passes_a_server_that_fails_to_answer,
     test_unmutated_all_three_pass_what_should_pass,
 )
@@ -111,7 +112,7 @@ def access_log(running: Running) -> Messages:
 
 
 def as_rendered(pod: Pod, files: Files, socket: str) -> Edit:
-    """Put the pod's configuration in place of the generator's; only where it listens and whom it asks is another."""
+    """Put the pod's configuration in place of the generator's; only where it listens, and whom it asks, is another."""
     run = str(pod.volumes.folder_of("run"))
     text = json.dumps(bootstrap_of(pod)).replace(f"{run}/sidecar.sock", socket)
     rendered: Json = json.loads(text.replace(f"{run}/clusters", str(files.cds.parent)))
@@ -120,6 +121,9 @@ def as_rendered(pod: Pod, files: Files, socket: str) -> Edit:
     for listener in (rendered["admin"], *rendered["static_resources"]["listeners"]):
         if "socket_address" in listener.get("address", {}):
             listener["address"]["socket_address"]["port_value"] = 0
+
+    processor = next(entry for entry in connection_manager(rendered)["http_filters"] if "ext_proc" in entry["name"])
+    processor["typed_config"]["message_timeout"] = "1s"  # as those tests have it, to wait less
 
     def put(config: Json) -> None:
         config.clear()

@@ -28,12 +28,12 @@ class Image:
 
     prelude: str = ""
 
-    def words(self, container: Json) -> list[str]:
-        """Its command and arguments, with programs of this machine; without a command its image's entry point."""
+    def program(self, container: Json) -> list[str]:
+        """What stands here for the program of a container: its command's, or its image's entry point."""
         tenantry = [sys.executable, "-c", f"{self.prelude}\nfrom tenantry.cli import main\nmain()"]
         programs = {"tenantry": tenantry, "envoy": [str(find_envoy(None))]}
-        command = container.get("command") or ["envoy" if "envoy" in container["image"] else "tenantry"]
-        return [*programs.get(Path(command[0]).name, command[:1]), *command[1:], *container.get("args", ())]
+        name = (container.get("command") or ["envoy" if "envoy" in container["image"] else "tenantry"])[0]
+        return programs.get(Path(name).name, [name])
 
 
 @dataclass(kw_only=True)
@@ -51,10 +51,10 @@ class Containers:
         """A container's command and environment, with paths and ports of this machine."""
         paths = self.volumes.paths(container)
         told = self._environment(container)
-        words = self.image.words(container)
+        words = [*container.get("command", ())[1:], *container.get("args", ())]
         words = [re.sub(r"\$\((\w+)\)", lambda found: told.get(found[1], found[0]), word) for word in words]
         here = {name: self._here(value, paths) for name, value in told.items()}
-        return [words[0], *(self._here(word, paths) for word in words[1:])], here
+        return [*self.image.program(container), *(self._here(word, paths) for word in words)], here
 
     async def run(self, container: Json, log: Path, more: Sequence[str] = ()) -> asyncio.subprocess.Process:
         """Start a container, with `more` arguments of this machine; what it says goes to the end of `log`."""
