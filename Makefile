@@ -94,6 +94,10 @@ bench-meter: env ## whom the meter charges for GPU time, against what is fair, a
 	@python3 tools/env.py vllm >/dev/null
 	@$(PY) -m bench.meter
 
+.PHONY: bench-reload
+bench-reload: env ## change the rules a hundred times under load, and a document of 10,000 tenants (JSON; exit 1 on a failed request)
+	@$(PY) -m bench.reload
+
 .PHONY: attack
 attack: env ## break-outs against three real Milvus engines and a stand-in Pinecone through Envoy (JSON; exit 1 on a leak)
 	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null
