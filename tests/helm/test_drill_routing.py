@@ -7,7 +7,7 @@ import asyncio
 import copy
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -19,6 +19,8 @@ from dataplane.wire import chat
 from helm.drills import RELEASE, Release
 from helm.helm import VERSIONS
 from helm.toy_cluster.cluster import Pod, cluster
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 LIVE_SECONDS = 1.0
 """From the mounted file's change to the first request that goes the new way."""
@@ -38,10 +40,31 @@ def edited(document: Json, edit: str, value: Any) -> Json:
 PIN, PERCENT = "tenants/initech/pins/chat-8b", "models/chat-8b/rollout/percent"
 
 
-@pytest_asyncio.fixture(params=VERSIONS)
-async def release(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Release]:
-    async with cluster() as here:
-        yield Release(cluster=here, helm=request.param, files=Files(folder=tmp_path))
+@dataclass(kw_only=True)
+class Drill:
+    """A release of `document`, and its pod."""
+
+    release: Release
+    here: Stack
+    pod: Pod
+    document: Json
+
+    async def history(self) -> list[Json]:
+        """What `helm history` tells, the oldest first."""
+        told: list[Json] = (await self.release.run("history", RELEASE, "-o", "json")).json
+        return told
+
+
+@pytest_asyncio.fixture(params=VERSIONS, scope="module", loop_scope="module")
+async def drill(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Drill]:
+    """One for each Helm; a test leaves the document live that it found."""
+    files = Files(folder=tmp_path_factory.mktemp("release"))
+    async with cluster() as here, Upstream().running() as upstream:
+        release = Release(cluster=here, helm=request.param, files=files)
+        document = edited(rules(upstream), PERCENT, 0)
+        release.done(await release.install(document))
+        async with release.running(upstream, document) as (stack, pod):
+            yield Drill(release=release, here=stack, pod=pod, document=document)
 
 
 async def version_of(here: Stack, tenant: str) -> str:
@@ -59,62 +82,55 @@ async def live_after(here: Stack, pod: Pod, tenant: str, version: str) -> float:
 
 
 async def test_an_upgrade_moves_traffic_within_a_second_and_a_rollback_moves_it_back(
-    release: Release, figure: dict[str, Any]
+    drill: Drill, figure: dict[str, Any]
 ) -> None:
-    """A pin, then a percentage, then `helm rollback`; no pod is replaced, and a process sees no restart."""
-    async with Upstream().running() as upstream:
-        document = edited(rules(upstream), PERCENT, 0)
-        release.done(await release.install(document))
-        async with release.running(upstream, document) as (here, pod):
-            assert (await version_of(here, "initech"), await version_of(here, "acme")) == ("1.4.0", "1.4.0")
-            seconds = []
+    """A pin, then a percentage, then `helm rollback`; the pod goes on, and so do its processes."""
+    release, here, pod = drill.release, drill.here, drill.pod
+    revision, generation = (await drill.history())[-1]["revision"], (await here.status())["generation"]
+    assert (await version_of(here, "initech"), await version_of(here, "acme")) == ("1.4.0", "1.4.0")
+    seconds = []
 
-            pinned = edited(document, PIN, "1.5.0")
-            release.done(await release.upgrade(pinned))
-            seconds.append(await live_after(here, pod, "initech", "1.5.0"))
-            assert await version_of(here, "acme") == "1.4.0"
+    pinned = edited(drill.document, PIN, "1.5.0")
+    release.done(await release.upgrade(pinned))
+    seconds.append(await live_after(here, pod, "initech", "1.5.0"))
+    assert await version_of(here, "acme") == "1.4.0"
 
-            release.done(await release.upgrade(edited(pinned, PERCENT, 100)))
-            seconds.append(await live_after(here, pod, "acme", "1.5.0"))
+    release.done(await release.upgrade(edited(pinned, PERCENT, 100)))
+    seconds.append(await live_after(here, pod, "acme", "1.5.0"))
 
-            release.done(await release.run("rollback", RELEASE, "1"))
-            seconds.append(await live_after(here, pod, "acme", "1.4.0"))
-            assert await version_of(here, "initech") == "1.4.0"
+    release.done(await release.run("rollback", RELEASE, str(revision)))
+    seconds.append(await live_after(here, pod, "acme", "1.4.0"))
+    assert await version_of(here, "initech") == "1.4.0"
 
-            assert all(process.returncode in (None, 0) for process in pod.processes.values())
-            assert (await here.status())["generation"] == 4
-            assert max(seconds) < LIVE_SECONDS
-            figure[f"{release.helm}_live_after_ms"] = [round(1e3 * each) for each in seconds]
+    assert all(process.returncode is None for name, process in pod.processes.items() if name != "bootstrap")
+    assert (await here.status())["generation"] == generation + 3
+    assert max(seconds) < LIVE_SECONDS
+    figure[f"{release.helm}_live_after_ms"] = [round(1e3 * each) for each in seconds]
 
 
-async def test_what_the_sidecar_would_refuse_never_rolls_out(release: Release) -> None:
+async def test_what_the_sidecar_would_refuse_never_rolls_out(drill: Drill) -> None:
     """The hook says what `tenantry check` says; neither the ConfigMap nor the pod sees any of it."""
-    async with Upstream().running() as upstream:
-        document = rules(upstream)
-        release.done(await release.install(document))
-        before = release.rules
-        async with release.running(upstream, document) as (here, pod):
-            mounted = pod.volumes.changed["rules"]
-            key = document["tenants"]["acme"]["keys"][0]
-            refused = await release.upgrade(edited(document, "tenants/globex/keys", [key]))
-            assert refused.code == 1
-            assert "pre-upgrade hooks failed" in refused.err
-            assert "tenants.globex.keys" in release.checked
-            assert release.rules == before
-            assert pod.volumes.changed["rules"] == mounted
-            assert (await here.status())["state"] == "live"
-            history = (await release.run("history", RELEASE, "-o", "json")).json
-            assert [entry["status"] for entry in history] == ["deployed", "failed"]
+    release, here, pod = drill.release, drill.here, drill.pod
+    rules_before, mounted_before = release.rules, pod.volumes.changed["rules"]
+    (key,) = drill.document["tenants"]["acme"]["keys"]
+    refused = await release.upgrade(edited(drill.document, "tenants/globex/keys", [key]))
+    assert refused.code == 1
+    assert "pre-upgrade hooks failed" in refused.err
+    assert "tenants.globex.keys" in release.checked
+    assert (release.rules, pod.volumes.changed["rules"]) == (rules_before, mounted_before)
+    assert (await here.status())["state"] == "live"
+    assert [entry["status"] for entry in await drill.history()][-2:] == ["deployed", "failed"]
 
-            release.done(await release.upgrade(edited(document, PIN, "1.5.0")))
-            await live_after(here, pod, "initech", "1.5.0")
+    release.done(await release.upgrade(edited(drill.document, PIN, "1.5.0")))
+    await live_after(here, pod, "initech", "1.5.0")
+    release.done(await release.upgrade(drill.document))
+    await live_after(here, pod, "initech", "1.4.0")
 
 
-async def test_a_wrong_percentage_does_not_reach_the_cluster(release: Release) -> None:
-    async with Upstream().running() as upstream:
-        document = rules(upstream)
-        refused = await release.install(edited(document, PERCENT, 101))
-        assert refused.code == 1
-        assert PERCENT in refused.err.replace(".", "/")
-        assert "100" in refused.err
-        assert [kind for kind in ("ConfigMap", "Deployment") if release.cluster.objects.list(kind)] == []
+async def test_a_wrong_percentage_does_not_reach_the_cluster(drill: Drill) -> None:
+    before = await drill.history()
+    refused = await drill.release.upgrade(edited(drill.document, PERCENT, 101))
+    assert refused.code == 1
+    assert PERCENT in refused.err.replace(".", "/")
+    assert "100" in refused.err
+    assert await drill.history() == before

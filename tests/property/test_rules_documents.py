@@ -158,7 +158,8 @@ WRONG: tuple[Any, ...] = (
 )  # fmt: skip
 OPTIONAL = {
     "tier", "models", "rollout", "servedName", "quota", "maxInFlight", "maxQueueSeconds", "jwt", "mtls", "tierClaim",
-    "notAfter", "defaultTier", "steps", "betaSelfService", "tls", "availability", "ttftSeconds", "computeUnitsPerMinute", "computeUnitsPerPeriod",
+    "notAfter", "defaultTier", "steps", "betaSelfService", "tls",
+    "availability", "ttftSeconds", "computeUnitsPerMinute", "computeUnitsPerPeriod",
 }  # fmt: skip
 
 
