@@ -34,6 +34,7 @@ DEPLOYMENT: Values = {
     "sidecar": {"mode": "deployment"},
     "attachment": {"kind": "none"},
     "tls": {"secretName": "tenantry-tls", "allowClientSans": ["spiffe://prod/envoy"]},
+    "networkPolicy": {"envoy": {"podSelector": {"matchLabels": {"app": "envoy"}}}},
 }
 """On top of VALUES: sidecars of their own, for an Envoy that somebody else runs."""
 

@@ -203,6 +203,8 @@ BY_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a misspelt key of the rules": ({"rules": {"modles": {}}}, "modles"),
     "a misspelt value": ({"sidecar": {"replica": 3}}, "replica"),
+    "a mesh that is not named": (merged(DEPLOYMENT, {"attachment": {"kind": "istio"}}), "namespace"),
+    "a capability that there is not": ({"attachment": {"acknowledge": ["backstop"]}}, "acknowledge"),
     "a mode": ({"sidecar": {"mode": "daemonset"}}, "mode"),
     "a key in plain text": ({"rules": {"tenants": {"acme": {"keys": ["tk_secret"]}}}}, "keys"),
 }
@@ -265,6 +267,21 @@ UNFIT = {
         "sidecar.redis.secretName: several sidecars share a rollout (models.chat-8b.rollout)",
     ),
     "a part of neither kind": ({"rulesFrom": [{"key": "rules.yaml"}]}, "rulesFrom[0]: name either"),
+    "an Envoy that could be any pod": (
+        merged(DEPLOYMENT, {"networkPolicy": {"envoy": {"podSelector": {"matchLabels": None}}}}),
+        "networkPolicy.envoy: name the pods of your Envoy",
+    ),
+    "tokens that a mesh does not hand on": (
+        merged(
+            merged(DEPLOYMENT, {"attachment": {"kind": "kgateway", "kgateway": {"gateway": "g", "section": "s"}}}),
+            {"rules": {"identity": {"jwt": {"issuer": "i", "audience": "a", "jwksFile": "/jwks.json"}}}},
+        ),
+        "rules.identity.jwt: with attachment.kind kgateway",
+    ),
+    "an attachment without a backstop": (
+        merged(DEPLOYMENT, {"attachment": {"kind": "kgateway", "kgateway": {"gateway": "g", "section": "s"}}}),
+        "attachment: {acknowledge: [rbacBackstop, accessLog]}",
+    ),
     "envoy's pod that is somebody else's": ({"attachment": {"kind": "none"}}, "sidecar.mode"),
 }
 

@@ -20,6 +20,11 @@
 {{- if and $v.tls.secretName (not $v.tls.allowClientSans) -}}
 {{- fail "tls.allowClientSans: name the certificates that may connect, for example spiffe://prod/envoy; the CA alone lets everybody in who has one" -}}
 {{- end -}}
+{{- include "tenantry.attachment.check" . -}}
+{{- $peer := $v.networkPolicy.envoy -}}
+{{- if and $v.networkPolicy.enabled (ne $v.attachment.kind "plain") (not (or $peer.ipBlock (dig "matchLabels" (dict) ($peer.podSelector | default dict)) (dig "matchExpressions" (list) ($peer.podSelector | default dict)))) -}}
+{{- fail "networkPolicy.envoy: name the pods of your Envoy (namespaceSelector and podSelector with labels): without labels every pod is let through to sidecars and engines. Or set networkPolicy.enabled to false" -}}
+{{- end -}}
 {{- $several := or (gt (int $v.sidecar.replicas) 1) $v.autoscaling.enabled -}}
 {{- $rollouts := list -}}
 {{- range $name, $model := $r.models }}{{ if $model.rollout }}{{ $rollouts = append $rollouts $name }}{{ end }}{{ end -}}
