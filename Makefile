@@ -65,6 +65,7 @@ test-engines: env ## tests through a real Envoy against real vLLM on CPU (instal
 .PHONY: helm-check
 helm-check: env ## lint, render and try the Helm chart with Helm 4 and 3.17, and run what it renders (JSON)
 	@python3 tools/env.py helm >/dev/null || echo "no Helm here: its tests will be listed as not run"
+	@python3 tools/env.py crds >/dev/null || echo "no schemas of CRDs here: their tests will be listed as not run"
 	@$(PY) -m tools.checked tests/helm -n 2 --dist loadfile --not-run out/test/helm.json
 
 .PHONY: dashboards-check
