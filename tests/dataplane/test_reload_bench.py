@@ -11,4 +11,4 @@ async def test_rules_swapped_as_the_kubelet_does_it_fail_no_request_and_are_live
     assert figures["requests"] > 5 * 200
     assert 0 < figures["live_after_ms"]["p50"] <= figures["live_after_ms"]["max"] < 1_000
     assert 0 < figures["large"]["reload_seconds"]["max"] < 10
-    assert all(0 < each["p99_ms"][kind] for each in (figures, figures["large"]) for kind in ("quiet", "upgrading"))
+    assert all(each["p99_ms"][kind] > 0 for each in (figures, figures["large"]) for kind in ("quiet", "upgrading"))
