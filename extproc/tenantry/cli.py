@@ -275,6 +275,10 @@ def envoy(
     sidecar: str = "127.0.0.1:50051",
     cds: Path = Path("/etc/tenantry/cds.json"),
     stats: str | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    client_ca: Path | None = None,
+    max_heap_bytes: int | None = None,
     to: Path | None = None,
 ) -> None:
     """Print a complete Envoy bootstrap (JSON, which Envoy reads as YAML) for a rules document.
@@ -293,10 +297,14 @@ def envoy(
         The cluster file; `tenantry serve --cds` keeps it.
     stats
         Where Prometheus may ask for Envoy's `/stats/prometheus`, and for nothing else.
+    tls_cert, tls_key, client_ca
+        TLS for clients: paths on Envoy's disk. With client_ca their certificates are verified (identity.mtls).
+    max_heap_bytes
+        Envoy gives memory back near it and then refuses requests, so that no answer ends by a limit of the machine.
     to
         The file to write; its folder and the cluster file's are made. Default: print it.
     """
-    from tenantry.up import render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
+    from tenantry.up import listener_tls, render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
 
     document = load(rules)
     text = render_bootstrap(
@@ -306,6 +314,8 @@ def envoy(
         sidecar=parse_address(sidecar),
         cds=cds,
         stats=parse_address(stats) if stats is not None else None,
+        tls=listener_tls(tls_cert, tls_key, client_ca),
+        max_heap_bytes=max_heap_bytes,
     )
     if to is None:
         sys.stdout.write(text)

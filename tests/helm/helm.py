@@ -1,6 +1,7 @@
 """The chart, rendered by real Helm: manifests in, questions about them out."""
 
 import functools
+import json
 import os
 import shutil
 import subprocess
@@ -29,11 +30,22 @@ RULES: Values = {
     },
     "tenants": {"acme": {"tier": "gold", "pins": {"chat-8b": "1.4.0"}}, "globex": {"tier": "bronze"}},
 }
-VALUES: Values = {"secretName": "tenantry-secrets", "ledger": {"db": {"existingClaim": "ledger"}}, "rules": RULES}
+VALUES: Values = {
+    "secretName": "tenantry-secrets",
+    "tls": {"secretName": "tenantry-tls", "allowClientSans": ["spiffe://prod/engine"]},
+    "ledger": {"db": {"existingClaim": "ledger"}},
+    "rules": RULES,
+}
 DEPLOYMENT: Values = {
     "sidecar": {"mode": "deployment"},
     "attachment": {"kind": "none"},
-    "tls": {"secretName": "tenantry-tls", "allowClientSans": ["spiffe://prod/envoy"]},
+    "tls": {"allowClientSans": ["spiffe://prod/engine", "spiffe://prod/envoy"]},
+    "networkPolicy": {
+        "envoy": {
+            "namespaceSelector": {"matchLabels": {"team": "edge"}},
+            "podSelector": {"matchLabels": {"app": "envoy"}},
+        }
+    },
 }
 """On top of VALUES: sidecars of their own, for an Envoy that somebody else runs."""
 
@@ -57,30 +69,30 @@ def program(name: str) -> str:
     return str(found[-1])
 
 
-def run(helm: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Helm, without what it says about symbolic links."""
-    done = subprocess.run([program(helm), *arguments], capture_output=True, text=True, check=False, timeout=60)
+def run(helm: str, *arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run Helm with text on its standard input, without what it says about symbolic links."""
+    command = [program(helm), *arguments]
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False, timeout=60)
     kept = [line for line in done.stderr.splitlines() if "symbolic link" not in line]
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout, "\n".join(kept))
 
 
-def render(values: Values, folder: Path, helm: str = "helm4") -> list[Manifest]:
+def render(values: Values, helm: str = "helm4") -> list[Manifest]:
     """Return the manifests of a release `t` in the namespace `default`."""
-    done = template(values, folder, helm)
+    done = template(json.dumps(values), helm)
     assert done.returncode == 0, done.stderr
-    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    return [manifest for manifest in yaml.load_all(done.stdout, yaml.CSafeLoader) if manifest]
 
 
-def template(values: Values, folder: Path, helm: str = "helm4") -> subprocess.CompletedProcess[str]:
-    """Run `helm template` with these values."""
-    path = folder / "values.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return run(helm, "template", "t", str(CHART), "--values", str(path))
+@functools.cache
+def template(values: str, helm: str = "helm4") -> subprocess.CompletedProcess[str]:
+    """Run `helm template` with these values (YAML or JSON), once for each."""
+    return run(helm, "template", "t", str(CHART), "--values", "-", given=values)
 
 
-def refusal(values: Values, folder: Path, helm: str = "helm4") -> str:
+def refusal(values: Values, helm: str = "helm4") -> str:
     """Return what Helm says to values that the chart refuses."""
-    done = template(values, folder, helm)
+    done = template(json.dumps(values), helm)
     assert done.returncode != 0, "the chart took them"
     return done.stderr
 

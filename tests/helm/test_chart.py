@@ -30,7 +30,7 @@ OUR_API = ("v1", "apps/v1", "batch/v1", "policy/v1", "autoscaling/v2", "networki
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda name: name)
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[chart.Manifest]:
-    return render(merged(VALUES, CASES[request.param]), tmp_path_factory.mktemp("values"))
+    return render(merged(VALUES, CASES[request.param]))
 
 
 @pytest.mark.parametrize("helm", VERSIONS)
@@ -45,7 +45,7 @@ def test_helm_finds_nothing_wrong(helm: str, tmp_path: Path, figure: dict[str, A
 @pytest.mark.parametrize("case", CASES)
 def test_both_helms_render_the_same(case: str, tmp_path: Path) -> None:
     values = merged(VALUES, CASES[case])
-    assert render(values, tmp_path, "helm3") == render(values, tmp_path, "helm4")
+    assert render(values, "helm3") == render(values, "helm4")
 
 
 def test_kubernetes_would_take_each_manifest(manifests: list[chart.Manifest], figure: dict[str, Any]) -> None:
@@ -86,9 +86,9 @@ def test_long_running_containers_have_probes(manifests: list[chart.Manifest]) ->
 
 
 def test_a_change_of_the_rules_restarts_nothing(tmp_path: Path) -> None:
-    before = render(VALUES, tmp_path)
+    before = render(VALUES)
     over = {"rules": {"tenants": {"hooli": {"tier": "gold"}}, "tiers": {"silver": {}}}}
-    after = render(merged(VALUES, over), tmp_path)
+    after = render(merged(VALUES, over))
     for kind, name in (("Deployment", "t-tenantry-gateway"), ("Deployment", "t-tenantry-ledger")):
         assert named(before, kind, name) == named(after, kind, name)
     assert named(before, "ConfigMap", "t-tenantry-rules") != named(after, "ConfigMap", "t-tenantry-rules")
@@ -106,14 +106,14 @@ def test_a_change_of_the_rules_restarts_nothing(tmp_path: Path) -> None:
 )
 def test_what_envoy_reads_at_start_restarts_it(rules: chart.Values, tmp_path: Path) -> None:
     before, after = (
-        named(render(values, tmp_path), "Deployment", "t-tenantry-gateway")["spec"]["template"]["metadata"]
+        named(render(values), "Deployment", "t-tenantry-gateway")["spec"]["template"]["metadata"]
         for values in (VALUES, merged(VALUES, {"rules": rules}))
     )
     assert before["annotations"] != after["annotations"]
 
 
 def test_the_coming_rules_are_checked_before_anything_else(tmp_path: Path) -> None:
-    manifests = render(merged(VALUES, EVERYTHING), tmp_path)
+    manifests = render(merged(VALUES, EVERYTHING))
     job = named(manifests, "Job", "t-tenantry-check")
     coming = named(manifests, "ConfigMap", "t-tenantry-rules-coming")
     for manifest in (job, coming):
@@ -131,14 +131,14 @@ def test_the_coming_rules_are_checked_before_anything_else(tmp_path: Path) -> No
 
 
 def test_parts_of_the_rules_become_files_of_one_folder(tmp_path: Path) -> None:
-    pod = named(render(merged(VALUES, EVERYTHING), tmp_path), "Deployment", "t-tenantry-gateway")["spec"]["template"]
+    pod = named(render(merged(VALUES, EVERYTHING)), "Deployment", "t-tenantry-gateway")["spec"]["template"]
     (rules,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "rules")
     paths = [next(iter(source.values()))["items"][0]["path"] for source in rules["projected"]["sources"]]
     assert paths == ["rules.yaml", "tenants-1.rules.yaml", "tenants-2.rules.yaml"]
 
 
 def test_the_sidecar_is_ready_before_envoy_starts_and_there_until_it_has_ended(tmp_path: Path) -> None:
-    pod = named(render(VALUES, tmp_path), "Deployment", "t-tenantry-gateway")["spec"]["template"]["spec"]
+    pod = named(render(VALUES), "Deployment", "t-tenantry-gateway")["spec"]["template"]["spec"]
     assert [each["name"] for each in pod["initContainers"]] == ["bootstrap", "sidecar"]
     sidecar = pod["initContainers"][1]
     assert sidecar["restartPolicy"] == "Always"
@@ -147,7 +147,7 @@ def test_the_sidecar_is_ready_before_envoy_starts_and_there_until_it_has_ended(t
 
 
 def test_only_envoy_reaches_engines_and_stores(tmp_path: Path) -> None:
-    manifests = render(merged(VALUES, EVERYTHING), tmp_path)
+    manifests = render(merged(VALUES, EVERYTHING))
     gateway = {
         "app.kubernetes.io/name": "tenantry",
         "app.kubernetes.io/instance": "t",
@@ -174,7 +174,7 @@ def test_no_list_of_peers_is_empty_since_that_would_admit_everybody(manifests: l
 
 
 def test_alerts_and_dashboards_arrive_as_they_are(tmp_path: Path) -> None:
-    manifests = render(merged(VALUES, EVERYTHING), tmp_path)
+    manifests = render(merged(VALUES, EVERYTHING))
     groups = named(manifests, "PrometheusRule", "t-tenantry")["spec"]["groups"]
     written = [
         group
@@ -190,7 +190,7 @@ def test_alerts_and_dashboards_arrive_as_they_are(tmp_path: Path) -> None:
 
 def test_runbooks_are_where_the_operator_keeps_them(tmp_path: Path) -> None:
     over = merged(EVERYTHING, {"monitoring": {"runbookBase": "https://wiki.example/tenantry/"}})
-    groups = named(render(merged(VALUES, over), tmp_path), "PrometheusRule", "t-tenantry")["spec"]["groups"]
+    groups = named(render(merged(VALUES, over)), "PrometheusRule", "t-tenantry")["spec"]["groups"]
     links = {rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"] if "alert" in rule}
     assert links
     assert all(link.startswith("https://wiki.example/tenantry/docs/runbooks/") for link in links)
@@ -212,7 +212,7 @@ BY_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", BY_SCHEMA)
 def test_the_schema_refuses_and_names_the_place(helm: str, case: str, tmp_path: Path) -> None:
     over, place = BY_SCHEMA[case]
-    message = refusal(merged(VALUES, over), tmp_path, helm)
+    message = refusal(merged(VALUES, over), helm)
     assert "schema" in message
     assert place in message
 
@@ -246,12 +246,12 @@ DANGLING = {
 @pytest.mark.parametrize("case", DANGLING)
 def test_a_name_that_points_nowhere_is_named_with_those_that_are_there(case: str, tmp_path: Path) -> None:
     over, words = DANGLING[case]
-    assert words in refusal(merged(VALUES, {"rules": over}), tmp_path)
+    assert words in refusal(merged(VALUES, {"rules": over}))
 
 
 def test_names_may_be_in_a_part_outside_the_release(tmp_path: Path) -> None:
     outside = {"rulesFrom": [{"configMap": "models", "key": "rules.yaml"}], "rules": {"defaultTier": "free"}}
-    assert render(merged(VALUES, outside), tmp_path)
+    assert render(merged(VALUES, outside))
 
 
 UNFIT = {
@@ -272,7 +272,7 @@ UNFIT = {
 @pytest.mark.parametrize("case", UNFIT)
 def test_what_would_not_work_is_refused_with_what_would(case: str, tmp_path: Path) -> None:
     over, words = UNFIT[case]
-    assert words in refusal(merged(VALUES, over), tmp_path)
+    assert words in refusal(merged(VALUES, over))
 
 
 def test_the_schema_is_that_of_the_rules_and_knows_no_other_key() -> None:

@@ -32,7 +32,9 @@ args:
   {{- with $v.sidecar.tracesUrl }}
   - --traces={{ . }}
   {{- end }}
-  {{- include "tenantry.tlsArgs" $root | nindent 2 }}
+  {{- with include "tenantry.tlsArgs" $root | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
 ports:
   {{- if not $native }}
   - {name: ext-proc, containerPort: 50051}
@@ -42,7 +44,7 @@ ports:
   {{- end }}
   - {name: telemetry, containerPort: 9301}
 startupProbe: {httpGet: {path: /readyz, port: telemetry}, periodSeconds: 1, failureThreshold: 60}
-readinessProbe: {httpGet: {path: /readyz, port: telemetry}, periodSeconds: 2}
+readinessProbe: {httpGet: {path: /readyz, port: telemetry}, periodSeconds: 2, timeoutSeconds: 2}
 livenessProbe: {httpGet: {path: /healthz, port: telemetry}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
 resources: {{- toYaml $v.sidecar.resources | nindent 2 }}
 securityContext: {{- include "tenantry.containerSecurity" $root | nindent 2 }}
@@ -65,7 +67,7 @@ volumeMounts:
 
 {{- define "tenantry.sidecarVolumes" -}}
 {{- $v := .Values -}}
-- {{- include "tenantry.rulesVolume" (list . (printf "%s-rules" (include "tenantry.name" .))) | nindent 2 }}
+- {{ include "tenantry.rulesVolume" (list . (printf "%s-rules" (include "tenantry.name" .))) | indent 2 | trim }}
 - name: secrets
   secret: {secretName: {{ $v.secretName }}, defaultMode: 0440}
 - name: state
@@ -91,6 +93,6 @@ volumeMounts:
 
 {{- define "tenantry.ledgerUrl" -}}
 {{- if .Values.sidecar.ledgerUrl -}}{{ .Values.sidecar.ledgerUrl }}
-{{- else if and .Values.ledger.enabled .Values.tls.secretName -}}https://{{ include "tenantry.name" . }}-ledger.{{ .Release.Namespace }}.svc:9400
+{{- else if .Values.ledger.enabled -}}https://{{ include "tenantry.name" . }}-ledger.{{ .Release.Namespace }}.svc:9400
 {{- end -}}
 {{- end -}}
