@@ -49,6 +49,38 @@ DEPLOYMENT: Values = {
 }
 """On top of VALUES: sidecars of their own, for an Envoy that somebody else runs."""
 
+EVERYTHING: Values = {
+    "sidecar": {"redis": {"secretName": "redis"}},
+    "tls": {"allowClientSans": ["spiffe://prod/engine", "spiffe://prod/operator"]},
+    "envoy": {"tls": {"secretName": "front", "clientCertificates": True}},
+    "autoscaling": {"enabled": True},
+    "rulesFrom": [{"configMap": "tenants-1", "key": "rules.yaml"}, {"secret": "tenants-2", "key": "rules.yaml"}],
+    "ledger": {"replicas": 2, "db": {"secretName": "postgres"}},
+    "monitoring": {
+        "podMonitor": {
+            "enabled": True,
+            "pods": [
+                {
+                    "job": "engine",
+                    "namespace": "engines",
+                    "podSelector": {"matchLabels": {"app": "vllm"}},
+                    "port": "http",
+                }
+            ],
+        },
+        "rules": {"enabled": True},
+        "dashboards": {"enabled": True},
+    },
+    "networkPolicy": {
+        "engines": [{"namespace": "engines", "podSelector": {"matchLabels": {"app": "vllm"}}, "port": 8000}],
+        "stores": [{"namespace": "milvus", "podSelector": {"matchLabels": {"app": "milvus"}}, "port": 19530}],
+        "operators": [{"podSelector": {"matchLabels": {"role": "operator"}}}],
+    },
+}
+"""On top of VALUES: all that can be switched on where the chart runs Envoy."""
+NO_TLS: Values = {"tls": {"secretName": "", "allowClientSans": []}, "ledger": {"enabled": False}}
+CASES = {"smallest": NO_TLS, "usual": {}, "everything": EVERYTHING, "own pods": DEPLOYMENT}
+
 
 def merged(base: Values, over: Values) -> Values:
     """Return values as Helm merges two files: mappings member by member, all else replaced."""
