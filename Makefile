@@ -111,6 +111,10 @@ stubs: env ## compile wire.proto, and write Envoy's generated configuration and 
 	$(PY) tools/pages.py
 	$(PY) -m tools.chart
 
+.PHONY: golden
+golden: env ## render the chart's golden pairs anew (tests/helm/golden); read the diff
+	PYTHONPATH=tests $(PY) -m helm.golden
+
 .PHONY: pins
 pins: ## resolve the development environment anew and write constraints/dev.txt
 	python3 tools/pin.py
