@@ -111,6 +111,10 @@ stubs: env ## compile wire.proto, and write Envoy's generated configuration and 
 	$(PY) tools/pages.py
 	$(PY) -m tools.chart
 
+.PHONY: images-check
+images-check: env ## follow both Containerfiles in fresh virtual environments, without a container engine (JSON)
+	@$(PY) -m tools.images
+
 .PHONY: golden
 golden: env ## render the chart's golden pairs anew (tests/helm/golden); read the diff
 	PYTHONPATH=tests $(PY) -m helm.golden

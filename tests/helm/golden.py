@@ -1,9 +1,8 @@
-"""Golden pairs: golden/NAME.values.yaml, and NAME.yaml, which the chart makes of it. `make golden` writes the latter anew.
+"""Golden pairs: golden/NAME.values.yaml, and NAME.yaml, which the chart makes of it (anew by `make golden`).
 
 Their diff is the review of a change to the templates. Alerts and dashboards are in none: they have their own tests.
 """
 
-import sys
 from pathlib import Path
 
 from helm.helm import template
@@ -27,4 +26,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
