@@ -29,6 +29,7 @@ from helm.helm import (
     pods,
     render,
 )
+from tools.chart.readme import unexplained
 
 OUR_API = ("v1", "apps/v1", "batch/v1", "policy/v1", "autoscaling/v2", "networking.k8s.io/v1")
 
@@ -235,6 +236,16 @@ def test_parts_of_the_rules_become_files_of_one_folder() -> None:
     (rules,) = (volume for volume in pod["volumes"] if volume["name"] == "rules")
     files = [next(iter(source.values()))["items"][0]["path"] for source in rules["projected"]["sources"]]
     assert files == ["rules.yaml", "tenants-1.rules.yaml", "tenants-2.rules.yaml"]
+
+
+def test_a_claim_is_one_pods_at_a_time() -> None:
+    over = {"sidecar": {"replicas": 1, "state": {"existingClaim": "state"}}}
+    assert gateway(merged(VALUES, over))["spec"]["strategy"] == {"type": "Recreate"}
+    assert named(render(VALUES), "Deployment", "t-tenantry-ledger")["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_every_value_is_explained_where_it_stands() -> None:
+    assert unexplained((CHART / "values.yaml").read_text()) == []
 
 
 def test_every_pod_is_on_the_nodes_that_were_named() -> None:

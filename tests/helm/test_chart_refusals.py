@@ -98,6 +98,10 @@ UNFIT = {
         {"rules": {"tenants": KEYED}},
         "`tenantry rules split`, then rulesFrom",
     ),
+    "one file for several sidecars": (
+        {"sidecar": {"state": {"existingClaim": "state"}}},
+        "sidecar.state.existingClaim: SQLite on a claim is for one sidecar",
+    ),
     "a part of neither kind": ({"rulesFrom": [{"key": "rules.yaml"}]}, "rulesFrom[0]: name either"),
     "envoy's pod that is somebody else's": ({"attachment": {"kind": "none"}}, "sidecar.mode"),
 }

@@ -45,6 +45,9 @@
 {{- if and $several $shared (not $v.sidecar.redis.secretName) -}}
 {{- fail (printf "sidecar.redis.secretName: several sidecars share %s through Redis, and each would go by its own part alone: name a Secret with its URL, or set sidecar.replicas to 1" (first $shared)) -}}
 {{- end -}}
+{{- if and $several $v.sidecar.state.existingClaim -}}
+{{- fail "sidecar.state.existingClaim: SQLite on a claim is for one sidecar. For several use sidecar.redis, or set sidecar.replicas to 1 and autoscaling.enabled to false" -}}
+{{- end -}}
 {{- if $v.ledger.enabled -}}
 {{- if not $v.tls.secretName -}}
 {{- fail "tls.secretName: engines and sidecars reach the ledger over mutual TLS: name a Secret with tls.crt, tls.key, ca.crt. Or set ledger.enabled to false" -}}
