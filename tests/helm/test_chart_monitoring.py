@@ -64,6 +64,7 @@ def test_alerts_and_dashboards_arrive_as_they_are() -> None:
         "left to Prometheus"
     )
     dashboards = {path.name: path.read_text() for path in (CHART / "files" / "dashboards").glob("*.json")}
+    assert dashboards
     shipped = [each for each in manifests if each["kind"] == "ConfigMap" and "-dashboard-" in each["metadata"]["name"]]
     assert {name: text for each in shipped for name, text in each["data"].items()} == dashboards
     assert all(each["metadata"]["labels"]["grafana_dashboard"] == "1" for each in shipped)

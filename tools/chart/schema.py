@@ -66,7 +66,7 @@ _PART: Schema = {
 }
 
 OVERRIDES: dict[str, Schema] = {
-    "rulesFrom": {"type": "array", "maxItems": 64, "items": _PART},
+    "rulesFrom": {"type": "array", "maxItems": 255, "items": _PART},
     "secretName": {"type": "string", "maxLength": 253},
     "image.pullPolicy": _PULL,
     "image.digest": _DIGEST,
