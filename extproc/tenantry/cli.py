@@ -123,6 +123,7 @@ def serve(
     secrets: Path,
     listen: str = "127.0.0.1:50051",
     admin: str = "127.0.0.1:9300",
+    local_admin: str | None = None,
     telemetry: str | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
@@ -148,6 +149,8 @@ def serve(
         ext_proc and access log: HOST:PORT or unix:/PATH.
     admin
         /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
+    local_admin
+        The same without certificates, on loopback or a unix socket: for operators on this machine or in this pod.
     telemetry
         /healthz, /readyz and /metrics alone, plain HTTP on any address, for kubelet and Prometheus.
     state
@@ -178,6 +181,7 @@ def serve(
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
     options = ServeOptions(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
+        local_admin=parse_address(local_admin) if local_admin else None,
         telemetry=parse_address(telemetry) if telemetry else None, redis=_url(redis), cds=cds,
         envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger, grace_seconds=grace_seconds,
     )  # fmt: skip

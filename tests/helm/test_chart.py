@@ -20,6 +20,7 @@ from helm.helm import (
     CASES,
     CHART,
     EVERYTHING,
+    NO_TLS,
     RULES,
     VALUES,
     VERSIONS,
@@ -253,3 +254,35 @@ def test_every_pod_is_on_the_nodes_that_were_named() -> None:
     for name, pod in pods(render(merged(VALUES, over))):
         assert (pod["nodeSelector"], pod["tolerations"]) == ({"pool": "edge"}, [{"key": "edge"}]), name
         assert pod["imagePullSecrets"] == [{"name": "registry"}], name
+
+
+def notes(values: chart.Values) -> str:
+    """What an operator reads after an installation. (Helm 3 asks a cluster for it.)"""
+    given = json.dumps(values)
+    done = chart.run("helm4", "install", "t", str(CHART), "--values", "-", "--dry-run=client", given=given)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.partition("NOTES:")[2]
+
+
+def test_notes_tell_what_is_open() -> None:
+    said = notes(VALUES)
+    assert "curl http://127.0.0.1:10000/v1/models" in said
+    assert "port-forward deploy/t-tenantry-gateway 9300:9302" in said
+    assert "Nothing scrapes it" in said
+    assert "Engines can be reached past Envoy" in said
+
+    said = notes(merged(VALUES, NO_TLS))
+    assert "port-forward deploy/t-tenantry-gateway 9300:9300" in said
+    assert "Engines in other pods cannot post their usage" in said
+
+    said = notes(merged(VALUES, EVERYTHING))
+    assert "curl --insecure https://127.0.0.1:10000/v1/models" in said
+    assert "Nothing scrapes it" not in said
+    assert "can be reached past Envoy" not in said
+
+
+def test_notes_tell_the_next_step() -> None:
+    first = {"version": 1, "tiers": {"gold": {}}, "models": {}}
+    assert "Next: name a model" in notes({**VALUES, "rules": first})
+    models = {"m": {"stable": "1", "versions": {"1": {"endpoints": ["h:1"]}}}}
+    assert "Next: give a tenant a key" in notes({**VALUES, "rules": {**first, "models": models}})

@@ -14,7 +14,13 @@ args:
   - /etc/tenantry/rules
   - --secrets=/etc/tenantry/secrets
   - --listen={{ if $native }}unix:/run/tenantry/sidecar.sock{{ else }}0.0.0.0:50051{{ end }}
-  - --admin={{ if $v.tls.secretName }}0.0.0.0{{ else }}127.0.0.1{{ end }}:9300
+  {{- if $v.tls.secretName }}
+  - --admin=0.0.0.0:9300
+  # For operators, who come by kubectl exec or port-forward and bring the admin token.
+  - --local-admin=127.0.0.1:{{ include "tenantry.operatorPort" $root }}
+  {{- else }}
+  - --admin=127.0.0.1:{{ include "tenantry.operatorPort" $root }}
+  {{- end }}
   - --telemetry=0.0.0.0:9301
   - --state=/var/lib/tenantry/state.db
   - --grace-seconds={{ $v.sidecar.graceSeconds }}
@@ -63,6 +69,11 @@ volumeMounts:
   {{- with $v.sidecar.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end -}}
+
+{{/* The port on loopback where operators find the admin listener: without TLS it is the only one. */}}
+{{- define "tenantry.operatorPort" -}}
+{{- ternary 9302 9300 (ne .Values.tls.secretName "") -}}
 {{- end -}}
 
 {{- define "tenantry.sidecarVolumes" -}}
