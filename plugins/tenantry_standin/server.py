@@ -17,6 +17,7 @@ from aiohttp import web
 from msgspec import Struct
 from tenantry.core.metering.meter import EngineIdentity
 from tenantry.core.usage import Record, UsageRecord
+from tenantry_vllm.delivery import DeliveryStatus
 
 from tenantry_standin.answers import FINGERPRINT, Writer, embeddings, writer
 from tenantry_standin.batching import Finished, Job, QueueFullError
@@ -57,13 +58,15 @@ async def start(
     on_finished: Callable[[Finished], None] = lambda _finished: None,
     on_record: Callable[[Record], None] = lambda _record: None,
     record_counts: Callable[[], Mapping[str, int]] = dict,
+    delivery_status: Callable[[], DeliveryStatus] | None = None,
     accepting: Callable[[], bool] = lambda: True,
 ) -> RunningEngine:
     """Start an engine in the running loop; port 0 takes a free one. Any number of them may share a process.
 
     `own_id` is the engine's in its records; empty draws one (`own_engine_id`). `on_record` gets each usage record,
     of whatever kind, once it is ready; what it raises is logged and harms no answer. `record_counts` says what became
-    of the records, for /metrics (`Delivery.counts`). While `accepting` says no, requests get 503: their records could
+    of the records, for /metrics (`Delivery.counts`), and `delivery_status` how delivery stands, for the metrics that a
+    real engine with the plugin has there as well. While `accepting` says no, requests get 503: their records could
     not be kept.
     """
     own_id = own_id or own_engine_id(config)
@@ -73,6 +76,7 @@ async def start(
         try:
             on_record(record)
         except Exception as error:  # noqa: BLE001 - a record is worth less than the answer that it is about
+            engine.totals.update(lost_records=1)
             log("usage record lost", error=type(error).__name__)
 
     identity = EngineIdentity(engine=own_id, model=config.model, version=config.version[:128], gpus=config.gpus)
@@ -82,7 +86,10 @@ async def start(
     app = web.Application(middlewares=[model.observe], client_max_size=config.max_body_bytes)
     app.on_response_prepare.append(model.sign)
     app.add_routes([web.post(api.value, model.generate) for api in Api])
-    app.add_routes(Pages(config, engine, seen, log, own_id=own_id, record_counts=record_counts).routes())
+    pages = Pages(
+        config, engine, seen, log, own_id=own_id, record_counts=record_counts, delivery_status=delivery_status
+    )
+    app.add_routes(pages.routes())
     runner = web.AppRunner(
         app,
         handler_cancellation=True,  # a client that leaves aborts its sequence

@@ -11,8 +11,9 @@
 | `delivery` | where records go |
 | `shipper`, `outbox`, `sidecar_http`, `sidecar_tls` | at once to every sidecar |
 | `spool*`, `ledger_lane` | through a spool on disk to the ledger |
+| `board`, `metrics` | how it stands, on vLLM's own `/metrics` |
 | `gate` | no new requests while their records could not be kept |
 
 The stand-in engine ships with the same `shipper`. Of all this only `scheduler` imports vLLM at import time. The rest
-needs tenantry.core and msgspec, which vLLM brings.
+needs tenantry.core and msgspec, which vLLM brings; `metrics`, once it serves, vLLM's prometheus_client.
 """

@@ -56,6 +56,9 @@ REASONS: Mapping[str, FinishReason] = {
     "FINISHED_REPETITION": "stop",
 }
 
+HOOKS = ("arrived", "planned", "done", "updated", "preempted", "freed", "tick", "deliver")
+"""Where faults are counted from the start, at 0; `MeterAdapter.faults` may have others."""
+
 _MAX_NAME = 128
 _P = ParamSpec("_P")
 
@@ -259,6 +262,13 @@ class MeterAdapter:
                 at = at.tb_next
             place = f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}" if at is not None else "?"
             _log.error("Metering failed in %s (%s). Serving goes on; some usage is not billed.", kind, place)
+
+    def faults_by_hook(self) -> dict[str, int]:
+        """Return how many faults there were, for metrics; from any thread."""
+        counts = Counter(dict.fromkeys(HOOKS, 0))
+        for kind, count in list(self.faults.items()):
+            counts[kind.partition(":")[0].lstrip("_")] += count
+        return dict(counts)
 
     def stop(self) -> None:
         """End the engine: what is open ends as an error, since the engine failed it; deliver what is left."""

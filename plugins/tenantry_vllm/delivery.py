@@ -10,7 +10,8 @@ when is in docs/usage-delivery.md.
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -61,8 +62,10 @@ class DeliveryStatus(Struct, frozen=True, kw_only=True):
 
     `appended` were taken by the spool, `fsynced` are on disk for good, `acknowledged` are in the ledger (also those of
     earlier processes), `refused` the ledger will never take (parked in `refused/`), `damaged` could not be read back.
-    `dropped` is by reason. `waiting_bytes` are on disk and not yet in the ledger. `sidecars` is `Shipper.counts()`.
-    `disk` is `none` without a spool.
+    `dropped` is by reason. `waiting_records` are this process's that the ledger does not have yet, `waiting_bytes` are
+    on disk and not yet in the ledger, also those of dead processes (whose records nobody counted), `limit_bytes` the
+    most there may be. `oldest_ended_s` is the Unix time of the oldest of all that wait. `sidecars` is
+    `Shipper.counts()`. `disk` is `none` without a spool.
     """
 
     accepting: bool = True
@@ -74,8 +77,17 @@ class DeliveryStatus(Struct, frozen=True, kw_only=True):
     refused: int = 0
     damaged: int = 0
     dropped: dict[str, int] = {}
+    waiting_records: int = 0
     waiting_bytes: int = 0
+    limit_bytes: int = 0
+    oldest_ended_s: float | None = None
     sidecars: dict[str, int] = {}
+
+
+class _Ended(Struct, frozen=True):
+    """The member that all records have."""
+
+    ended_s: float
 
 
 class Delivery:
@@ -134,7 +146,10 @@ class Delivery:
             refused=lane.refused,
             damaged=lane.damaged,
             dropped={reason: spool.health.dropped[reason] for reason in DROP_REASONS},
+            waiting_records=max(0, spool.end - lane.own_sequence),
             waiting_bytes=lane.waiting_bytes,
+            limit_bytes=spool.limit_bytes,
+            oldest_ended_s=_oldest([*lane.oldest, *filter(None, (spool.unwritten,))]),
             sidecars=sidecars,
         )
 
@@ -226,6 +241,15 @@ class _Ledger:
         except Exception as error:  # noqa: BLE001 - a bug must not end shipping
             self._log(f"Shipping usage records to the ledger has met a bug: {type(error).__name__}. It goes on.")
             return 1.0
+
+
+def _oldest(records: Iterable[bytes]) -> float | None:
+    """Return when the oldest of some records was written."""
+    ended = []
+    for data in records:
+        with suppress(msgspec.MsgspecError):
+            ended.append(msgspec.json.decode(data, type=_Ended).ended_s)
+    return min(ended, default=None)
 
 
 def _token(options: DeliveryOptions) -> Token:

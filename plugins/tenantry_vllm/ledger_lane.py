@@ -141,6 +141,18 @@ class LedgerLane:
         """How much waits on disk, in the folders that this process ships."""
         return sum(reader.waiting_bytes for reader in self._readers())
 
+    @property
+    def own_sequence(self) -> int:
+        """The first record of this process's own folder that the ledger lacks; 0 before there is a folder."""
+        mine = self._mine
+        return mine.head.sequence if mine is not None else 0
+
+    @property
+    def oldest(self) -> tuple[bytes, ...]:
+        """The first record of each folder that the ledger lacks."""
+        heads = [reader.head.payload for reader in self._readers()]
+        return tuple(head for head in heads if head is not None)
+
     def step(self) -> float:
         """Post one batch at most; return for how many seconds to wait before the next step."""
         self._mine = self._mine or self._own()

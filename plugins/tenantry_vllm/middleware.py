@@ -20,6 +20,7 @@ forget the flag for it. Without it a mirrored copy would be billed to its tenant
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -30,10 +31,13 @@ from msgspec.structs import replace
 from tenantry_vllm.gate import Gate
 from tenantry_vllm.stamp import CARRIER, Stamp, read_headers, write_carried
 
-__all__ = ["STOPPED", "install", "outgoing", "stamped"]
+__all__ = ["STOPPED", "faults", "install", "outgoing", "stamped"]
 
 STOPPED = "tenantry-stopped:"
 """What an id bears in an abort whose request had come to a stop string."""
+
+HOOK = "send_input"
+"""What faults of an API server are counted under."""
 
 REFUSAL = "This engine cannot keep usage records now, so it takes no new requests. Try another instance, or later."
 
@@ -62,7 +66,7 @@ class _Exchange:
 
 _exchange: ContextVar[_Exchange | None] = ContextVar("tenantry_exchange", default=None)
 _stopped: set[str] = set()
-_faults: set[str] = set()
+_faults: Counter[str] = Counter()
 
 
 def stamped(call: Call) -> Call:
@@ -104,6 +108,11 @@ def note_stopped(request_ids: list[str]) -> None:
     if len(_stopped) > _MOST_STOPPED:  # nothing sends: a synchronous engine, whose aborts do not pass here
         _stopped.clear()
     _stopped.update(request_ids)
+
+
+def faults() -> dict[str, int]:
+    """Return how many faults there were in this process, by what they were in."""
+    return {HOOK: sum(_faults.values())}
 
 
 def install(gate: Gate) -> None:
@@ -148,8 +157,8 @@ def install(gate: Gate) -> None:
 
 
 def _fault(where: str, error: Exception) -> None:
-    """Tell of a fault, once for each kind."""
+    """Count a fault, and tell of the first of each kind."""
     kind = f"{where}: {type(error).__name__}"
-    if kind not in _faults:
-        _faults.add(kind)
+    _faults[kind] += 1
+    if _faults[kind] == 1:
         _log.error("Metering failed in %s; such requests are not billed to their tenants.", kind)

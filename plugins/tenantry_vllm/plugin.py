@@ -2,7 +2,7 @@
 
 | process | what |
 |---|---|
-| API server | the stamp goes to EngineCore (`middleware`), which gets time to end; the `gate` |
+| API server | the stamp goes to EngineCore (`middleware`), which gets time to end; the `gate`; `metrics` |
 | EngineCore | its scheduler is metered, whichever it is (`scheduler`); the cold start's phases are asked for |
 | worker | steps are timed (`worker_clock`), and the phases of the start (`cold_start`) |
 
@@ -12,9 +12,12 @@ Without TENANTRY_MODEL nothing is changed. An error raised here ends the start o
 
 import functools
 import logging
+import os
+import socket
 from typing import Any
 
-from tenantry_vllm import _compat, cold_start, config, middleware, worker_clock
+from tenantry_vllm import _compat, cold_start, config, metrics, middleware, worker_clock
+from tenantry_vllm.board import Board, EngineStatus, Teller
 from tenantry_vllm.gate import Gate
 
 __all__ = ["register"]
@@ -32,11 +35,12 @@ def register() -> None:
     if _registered or not config.enabled():
         return
     _compat.check()
-    config.read()
+    settings = config.read()
     for name in config.unknown():
         _log.warning("%s is no variable of tenantry's metering; is it misspelt?", name)
     cold_start.note_process_start()
     middleware.install(Gate.shared())
+    _show_metrics(settings)
     cold_start.install_report()
     _meter_schedulers()
     _time_workers()
@@ -47,6 +51,17 @@ def register() -> None:
 def registered() -> bool:
     """Return whether metering is installed in this process."""
     return _registered
+
+
+def _show_metrics(settings: config.EngineConfig) -> None:
+    """Add what stands on the board to vLLM's own `/metrics`, and an API server's own faults to the board."""
+
+    def status() -> EngineStatus:
+        name = f"{socket.gethostname()[:64]}-{os.getpid()}-api"
+        return EngineStatus(model=settings.model, version=settings.version, engine=name, faults=middleware.faults())
+
+    if (board := Board.shared()) is not None:
+        metrics.install(board, Teller(board, status).tell)
 
 
 def _meter_schedulers() -> None:

@@ -16,6 +16,7 @@ from tenantry.core.metering.weights import StepWeights, flops_weights
 
 from tenantry_vllm import _compat, cold_start, config, plugin
 from tenantry_vllm.adapter import MeterAdapter, unix_clock
+from tenantry_vllm.board import Board, EngineStatus, Teller
 from tenantry_vllm.delivery import Delivery
 from tenantry_vllm.gate import Gate
 from tenantry_vllm.hooks import MeterHooks
@@ -75,6 +76,25 @@ def open_meter(scheduler: Any) -> MeterAdapter:
     gate, rank = Gate.shared(), scheduler.vllm_config.parallel_config.data_parallel_index
     ready_ns = time.monotonic_ns()
     identity = EngineIdentity(engine=engine, model=settings.model, version=settings.version, gpus=gpus)
+
+    def status() -> EngineStatus:
+        return EngineStatus(
+            model=settings.model,
+            version=settings.version,
+            engine=engine,
+            faults=adapter.faults_by_hook(),
+            delivery=delivery.status(),
+        )
+
+    def watch() -> None:
+        gate.refuse(rank, not delivery.accepting)
+        teller.tell()
+
+    def close() -> None:
+        delivery.stop()
+        teller.end()
+
+    teller = Teller(Board.shared(), status)
     weights = model_weights(scheduler.vllm_config.model_config)
     cache = scheduler.kv_cache_config
     adapter = MeterAdapter(
@@ -84,8 +104,8 @@ def open_meter(scheduler: Any) -> MeterAdapter:
         managers=scheduler.kv_cache_manager.coordinator.single_type_managers,
         # Each worker holds its share of the heads or layers in tensors of this size.
         block_bytes=gpus * sum(tensor.size for tensor in cache.kv_cache_tensors) // max(1, cache.num_blocks),
-        watch=lambda: gate.refuse(rank, not delivery.accepting),
-        close=delivery.stop,
+        watch=watch,
+        close=close,
     )
     adapter.cold_start(
         cold_start.cold_start_record(

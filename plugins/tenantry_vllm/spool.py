@@ -106,6 +106,23 @@ class Spool:
         """How many records of this process are on disk."""
         return self._fsynced - self._first
 
+    @property
+    def limit_bytes(self) -> int:
+        """How much may be on disk."""
+        return self._limits.spool_bytes
+
+    @property
+    def end(self) -> int:
+        """The sequence that the next record gets."""
+        with self._changed:
+            return self._fsynced + len(self._pending)
+
+    @property
+    def unwritten(self) -> bytes | None:
+        """The oldest record that is not on disk yet."""
+        with self._changed:
+            return self._pending[0] if self._pending else None
+
     def start(self) -> None:
         """Lock the folder, repair what a crash left in it, and start the thread.
 

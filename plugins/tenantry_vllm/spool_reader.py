@@ -19,7 +19,7 @@ from msgspec import Struct
 from tenantry_vllm.spool_folder import Folder
 from tenantry_vllm.spool_format import HEADER_BYTES, MAX_FRAME_BYTES, Entry, FormatError, read_header, scan
 
-__all__ = ["SpoolReader"]
+__all__ = ["Head", "SpoolReader"]
 
 Segments = Callable[[], tuple[dict[int, int], int | None]]
 """Returns the segments by number with the bytes that may be read, and the number of the one being written."""
@@ -27,6 +27,13 @@ Segments = Callable[[], tuple[dict[int, int], int | None]]
 _CHUNK_BYTES = 16 * MAX_FRAME_BYTES
 _SETTLE_EVERY_S = 1.0
 _READ_TRIES, _READ_EVERY_S = 5, 1.0
+
+
+class Head(Struct, frozen=True):
+    """Where the reader stands: the ledger has all records below `sequence`; the first that it lacks, if it was read."""
+
+    sequence: int
+    payload: bytes | None
 
 
 class _Waiting(Struct, frozen=True):
@@ -41,6 +48,7 @@ class SpoolReader:
     """Reads one folder. Without `segments` it is a dead process's, which nobody writes to any more.
 
     `acknowledged` and `damaged` count records; of damage at the very end nobody knows how many there were: one.
+    `head` is for any thread.
     """
 
     def __init__(
@@ -66,6 +74,7 @@ class SpoolReader:
         self._last = 0
         self._at = 0
         self._expected = self._written = folder.read_cursor()
+        self.head = Head(self._expected, None)
         self._settled_s = -math.inf
         self._acknowledged_at = (0, 0)
         self._finished: deque[tuple[int, int]] = deque()  # segments read to their end, and the sequence behind them
@@ -93,6 +102,7 @@ class SpoolReader:
         """
         while len(self._waiting) < records and self._clock() >= self._not_before_s and self._fill():
             pass
+        self._show_head()
         found: list[Entry] = []
         for waiting in self._waiting:
             size -= len(waiting.entry.payload) + 1
@@ -109,6 +119,7 @@ class SpoolReader:
             last = self._waiting.popleft()
             self._acknowledged_at = (last.number, last.end)
         self.acknowledged += count
+        self._show_head()
         self.settle()
 
     def settle(self, *, now: bool = False) -> None:
@@ -129,6 +140,10 @@ class SpoolReader:
         """Let go of the folder; delete it if it has nothing left."""
         self.settle(now=True)
         self.folder.remove()
+
+    def _show_head(self) -> None:
+        """Let other threads know; they must not look into what waits."""
+        self.head = Head(self._lacking, self._waiting[0].entry.payload if self._waiting else None)
 
     @property
     def _lacking(self) -> int:

@@ -95,12 +95,14 @@ def test_every_generated_file_has_its_case() -> None:
 
 
 def test_running_the_package_makes_the_same_files(tmp_path: Path) -> None:
-    (tmp_path / "cases").symlink_to(ENVOY / "cases")
-    (tmp_path / "generated").mkdir()
-    (tmp_path / "generated" / "stale.yaml").touch()
-    subprocess.run([sys.executable, "-m", "tenantry_envoy", str(tmp_path)], check=True, capture_output=True)
-    made = {path.name: path.read_text() for path in (tmp_path / "generated").iterdir()}
-    assert made == {path.name: path.read_text() for path in (ENVOY / "generated").iterdir()}
+    folder = tmp_path / "envoy"
+    (folder / "generated").mkdir(parents=True)
+    (folder / "cases").symlink_to(ENVOY / "cases")
+    (folder / "generated" / "stale.yaml").touch()
+    subprocess.run([sys.executable, "-m", "tenantry_envoy", str(folder)], check=True, capture_output=True)
+    for output in ("envoy/generated", "helm/tenantry/files/envoy"):
+        made = {path.name: path.read_text() for path in (tmp_path / output).iterdir()}
+        assert made == {path.name: path.read_text() for path in (ENVOY.parent / output).iterdir()}, "run `make stubs`"
 
 
 @pytest.fixture(scope="module")

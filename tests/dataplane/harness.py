@@ -131,6 +131,21 @@ class Stack:
     async def ask(self, data: bytes, timeout: float = 20.0) -> Response:
         return await ask(self.address, data, timeout)
 
+    async def serves(self, seconds: float = 20.0) -> None:
+        """Wait until Envoy listens."""
+        async with asyncio.timeout(seconds):
+            while True:
+                with contextlib.suppress(OSError):
+                    if (await self.ask(request("/v1/models", method="GET"))).status == 401:
+                        return
+                await asyncio.sleep(0.02)
+
+    async def open_exchanges(self) -> int:
+        """How many exchanges the sidecar has open, wherever it runs."""
+        if self.sidecar is not None:
+            return self.sidecar.open_exchanges
+        return int(await self.total("tenantry_ext_proc_open_exchanges"))
+
     async def metrics(self) -> dict[str, float]:
         """Samples of /metrics by `name{label="value",...}`, labels sorted."""
         text = (await ask(self.admin, request("/metrics", method="GET"))).body.decode()

@@ -15,6 +15,7 @@ import itertools
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,7 @@ from tenantry.adapters.sidecar import Sidecar
 from tenantry.core.errors import ConversationError
 from tenantry.core.session import Session
 
-from dataplane.harness import KEYS, Files, Json, connection_manager, envoy, rules, without_backstop
+from dataplane.harness import KEYS, Edit, Files, Json, connection_manager, envoy, rules, without_backstop
 from dataplane.processes import sockets
 from dataplane.upstream import Upstream
 from dataplane.wire import ask, chat, chat_body, request
@@ -173,6 +174,10 @@ class Seam:
         return dict(zip(self.envoys, await asyncio.gather(*map(through, self.envoys)), strict=True))
 
 
+def as_it_is(_config: Json) -> None:
+    """Leave the configuration alone."""
+
+
 def lead_anywhere(config: Json) -> None:
     """Let every route, the refused paths' too, lead to a version's cluster."""
     routes = connection_manager(config)["route_config"]
@@ -189,8 +194,17 @@ def lead_anywhere_unguarded(config: Json) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def seam(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seam]:
-    files = Files(folder=tmp_path_factory.mktemp("seam"))
-    edits = {"generated": lambda _config: None, "backstop": lead_anywhere, "neither": lead_anywhere_unguarded}
+    async with seams(tmp_path_factory.mktemp("seam")) as running:
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def seams(
+    folder: Path, given: Callable[[Files, str], Edit] = lambda _files, _socket: as_it_is
+) -> AsyncIterator[Seam]:
+    """Run the mutable server and three Envoys; `given` may put another configuration in the generator's place."""
+    files = Files(folder=folder)
+    edits = {"generated": as_it_is, "backstop": lead_anywhere, "neither": lead_anywhere_unguarded}
     async with Upstream().running() as upstream, contextlib.AsyncExitStack() as exits:
         files.save(rules(upstream))
         path = str(exits.enter_context(sockets()) / "s")
@@ -199,9 +213,15 @@ async def seam(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Seam]:
         await transport.start(Address(path=path), None)
         exits.push_async_callback(transport.drain, 1.0)
         envoys = {}
+        put = given(files, path)
         for name, edit in edits.items():
+
+            def both(config: Json, edit: Edit = edit) -> None:
+                put(config)
+                edit(config)
+
             envoys[name], _admin = await exits.enter_async_context(
-                envoy(files, (path,), edit=edit, state=name, message_timeout_seconds=1.0)
+                envoy(files, (path,), edit=both, state=name, message_timeout_seconds=1.0)
             )
         yield Seam(transport=transport, upstream=upstream, envoys=envoys)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from tenantry.core.usage import Record, UsageRecord, read_record
 from tenantry_testing.metered_engine import MeteredEngine, stamp
 from tenantry_vllm.gate import Gate
@@ -149,6 +150,31 @@ async def test_a_preempted_request_pays_its_recomputation_in_time_and_not_in_tok
         paid_tokens = sum(record.charge.input_tokens + record.charge.cached_tokens for record in records)
         assert paid_tokens <= last.input_tokens
     assert max(record.peak_kv_bytes or 0 for record in ends) == 5 * BLOCK_BYTES
+
+
+async def test_vllms_own_metrics_show_what_waits_in_the_spool(engine: MeteredEngine) -> None:
+    """EngineCore has it, the API server is asked. Nobody is at the ledger's port, so all that was written waits."""
+    await engine.complete(2)
+    cold = engine.sink.cold_starts[0]
+    own = {"model": "chat-8b", "version": "1.4.0", "engine": cold.engine}
+    waiting = 0.0
+    async with asyncio.timeout(10):
+        while not waiting:
+            await asyncio.sleep(0.2)
+            async with engine.http.get(f"{engine.url}/metrics") as response:
+                families = {one.name: one for one in text_string_to_metric_families(await response.text())}
+            waiting = sum(one.value for one in families["tenantry_spool_waiting_records"].samples)
+    (bytes_waiting,) = families["tenantry_spool_waiting_bytes"].samples
+    (oldest,) = families["tenantry_spool_oldest_waiting_seconds"].samples
+    assert bytes_waiting.labels == oldest.labels == own
+    assert bytes_waiting.value > 0
+    assert abs(time.time() - oldest.value - cold.ended_s) < 2.0, "the cold start was the first"
+    states = {one.labels["state"]: one.value for one in families["tenantry_spool_disk_state"].samples}
+    assert states == {"ok": 1, "low": 0, "full": 0, "error": 0}
+    faults = families["tenantry_metering_faults"].samples
+    assert {one.labels["hook"] for one in faults} >= {"planned", "done", "send_input"}  # of both processes
+    assert sum(one.value for one in faults) == 0
+    assert "vllm:prompt_tokens" in families, "vLLM's own are there as before"
 
 
 async def test_through_envoy_each_route_is_billed_to_the_tenant_of_the_credential(vllm: VllmStack) -> None:

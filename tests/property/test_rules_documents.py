@@ -73,7 +73,9 @@ FULL = document(
             "records": {"seconds": 5.0, "mirrorSeconds": 60.0},
             "steps": {"percents": [5.0, 100.0], "minUnits": 300, "minSeconds": 3600.0},
         },
+        "tiers.gold.sla": {"availability": 0.999, "ttftSeconds": 2.0, "ttftShare": 0.95},
         "tenants.globex.betaSelfService": False,
+        "tenants.globex.closed": False,
         "tenants.globex.quota": dict(QUOTA),
         "tenants.acme.adapters": {"embed": "lora"},
         "tenants.acme.models": ["embed"],
@@ -156,7 +158,8 @@ WRONG: tuple[Any, ...] = (
 )  # fmt: skip
 OPTIONAL = {
     "tier", "models", "rollout", "servedName", "quota", "maxInFlight", "maxQueueSeconds", "jwt", "mtls", "tierClaim",
-    "notAfter", "defaultTier", "steps", "betaSelfService", "tls", "computeUnitsPerMinute", "computeUnitsPerPeriod",
+    "notAfter", "defaultTier", "steps", "betaSelfService", "tls",
+    "availability", "ttftSeconds", "computeUnitsPerMinute", "computeUnitsPerPeriod",
 }  # fmt: skip
 
 

@@ -90,6 +90,22 @@ async def test_a_store_knows_the_calendar(where: str, now_ms: int) -> None:
     await store.close()
 
 
+async def test_a_forgotten_account_begins_anew(where: str, key: str) -> None:
+    """With what was reserved in it; another's stays."""
+    store, other = at(where, lambda: NOW_MS / 1e3), f"{key}/other"
+    for name in (key, other):
+        await store.account(name, LIMITS, reserve("spent"))
+        await store.account(name, LIMITS, settle("spent", 700))
+        await store.account(name, LIMITS, reserve("open"))
+    await store.forget_account(key)
+    await store.forget_account(key)
+    renew = Renew(owner="a", lease_ms=LEASE_MS)
+    anew, kept = [await store.account(name, LIMITS, renew) for name in (key, other)]
+    assert (anew.used, anew.reserved) == (0, 0)
+    assert (kept.used, kept.reserved) == (700, 1_000)
+    await store.close()
+
+
 @pytest.mark.parametrize("limit", [Limits(minute=10_000), Limits(period=10_000)], ids=["minute", "period"])
 async def test_of_a_hundred_at_once_ten_have_room(where: str, key: str, limit: Limits) -> None:
     replicas = [open_state(where) for _ in range(3)]

@@ -37,6 +37,7 @@ class ToyMilvus:
             "an upsert replaces the key in every partition",
             "a delete ignores its partition",
             "a delete does nothing",
+            "a partition is not dropped",
             "an upsert does nothing",
             "reads ignore partitions",
             "writes ignore partitions",
@@ -176,6 +177,15 @@ class ToyMilvus:
         if len(partitions) >= FULL:
             return pb.Status(code=1, reason="the number of partitions exceeds the limit")
         partitions[request.partition_name] = []
+        return pb.Status()
+
+    def _ReleasePartitions(self, _message: bytes) -> Any:
+        return pb.Status()
+
+    def _DropPartition(self, message: bytes) -> Any:
+        request = pb.PartitionRequest.FromString(message)
+        if "a partition is not dropped" not in self.flaws:
+            self._collection(request).partitions.pop(request.partition_name, None)
         return pb.Status()
 
     def _HasPartition(self, message: bytes) -> Any:

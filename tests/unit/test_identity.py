@@ -205,6 +205,27 @@ def test_a_tenant_without_a_tier_is_403() -> None:
         assert (caught.value.http_status, caught.value.code) == (403, "no_tier")
 
 
+@pytest.mark.parametrize(
+    "presented",
+    [{"bearer": ACME}, {"claims": {"tenant": "acme", "tier": "gold"}}, {"sans": (f"{SAN}acme",)}],
+    ids=["key", "token", "certificate"],
+)
+def test_a_closed_tenant_is_403_whatever_it_presents(presented: dict[str, Any]) -> None:
+    rules = book({"tenants.acme.closed": True}, identity={"jwt": JWT, "mtls": MTLS}, defaultTier="bronze")
+    with pytest.raises(ForbiddenError, match="closed") as caught:
+        presents(**presented, rules=rules)
+    assert (caught.value.http_status, caught.value.code) == (403, "tenant_closed")
+    assert presents(bearer=GLOBEX, rules=rules).profile.name == "globex"
+    with pytest.raises(UnauthenticatedError):  # a stranger does not learn who is closed
+        presents(bearer=b"x", rules=rules)
+
+
+def test_a_closed_tenant_needs_no_tier() -> None:
+    rules = book({"tenants.acme": {"closed": True}})
+    assert rules.closed("acme")
+    assert not rules.closed("nobody")
+
+
 def test_the_claims_are_those_that_the_rules_name() -> None:
     rules = book(identity={"jwt": JWT | {"tenantClaim": "org", "tierClaim": "plan"}}, defaultTier="bronze")
     claims = {"org": "umbrella", "plan": "gold", "tenant": "acme", "tier": "bronze"}

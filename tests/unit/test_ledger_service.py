@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 import structlog
 import yaml
+from aiohttp import web
 from dataplane.pki import Authority
 from tenantry.adapters import logs
 from tenantry.adapters.bind import Address, BindError, Tls
@@ -460,3 +461,48 @@ async def test_a_database_that_is_away_at_the_start_is_waited_for(options: Ledge
         path.rmdir()
         assert (await service.post(request()))[0] == 200
         assert (await service.ask("GET", "/readyz"))[0] == 200
+
+
+async def test_the_kubelet_sees_a_drain(
+    options: LedgerOptions, log: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the telemetry listener: the other one waits for batches that are being booked, and takes no more."""
+    seen: list[int] = []
+    end = web.AppRunner.cleanup
+
+    async def look() -> None:
+        async with aiohttp.ClientSession() as http, http.get(f"http://{running.telemetry}/readyz") as page:
+            seen.append(page.status)
+
+    async def cleanup(runner: web.AppRunner) -> None:
+        if len(seen) == 1:  # the first to end is the one for records
+            await look()
+        await end(runner)
+
+    monkeypatch.setattr(web.AppRunner, "cleanup", cleanup)
+    telemetry = Address(host="127.0.0.1", port=0)
+    async with ledger_serving(msgspec.structs.replace(options, telemetry=telemetry)) as running:
+        await look()
+    assert seen == [200, 503]
+
+
+async def test_over_tls_what_is_counted_is_for_the_admin_token_and_probes_for_any_client_that_is_allowed(
+    options: LedgerOptions, log: io.StringIO, tmp_path: Path
+) -> None:
+    """Engines have a certificate too, and /metrics names every tenant."""
+    authority = Authority(tmp_path, "ca")
+    certificate, key = authority.leaf("server", "127.0.0.1")
+    tls = Tls(certificate=certificate, key=key, client_ca=tmp_path / "ca.pem", allowed_sans=frozenset({ENGINE}))
+    context = authority.client(authority.leaf("client", ENGINE))
+
+    async def status(path: str, token: str | None) -> int:
+        sent = {"authorization": f"Bearer {token}"} if token else {}
+        async with (
+            aiohttp.ClientSession(headers=sent) as http,
+            http.get(f"https://{running.listen}{path}", ssl=context) as page,
+        ):
+            return page.status
+
+    async with ledger_serving(msgspec.structs.replace(options, tls=tls)) as running:
+        assert [await status("/metrics", token) for token in (None, USAGE, KEYS["acme"], ADMIN)] == [401, 401, 401, 200]
+        assert await status("/readyz", None) == 200

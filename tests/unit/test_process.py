@@ -118,6 +118,25 @@ async def test_records_are_taken_while_the_transport_drains(
     assert seen == [(200, 503)]
 
 
+async def test_the_kubelet_sees_a_drain(options: ServeOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the telemetry listener, which lives until the last exchange has ended."""
+    seen: list[tuple[str, int]] = []
+
+    async def look() -> None:
+        async with aiohttp.ClientSession() as http:
+            for path in ("healthz", "readyz", "metrics"):
+                async with http.get(f"{url}/{path}") as page:
+                    seen.append((path, page.status))
+
+    monkeypatch.setattr(GrpcioTransport, "drain", lambda *_: look())
+    telemetry = Address(host="127.0.0.1", port=0)
+    async with serving(replace(options, telemetry=telemetry), lambda *_: {}) as running:
+        url = f"http://{running.telemetry}"
+        await look()
+    assert seen[:3] == [("healthz", 200), ("readyz", 200), ("metrics", 200)]
+    assert seen[3:] == [("healthz", 200), ("readyz", 503), ("metrics", 200)]
+
+
 async def test_a_shared_store_that_hangs_keeps_no_process_from_starting_and_ending(
     options: ServeOptions, log: io.StringIO
 ) -> None:

@@ -41,6 +41,11 @@ class Store:
     def of(self, tenant: str = "acme") -> Account:
         return self.accounts[f"quota/{tenant}"]
 
+    async def forget_account(self, key: str) -> None:
+        if self.down:
+            raise StateUnavailableError("nobody is there")
+        self.accounts.pop(key, None)
+
     async def entries(self, key: str, limit: int) -> list[bytes]:
         return []
 
@@ -222,3 +227,16 @@ async def test_too_many_settlements_push_out_the_oldest(monkeypatch: pytest.Monk
     assert (house.accounts.owed, house.count("settlements_dropped_total")) == (2, 1)
     await house.settle()
     assert house.store.of().used == 20
+
+
+async def test_an_account_is_forgotten_here_and_in_the_store() -> None:
+    store = Store()
+    house = House(store)
+    await house.spend("r1", 700)
+    assert "acme" in house.accounts.last
+    await house.accounts.forget("acme")
+    assert (store.accounts, house.accounts.last) == ({}, {})
+    await house.accounts.forget("acme")  # once more: nothing to do
+    store.down = True
+    with pytest.raises(StateUnavailableError):
+        await house.accounts.forget("acme")

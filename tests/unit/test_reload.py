@@ -357,6 +357,65 @@ async def test_the_kubelets_way_of_updating_a_config_map(tmp_path: Path, house: 
     assert house.sidecar.generation == 2
 
 
+async def test_parts_of_a_folder_are_watched(tmp_path: Path, log: io.StringIO) -> None:
+    """A part added, changed, moved away; a double changes nothing, an editor's file is not looked at."""
+    house = House(tmp_path)
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    house.path.replace(folder / "rules.yaml")
+    source = Source(folder, house.secret.parent)
+    house.reloader = Reloader(source, house.sidecar, house.clusters, source.digest(*source.read()))
+
+    def tenants() -> set[str]:
+        return set(house.sidecar.snapshot.book.rules.tenants) - {"acme", "globex", "initech"}
+
+    def put(name: str, text: str) -> None:
+        (folder / f".{name}").write_text(text)
+        (folder / f".{name}").replace(folder / name)
+
+    seconds = reload.RECHECK_MILLISECONDS / 2e3
+    async with watching(house):
+        put("tenants-001.yaml", "tenants: {hooli: {tier: gold}}")
+        await until(lambda: tenants() == {"hooli"}, seconds=seconds)
+        put("tenants-002.yaml", "tenants: {hooli: {tier: gold}, stark: {tier: gold}}")
+        await until(lambda: house.reloader.status.state == "refused", seconds=seconds)
+        (problem,) = house.reloader.status.problems
+        assert problem.startswith("tenants-002.yaml: tenants.hooli: it stands in tenants-001.yaml already")
+        assert tenants() == {"hooli"}
+        (folder / "tenants-001.yaml").unlink()
+        await until(lambda: tenants() == {"hooli", "stark"}, seconds=seconds)
+        generation = house.sidecar.generation
+        (folder / "tenants-003.yaml~").write_text("{")
+        await house.reloader.check()
+        assert house.sidecar.generation == generation
+
+
+async def test_a_mounted_folder_is_swapped_whole(tmp_path: Path, log: io.StringIO) -> None:
+    house = House(tmp_path)
+    volume = tmp_path / "volume"
+
+    def publish(number: int, **parts: str) -> None:
+        made = volume / f"..{number}"
+        made.mkdir(parents=True)
+        for name, text in parts.items():
+            (made / f"{name}.yaml").write_text(text)
+        (volume / "..data_tmp").symlink_to(made.name)
+        (volume / "..data_tmp").replace(volume / "..data")
+
+    base = house.path.read_text()
+    publish(1, rules=base, more="tenants: {hooli: {tier: gold}}")
+    for name in ("rules.yaml", "more.yaml"):
+        (volume / name).symlink_to(f"..data/{name}")
+    source = Source(volume, house.secret.parent)
+    house.reloader = Reloader(source, house.sidecar, house.clusters, source.digest(*source.read()))
+    async with watching(house):
+        publish(2, rules=base, more="tenants: {stark: {tier: gold}}")
+        await until(
+            lambda: "stark" in house.sidecar.snapshot.book.rules.tenants, seconds=reload.RECHECK_MILLISECONDS / 2e3
+        )
+    assert "hooli" not in house.sidecar.snapshot.book.rules.tenants
+
+
 async def test_without_events_the_bytes_are_compared_now_and_then(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ async def door(
 DOORS: dict[str, list[tuple[str, str, object]]] = {
     "admin": [
         ("GET", "/rules", None),
+        ("GET", "/rules/document", None),
         ("GET", "/rollouts", None),
         ("POST", "/rollouts", WORD),
         ("GET", f"/rollouts/history?model={MODEL}", None),
@@ -384,6 +385,24 @@ async def test_a_key_that_has_expired_or_is_sent_twice_is_401(door: Door) -> Non
     door.sidecar.activate(snapshot({**SPLIT, **SELF_SERVICE, "tenants.globex.keys": expired}))
     assert await door.ask("PUT", "/beta", key, {"beta": True}) == (401, {"error": "The API key has expired."})
     assert door.house.rollouts.live.beta == {}
+
+
+async def test_what_is_kept_of_a_closed_tenant_is_forgotten(door: Door) -> None:
+    """Only of a closed one, and only for the admin token."""
+    assert (await door.ask("PUT", "/beta", KEYS["globex"], {"beta": True}))[0] == 200
+    assert await door.ask("DELETE", "/tenants/globex", ADMIN) == (
+        409, {"error": "the live rules do not close this tenant (tenants.globex.closed: true)"},
+    )  # fmt: skip
+    door.sidecar.activate(snapshot({**SPLIT, **SELF_SERVICE, "tenants.globex.closed": True}))
+    assert (await door.ask("GET", "/beta", KEYS["globex"])) == (
+        403, {"error": "This tenant is closed. Ask the platform's operator."},
+    )  # fmt: skip
+    for token in (USAGE, KEYS["globex"], KEYS["acme"], None):
+        assert (await door.ask("DELETE", "/tenants/globex", token))[0] == 401
+    assert door.house.rollouts.live.beta == {"globex": True}
+    for _ in range(2):
+        assert (await door.ask("DELETE", "/tenants/globex", ADMIN))[0] == 200
+    assert door.house.rollouts.live.beta == {"globex": False}
 
 
 async def test_a_store_that_is_down_is_no_business_of_a_tenants(door: Door, store: MemoryStore) -> None:

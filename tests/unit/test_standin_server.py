@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
+from tenantry.core.usage import Record
 from tenantry_standin.__main__ import json_lines, main
 from tenantry_standin.batching import Finished, Limits, StepCost
 from tenantry_standin.behaviour import Behaviour
@@ -22,6 +23,7 @@ from tenantry_standin.bodies import ApiError
 from tenantry_standin.engine import EngineConfig
 from tenantry_standin.pages import ADMIN_ROUTES, check_loopback
 from tenantry_standin.server import RunningEngine, start
+from tenantry_vllm.delivery import DeliveryStatus
 
 FAST = Behaviour(speed=100.0)
 SLOW_STEP = StepCost(fixed_ms=400.0)
@@ -424,6 +426,25 @@ async def test_metrics_count() -> None:
             lines = (await response.text()).splitlines()
         assert all(line.startswith(("standin_", "# HELP standin_", "# TYPE standin_")) for line in lines)
         assert {"standin_output_tokens_total 3", "standin_finished_total 1", "standin_running 0"} < set(lines)
+
+
+async def test_metrics_have_those_of_a_real_engine_where_records_are_delivered() -> None:
+    def lost(_: Record) -> None:
+        raise OSError("broken on purpose")
+
+    delivery = DeliveryStatus(disk="ok", waiting_records=3, limit_bytes=10)
+    running = await start(
+        EngineConfig(model="chat-8b", version="1.4.0"), on_record=lost, delivery_status=lambda: delivery
+    )
+    async with aiohttp.ClientSession(running.url) as client, client.get("/metrics") as response:
+        text = await response.text()
+    await running.stop()
+    own = f'engine="{running.engine_id}",model="chat-8b"'
+    assert f'tenantry_spool_waiting_records{{{own},version="1.4.0"}} 3.0' in text
+    assert f'tenantry_spool_disk_state{{{own},state="ok",version="1.4.0"}} 1.0' in text
+    (faults,) = [line for line in text.splitlines() if line.startswith("tenantry_metering_faults_total{")]
+    assert 'hook="deliver"' in faults
+    assert float(faults.split()[1]) >= 1  # the cold start, at least
 
 
 async def test_stop_drains_what_is_open_and_cuts_what_does_not_end() -> None:

@@ -4,24 +4,31 @@
 |---|---|---|
 | `GET /healthz`, `/readyz`, `/metrics` | none | nothing secret: alive, ready, what is counted |
 | `GET /rules` | admin token | what the newest document came to |
+| `GET /rules/document` | admin token | the live document, whole |
+| `DELETE /tenants/NAME` | admin token | forgets beta flag and quota of a tenant that the rules close |
 | `GET /rollouts`, `POST /rollouts`, `GET /rollouts/history` | admin token | the rollouts, and an operator's word |
 | `POST /usage` | usage token | engines' usage records |
 | `GET /quota` | a tenant's API key, or the admin token | what that tenant has spent; any tenant's, or all |
+| `GET /console`, `/console/data` | the admin token, or a session that began with it | the page of `adapters.console` |
 | `GET /beta`, `PUT /beta` | a tenant's API key | that tenant's own beta flag, if the rules let it have one |
 """
 
+import asyncio
 import os
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from tenantry.adapters import telemetry
 from tenantry.adapters.bind import Address, BindError, Tls, require_safe, sans_of
+from tenantry.adapters.console.page import Console
 from tenantry.adapters.quotas.desk import Quotas
 from tenantry.adapters.quotas.routes import QuotaRoutes
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollout_routes import RolloutRoutes, bears, error
 from tenantry.adapters.sidecar import Sidecar
+from tenantry.adapters.tenant_routes import TenantRoutes
 from tenantry.core.usage import MAX_BATCH_BYTES
 
 SHUTDOWN_SECONDS = 2.0
@@ -31,12 +38,16 @@ SHUTDOWN_SECONDS = 2.0
 class Admin:
     """The admin HTTP server. `ready` is set by whoever starts and drains the transport."""
 
-    def __init__(self, sidecar: Sidecar, reloader: Reloader, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self, sidecar: Sidecar, reloader: Reloader, quotas: Quotas | None = None, console: Console | None = None
+    ) -> None:
         self._sidecar = sidecar
+        self._console = console
         self._reloader = reloader
         self._rollout_routes = RolloutRoutes(sidecar)
         self._quotas = quotas
         self.ready = False
+        self._shown_one_at_a_time = asyncio.Lock()
         self._runners: list[web.AppRunner] = []
 
     async def start(self, address: Address, tls: Tls | None) -> Address:
@@ -47,8 +58,11 @@ class Admin:
             [
                 *telemetry.routes(self.unready, self.exposition),
                 web.get("/rules", self._rules),
+                web.get("/rules/document", self._document),
                 *self._rollout_routes.routes(),
                 *QuotaRoutes(self._sidecar, self._quotas).routes(),
+                *TenantRoutes(self._sidecar, self._quotas).routes(),
+                *(self._console.routes() if self._console is not None else ()),
             ]
         )
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
@@ -75,11 +89,14 @@ class Admin:
 
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return what is counted, in the format that a scraper accepts, and its content type."""
-        if self._sidecar.rollouts is not None:
-            self._sidecar.rollouts.show()
-        if self._quotas is not None:
-            self._quotas.show()
-        return self._sidecar.metrics.exposition(accept)
+        # Gauges are set anew for each: nobody may clear them while they are read.
+        async with self._shown_one_at_a_time:
+            if self._sidecar.rollouts is not None:
+                self._sidecar.rollouts.show()
+            if self._quotas is not None:
+                self._quotas.show()
+            # 42,000 series take a second and more; requests must not wait for that.
+            return await asyncio.to_thread(self._sidecar.metrics.exposition, accept)
 
     async def _rules(self, request: web.Request) -> web.Response:
         if not bears(request, self._sidecar.snapshot.keyring.admin_token):
@@ -97,6 +114,12 @@ class Admin:
                 "pid": os.getpid(),
             }
         )
+
+    async def _document(self, request: web.Request) -> web.Response:
+        if not bears(request, self._sidecar.snapshot.keyring.admin_token):
+            return error(401, "send the admin token as Bearer")
+        body = msgspec.json.encode(self._sidecar.snapshot.book.rules)
+        return web.Response(body=body, content_type="application/json")
 
 
 def only_allowed_clients(tls: Tls) -> Middleware:

@@ -49,8 +49,8 @@ class LedgerOutbox:
     def __init__(
         self, path: Path, url: str, token: Callable[[], bytes], metrics: UsageMetrics, *, tls: Tls | None = None
     ) -> None:
-        self._path, self._url, self._token, self._metrics = path, _checked(url), token, metrics
-        self._ssl = _client_context(tls) if tls is not None and self._url.startswith("https:") else None
+        self._path, self._url, self._token, self._metrics = path, checked_url(url), token, metrics
+        self._ssl = client_context(tls) if tls is not None and self._url.startswith("https:") else None
         self._pending: list[UsageRecord] = []
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tenantry-outbox")
         self._connection: sqlite3.Connection | None = None
@@ -205,7 +205,7 @@ class LedgerOutbox:
             self._connection = None
 
 
-def _checked(url: str) -> str:
+def checked_url(url: str) -> str:
     """Return a ledger's URL; raise TenantryError for one to which a token must not go."""
     parts = urlsplit(url)
     if parts.scheme == "https" and parts.hostname:
@@ -215,7 +215,8 @@ def _checked(url: str) -> str:
     raise TenantryError(f"--ledger {parts.scheme}://{parts.hostname}: https://HOST:PORT, or http of this machine alone")
 
 
-def _client_context(tls: Tls) -> ssl.SSLContext:
+def client_context(tls: Tls) -> ssl.SSLContext:
+    """Return what a client shows and checks that has our own listener's certificate and CA."""
     context = ssl.create_default_context(cafile=str(tls.client_ca))
     context.load_cert_chain(tls.certificate, tls.key)
     return context

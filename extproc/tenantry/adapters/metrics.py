@@ -77,6 +77,12 @@ class Metrics:
             "tenantry_decision_seconds", "Own time per exchange", buckets=_DECISION_SECONDS, registry=self.registry
         )
         self._errors = self._counter("internal_errors", "Events that ended a stream with an error", ("kind",))
+        for kind in (
+            "conversation",
+            "bug",
+            "access_log",
+        ):  # an alert sees the first one only if there was a 0 before it
+            self._errors.labels(kind)
         self._reloads = self._counter("rules_reloads", "Reloads by result", ("result",))
         self._rules_ok = Gauge(
             "tenantry_rules_last_reload_ok", "1 when the newest document is live", registry=self.registry

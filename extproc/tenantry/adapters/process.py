@@ -16,6 +16,10 @@ from msgspec import Struct
 from tenantry.adapters import logs
 from tenantry.adapters.admin import Admin
 from tenantry.adapters.bind import Address, Tls, require_safe
+from tenantry.adapters.console.document import Sources
+from tenantry.adapters.console.page import Console
+from tenantry.adapters.console.traffic import Traffic
+from tenantry.adapters.console.usage import LedgerUsage
 from tenantry.adapters.envoy_clusters import EnvoyClusters
 from tenantry.adapters.grpcio_transport import GrpcioTransport
 from tenantry.adapters.ledger_outbox import LedgerOutbox
@@ -27,7 +31,7 @@ from tenantry.adapters.reckoning import Reckoning
 from tenantry.adapters.reload import Reloader
 from tenantry.adapters.rollouts import Rollouts
 from tenantry.adapters.rules_file import Source
-from tenantry.adapters.sidecar import OutcomeSink, Sidecar
+from tenantry.adapters.sidecar import OutcomeSink, Sidecar, Tracer
 from tenantry.adapters.state import open_state
 from tenantry.adapters.stores import Stores
 from tenantry.adapters.telemetry import telemetry
@@ -49,7 +53,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     `state` is the SQLite file of this machine's rollouts, `redis` the URL of the store that replicas
     elsewhere share with it. `local_admin` is `admin` once more without certificates, on loopback or a unix socket, for
     operators on this machine. `telemetry` is where kubelet and Prometheus ask. `ledger` is the URL that
-    gets the records which the sidecar itself makes.
+    gets the records which the sidecar itself makes. `traces` is the OTLP/HTTP endpoint for spans.
     """
 
     rules: Path
@@ -65,6 +69,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     envoy_admins: tuple[str, ...] = ()
     outcomes: Path | None = None
     ledger: str | None = None
+    traces: str | None = None
     grace_seconds: float = 20.0
 
 
@@ -102,11 +107,18 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         quotas = _quotas(options, metrics, stack, webhook, writer)
         send = _ledger(options, metrics, stack, lambda: sidecar)
         reckoning = Reckoning(lambda: sidecar.snapshot.book, quotas, metrics.usage, send)
-        sinks.append(reckoning.outcome)
+        sinks += [reckoning.outcome, (traffic := Traffic()).outcome]
         stores = Stores(metrics.store_gate, options.state.with_name("stores.json"))
         stack.push_async_callback(stores.stop)
         sidecar = Sidecar(
-            snapshot, metrics, sinks, rollouts=rollouts, stores=stores, quotas=quotas, responses=reckoning.response
+            snapshot,
+            metrics,
+            sinks,
+            rollouts=rollouts,
+            stores=stores,
+            quotas=quotas,
+            responses=reckoning.response,
+            traces=_traces(options, stack),
         )
         await rollouts.start()
         await quotas.accounts.start()
@@ -120,7 +132,10 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         stack.push_async_callback(_cancelled, asyncio.create_task(quotas.run()))
         reloader = Reloader(source, sidecar, clusters, source.digest(raw, files))
         transport = GrpcioTransport(sidecar)
-        admin = Admin(sidecar, reloader, quotas)
+        admin = Admin(sidecar, reloader, quotas, _console(Sources(
+            sidecar=sidecar, reloader=reloader, rollouts=rollouts, quotas=quotas, traffic=traffic, stores=stores.status,
+            usage=_usage(options, sidecar),
+        ), stack))  # fmt: skip
         shown = await _telemetry(options, admin, stack)
         admin_address = await _admin(options, admin, stack)
         # Who may open a unix socket says its folder: Envoy speaks no TLS there.
@@ -135,6 +150,17 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
         finally:
             admin.ready = False
             logs.get().info("draining", open_exchanges=sidecar.open_exchanges, grace_seconds=options.grace_seconds)
+
+
+def _traces(options: ServeOptions, stack: contextlib.AsyncExitStack) -> Tracer | None:
+    """Return what makes spans, if they are wanted; else nothing is imported, and nothing is asked per exchange."""
+    if options.traces is None:
+        return None
+    from tenantry.adapters.traces import Traces  # noqa: PLC0415  # OpenTelemetry: only here
+
+    traces = Traces(options.traces)
+    stack.push_async_callback(traces.stop)
+    return traces
 
 
 async def _telemetry(options: ServeOptions, admin: Admin, stack: contextlib.AsyncExitStack) -> Address | None:
@@ -202,6 +228,19 @@ def _ledger(
     stack.push_async_callback(outbox.stop)
     stack.push_async_callback(_cancelled, asyncio.create_task(outbox.run()))
     return outbox.add
+
+
+def _console(shown: Sources, stack: contextlib.AsyncExitStack) -> Console:
+    console = Console(shown)
+    stack.push_async_callback(console.stop)
+    return console
+
+
+def _usage(options: ServeOptions, sidecar: Sidecar) -> LedgerUsage | None:
+    """Return what asks the ledger for the console."""
+    if options.ledger is None:
+        return None
+    return LedgerUsage(options.ledger, lambda: sidecar.snapshot.keyring.admin_token, tls=options.tls)
 
 
 async def serve(options: ServeOptions, render_clusters: Callable[..., dict[str, Any]]) -> None:

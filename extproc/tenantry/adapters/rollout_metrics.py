@@ -106,7 +106,8 @@ class RolloutMetrics:
     def observed(self, model: str, joined: Joined) -> None:
         """Count what a guard will be shown."""
         kind = "pair" if isinstance(joined.seen, Pair) else "split"
-        self._observed.labels(self._models[model], kind, "no" if joined.without_record else "yes").inc()
+        yes, no = (self._observed.labels(self._models[model], kind, record) for record in ("yes", "no"))
+        (no if joined.without_record else yes).inc()
 
     def dropped(self, requests: int = 1) -> None:
         """Count evidence that is lost."""

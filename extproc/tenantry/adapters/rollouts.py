@@ -228,6 +228,11 @@ class Rollouts:
         """
         await self._flags.set(tenant.profile.name, beta=beta)
 
+    async def end_beta(self, name: str) -> None:
+        """Take back the flag that a tenant without a credential had set; raises as `set_beta` does."""
+        if self._flags.flags.get(name):
+            await self._flags.set(name, beta=False)
+
     async def history(self, model: str, limit: int) -> list[Entry]:
         """Return the last transitions of a model's rollout, oldest first; what a shared store forgot is in the file."""
         conduct = self._find(model)
@@ -236,6 +241,11 @@ class Rollouts:
     def status(self) -> list[Status]:
         """Return every rollout of the live rules."""
         return [self._status(conduct) for conduct in self._conducts.values()]
+
+    @property
+    def stores_up(self) -> bool:
+        """Whether every state store answered when it was last asked."""
+        return not self._down
 
     def show(self) -> None:
         """Set the gauges, for somebody who scrapes."""

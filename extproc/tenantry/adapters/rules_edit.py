@@ -17,6 +17,7 @@ import yaml
 from tenantry.adapters.rules_file import DATA, read_document, read_file, read_parts, read_rules, rules_of
 from tenantry.core.apikeys import Entry
 from tenantry.core.errors import Problem, RulesError
+from tenantry.core.rules import TenantRules
 from tenantry.core.schema import join, nearest
 
 Edit = Callable[[list[Entry]], list[Entry]]
@@ -66,9 +67,71 @@ def edit_part(path: Path, tenant: str, change: Callable[[bytes], bytes]) -> None
     _replace(target, after, target)
 
 
+def close_tenant(path: Path, tenant: str) -> bool:
+    """Make a tenant's entry say that it is closed, or add one that does; return whether anything was to be changed.
+
+    Its keys and all else go; its tier and quota stay, since the running period's invoice goes by them.
+    """
+    parts = read_parts(path)
+    entry = rules_of(parts).tenants.get(tenant)
+    if is_only_closed(entry):
+        return False
+    if entry is not None:
+        edit_part(path, tenant, lambda raw: _with_entry(raw, tenant))
+        return True
+    named = [each for each in parts if "tenants" in _plain_mapping(each[1])]
+    name, before = (named or parts)[-1]
+    after = _with_entry(before, tenant)
+    rules_of(tuple((each, after if each == name else raw) for each, raw in parts))
+    target = path / name if name else path
+    _replace(target, after, target)
+    return True
+
+
+def is_only_closed(entry: TenantRules | None) -> bool:
+    """Return whether an entry closes its tenant and says no more than invoices need."""
+    return entry is not None and entry == TenantRules(tier=entry.tier, quota=entry.quota, closed=True)
+
+
+def _with_entry(raw: bytes, tenant: str) -> bytes:
+    """Return a part in which the tenant's entry is that of a closed one, and all else is as it was."""
+    before = _plain_mapping(raw)
+    tenants = before.get("tenants") or {}
+    kept = {key: value for key, value in tenants.get(tenant, {}).items() if key in ("tier", "quota")}
+    closed = {"closed": True, **kept}
+    text = raw.decode("utf-8", "strict")
+    splice = _closing(text, tenant, json.dumps(closed))
+    after = (text[: splice.start] + splice.text + text[splice.end :]).encode()
+    if _plain(after) != {**before, "tenants": {**tenants, tenant: closed}}:
+        hint = f"edit it by hand: tenants.{tenant}: {json.dumps(closed)}"
+        raise RulesError([Problem(path=join("tenants", tenant), message="cannot be edited without more", hint=hint)])
+    return after
+
+
+def _closing(text: str, tenant: str, entry: str) -> Splice:
+    root = yaml.compose(text, _COMPOSER)
+    tenants = _value(root, "tenants")
+    node = None if tenants is None else _value(tenants, tenant)
+    if node is not None:
+        return Splice(node.start_mark.index, _end(node), entry)
+    member = f"{json.dumps(tenant)}: {entry}"
+    if tenants is None:
+        newline = "" if text.endswith("\n") else "\n"
+        return Splice(len(text), len(text), f"{newline}tenants:\n  {member}\n")
+    if tenants.flow_style:
+        start = tenants.start_mark.index + 1
+        return Splice(start, start, member + (", " if tenants.value else ""))
+    first = tenants.value[0][0].start_mark
+    return Splice(first.index, first.index, f"{member}\n{' ' * first.column}")
+
+
+def _plain_mapping(raw: bytes) -> dict[str, Any]:
+    document: dict[str, Any] = read_document(raw)  # type: ignore[assignment]  # of a valid document
+    return document
+
+
 def _tenants(raw: bytes) -> dict[str, Any]:
-    document: Any = read_document(raw)
-    return document.get("tenants") or {}
+    return _plain_mapping(raw).get("tenants") or {}
 
 
 def _replace(target: Path, content: bytes, like: Path) -> None:

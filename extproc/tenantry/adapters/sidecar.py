@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from tenantry.adapters import access_log, codec, logs
 from tenantry.adapters.bind import Address, Tls
 from tenantry.adapters.metrics import Metrics
+from tenantry.adapters.refusals import Refusals
 from tenantry.adapters.rollouts import Rollouts
 from tenantry.core.errors import ConversationError, RequestRefusedError, UnavailableError
 from tenantry.core.events import Event, Forward, Reply
@@ -62,16 +63,34 @@ class QuotaDesk(Protocol):
         """Take in a usage record, of whichever request."""
 
 
+class Trace(Protocol):
+    """What follows one exchange to tell of it afterwards; `adapters.traces` makes spans of it."""
+
+    def saw(self, event: Event, reply: Reply) -> None:
+        """Note an event and what it was answered with."""
+
+    def ended(self, session: Session, own_seconds: float) -> None:
+        """Tell of an exchange that ended; never raise."""
+
+
+class Tracer(Protocol):
+    """What begins to follow exchanges."""
+
+    def begin(self) -> Trace:
+        """Follow one."""
+
+
 class Exchange:
     """One ext_proc stream."""
 
-    __slots__ = ("_own_seconds", "_session", "_sidecar", "_waiting", "closed")
+    __slots__ = ("_own_seconds", "_session", "_sidecar", "_trace", "_waiting", "closed")
 
     def __init__(self, sidecar: "Sidecar", session: Session) -> None:
         self._sidecar = sidecar
         self._session = session
         self._own_seconds = 0.0
         self._waiting: tuple[Event, Forward] | None = None
+        self._trace = None if sidecar.traces is None else sidecar.traces.begin()
         self.closed = False
 
     def answer(self, message: bytes) -> bytes:
@@ -86,6 +105,8 @@ class Exchange:
         begin = time.perf_counter()
         event = codec.decode(message)
         reply = self._session.on_event(event, time.time())
+        if self._trace is not None:
+            self._trace.saw(event, reply)
         if isinstance(reply, Forward) and self._needs():
             self._waiting = event, reply
             encoded = b""
@@ -150,6 +171,8 @@ class Exchange:
         """Note the end of the stream: the HTTP exchange is over, or its client went away."""
         if not self.closed:
             self.closed = True
+            if self._trace is not None:
+                self._trace.ended(self._session, self._own_seconds)
             self._sidecar.exchange_closed(self, self._session, self._own_seconds)
 
 
@@ -158,7 +181,7 @@ class Sidecar:
 
     `rollouts` follows what goes live and sees the outcomes; without it nobody gets a candidate. Without `stores` no
     vector store is used, and without `quotas` nobody who has one is served. `responses` gets the usage that was read
-    from a response when its exchange has ended.
+    from a response when its exchange has ended. `traces` follows each exchange; without it none is.
     """
 
     def __init__(
@@ -171,13 +194,16 @@ class Sidecar:
         stores: StoreGate | None = None,
         quotas: QuotaDesk | None = None,
         responses: Callable[[ResponseUsage], None] = lambda _usage: None,
+        traces: Tracer | None = None,
     ) -> None:
         self.snapshot = snapshot
         self.quotas = ClosedQuotas() if quotas is None else quotas
         self.stores = ClosedStores() if stores is None else stores
         self.rollouts = rollouts
+        self.traces = traces
         self.generation = 1
         self.metrics = metrics
+        self.refusals = Refusals()
         self._responses = responses
         self._sinks = tuple(sinks) if rollouts is None else (*sinks, rollouts.outcome)
         self._open: set[Exchange] = set()
@@ -226,6 +252,8 @@ class Sidecar:
             self._responses(session.response_usage)
         if session.claim is not None:
             self.quotas.ended(session.request_id)
+        if session.state is State.ANSWERED:
+            self.refusals.note(session, time.time())
         self.metrics.exchange_closed(session, own_seconds)
 
     def access_log_message(self, message: bytes) -> None:

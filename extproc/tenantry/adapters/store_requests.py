@@ -49,6 +49,7 @@ class StoreRequests:
             return
         store, operation = exchange.store_of.name, exchange.operation
         refusal = session.refusal
+        foreign = self._foreign.labels(tenant, store)  # there with the first request: 0 is a statement
         if session.state is State.VERIFIED:
             self._rows.labels(tenant, store).inc(exchange.rows)
             result = "passed"
@@ -61,7 +62,7 @@ class StoreRequests:
             if refusal.code in (FOREIGN_ROW, UNREADABLE):
                 result = "withheld"
             if refusal.code == FOREIGN_ROW:
-                self._foreign.labels(tenant, store).inc()
+                foreign.inc()
                 logs.get().critical("a store answered with a row of another tenant",
                                     tenant=name, store=store, operation=operation)  # fmt: skip
             else:

@@ -14,3 +14,5 @@ class UsageMetrics:
         self.records = Counter(
             "tenantry_ledger_outbox_records", "Records for the ledger by result", ("result",), registry=registry
         )
+        for result in ("sent", "refused", "dropped"):
+            self.records.labels(result)

@@ -55,11 +55,16 @@ class _Claim(Struct, frozen=True, kw_only=True):
     tier: str | None = None
 
 
+def is_tenant_name(name: str) -> bool:
+    """Return whether a credential could name a tenant so."""
+    return _TENANT.fullmatch(name) is not None
+
+
 def authenticate(book: RuleBook, presented: Presented, now: float) -> Tenant:
     """Return the one tenant that every presented credential names; `now` is Unix seconds.
 
     Raises UnauthenticatedError without a good credential, ForbiddenError for a verified tenant
-    for which no tier is known.
+    that is closed or for which no tier is known.
     """
     claims = list(_claims(book, presented, now))
     if not claims:
@@ -69,6 +74,8 @@ def authenticate(book: RuleBook, presented: Presented, now: float) -> Tenant:
     first = claims[0]
     if any(claim.tenant != first.tenant for claim in claims):
         raise UnauthenticatedError("conflicting_credentials", "The credentials presented name different tenants.")
+    if book.closed(first.tenant):
+        raise ForbiddenError("tenant_closed", "This tenant is closed. Ask the platform's operator.")
     tier = next((claim.tier for claim in claims if claim.tier is not None), None)
     profile = book.profile(first.tenant, tier)
     if profile is None:

@@ -79,6 +79,15 @@ class RuleBook:
             return None
         return self._profile(name, self.rules.tenants.get(name, TenantRules()), tier)
 
+    def untiered(self, name: str) -> Profile:
+        """Return the profile of a tenant whose tier only its token will tell, with no tier in it yet."""
+        return self._profile(name, self.rules.tenants.get(name, TenantRules()))
+
+    def closed(self, name: str) -> bool:
+        """Return whether a tenant is refused whatever it presents."""
+        entry = self.rules.tenants.get(name)
+        return entry is not None and entry.closed
+
     def reads_responses(self, profile: Profile) -> bool:
         """Return whether the tenant may name a model whose usage is read from its responses."""
         return any(profile.may_use(name) for name in self._read_models)

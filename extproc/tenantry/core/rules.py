@@ -225,7 +225,7 @@ class TenantRules(Document, frozen=True, kw_only=True):
     `models` limits it to these (absent: all). `pins` fix versions, `beta` asks for candidates,
     `adapters` name the LoRA adapter that answers for it. `beta_self_service` lets the tenant set
     its beta flag itself, at run time; without it the document's `betaSelfService` counts. `quota` takes the place
-    of its tier's.
+    of its tier's. `closed` refuses the tenant whatever it presents, also a token or certificate that names it.
     """
 
     tier: TierName | None = None
@@ -236,6 +236,7 @@ class TenantRules(Document, frozen=True, kw_only=True):
     beta_self_service: bool | None = None
     adapters: dict[ModelName, ModelName] = {}
     quota: Quota | None = None
+    closed: bool = False
 
 
 class Limits(Document, frozen=True, kw_only=True):
@@ -307,7 +308,7 @@ def _dangling_tiers(rules: Rules) -> Iterator[Problem]:
     for name, tenant in rules.tenants.items():
         if tenant.tier is not None and tenant.tier not in rules.tiers:
             yield _no_such(join(join("tenants", name), "tier"), "tier", tenant.tier, rules.tiers)
-        elif tenant.tier is None and rules.default_tier is None and not tier_from_token:
+        elif tenant.tier is None and rules.default_tier is None and not (tier_from_token or tenant.closed):
             yield Problem(
                 path=join(join("tenants", name), "tier"),
                 message="the tenant has no tier",

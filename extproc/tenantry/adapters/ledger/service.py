@@ -86,7 +86,8 @@ async def ledger_serving(options: LedgerOptions) -> AsyncIterator[LedgerRunning]
         told = None
         if options.telemetry is not None:
             told = await stack.enter_async_context(telemetry(options.telemetry, health.unready, health.exposition))
-        runner = web.AppRunner(application(service, options.tls), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        app = application(service, options.tls, health)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         listen = await _listening(runner, options)
@@ -105,10 +106,10 @@ async def serve(options: LedgerOptions) -> None:
         await stop_signal()
 
 
-def application(service: LedgerService, tls: Tls | None = None) -> web.Application:
-    """Return the service as an aiohttp application."""
+def application(service: LedgerService, tls: Tls | None = None, health: "Health | None" = None) -> web.Application:
+    """Return the service as an aiohttp application; `health` is shared with the telemetry listener."""
     app = web.Application(middlewares=[only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
-    health = Health(service)
+    health = health or Health(service)
 
     async def metrics(request: web.Request) -> web.Response:
         return await shown(request, health.exposition)
@@ -124,6 +125,7 @@ class Health:
     def __init__(self, service: LedgerService) -> None:
         self._service = service
         self._shown_at_s = float("-inf")
+        self._one_at_a_time = asyncio.Lock()
         self.draining = False
 
     async def unready(self) -> str | None:
@@ -140,14 +142,16 @@ class Health:
     async def exposition(self, accept: str) -> tuple[bytes, str]:
         """Return what is counted, in the format that a scraper accepts, and its content type."""
         service, now_s = self._service, self._service.now()
-        if now_s - self._shown_at_s >= ENGINES_SECONDS:
-            self._shown_at_s = now_s
-            # Metrics fail open.
-            with contextlib.suppress(LedgerUnavailableError, TimeoutError):
-                async with asyncio.timeout(READY_SECONDS):
-                    service.metrics.engines(await service.ledger.engine_tallies(period_of(now_s)))
-        service.metrics.standing.show(now_s)
-        return service.metrics.exposition(accept)
+        async with self._one_at_a_time:
+            if now_s - self._shown_at_s >= ENGINES_SECONDS:
+                self._shown_at_s = now_s
+                # Metrics fail open.
+                with contextlib.suppress(LedgerUnavailableError, TimeoutError):
+                    async with asyncio.timeout(READY_SECONDS):
+                        service.metrics.engines(await service.ledger.engine_tallies(period_of(now_s)))
+            service.metrics.standing.show(now_s)
+            # Off the loop: records must not wait for tens of thousands of lines.
+            return await asyncio.to_thread(service.metrics.exposition, accept)
 
 
 async def _listening(runner: web.AppRunner, options: LedgerOptions) -> Address:

@@ -84,6 +84,11 @@ class Accounts:
         """How many settlements wait for the store."""
         return len(self._owed)
 
+    @property
+    def up(self) -> bool:
+        """Whether the store answered when it was last asked."""
+        return not self._lost
+
     async def reserve(self, tenant: str, limits: Limits, request_id: str, amount: int) -> Standing:
         """Reserve, in the store or, while it is lost, here."""
         change = Reserve(owner=self._owner, lease_ms=LEASE_MS, seen=self._seen(tenant), id=request_id, amount=amount)
@@ -194,6 +199,12 @@ class Accounts:
         """Return how an account stands; raises StateUnavailableError."""
         change = Renew(owner=self._owner, lease_ms=LEASE_MS, seen=self._seen(tenant))
         return self._heard(tenant, limits, await self._store.account(_key(tenant), limits, change))
+
+    async def forget(self, tenant: str) -> None:
+        """Forget a tenant's account, here and in the store; raises StateUnavailableError."""
+        self._own.pop(tenant, None)
+        self.last.pop(tenant, None)
+        await self._store.forget_account(_key(tenant))
 
     async def _renew(self, holders: dict[str, Limits]) -> None:
         for tenant, limits in holders.items():

@@ -26,6 +26,8 @@ class QuotaMetrics:
         self._unshared = self._counter(
             "unshared_admissions", "Requests decided by this process alone, as the store was lost", ("granted",)
         )
+        for granted in ("yes", "no"):
+            self._unshared.labels(granted)
         self._dropped = self._counter("settlements_dropped", "Settlements lost because too many waited", ())
         self._reserved = self._gauge(
             "reserved_compute_units", "Reserved by this process for requests under way", ("tenant",)

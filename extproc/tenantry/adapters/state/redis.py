@@ -194,6 +194,11 @@ class RedisState:
         given = account_script.arguments(limits, change, now)
         return account_script.standing(await self._do(lambda: self._account(keys=(name, f"{name}:open"), args=given)))
 
+    async def forget_account(self, key: str) -> None:
+        """See AccountStore."""
+        name = self._name("account", key)
+        await self._do(lambda: self._redis.unlink(name, f"{name}:open"))
+
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """See StateStore."""
         name = self._name("log", key)

@@ -134,6 +134,15 @@ class SqliteState:
 
         return await self._file.do(work)
 
+    async def forget_account(self, key: str) -> None:
+        """See AccountStore."""
+        name = f"account/{checked(key)}"
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM documents WHERE key = ?", (name,))
+
+        await self._file.do(work)
+
     async def append(self, key: str, entry_id: str, entry: bytes) -> bool:
         """See StateStore."""
         row = (checked(key), checked(entry_id), entry)

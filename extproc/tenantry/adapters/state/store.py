@@ -71,6 +71,9 @@ class AccountStore(Protocol):
         Time is the store's own. Owners are named as keys are.
         """
 
+    async def forget_account(self, key: str) -> None:
+        """Forget an account, with what is reserved in it."""
+
     async def entries(self, key: str, limit: int) -> list[bytes]:
         """See StateStore; here it serves to ask whether the store is there."""
 

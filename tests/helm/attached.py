@@ -1,0 +1,73 @@
+"""A gateway on a real Envoy: rendered by the chart, composed by a stand-in for the mesh, the real sidecar behind it."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dataplane.harness import Files, rules
+from dataplane.processes import sockets
+from dataplane.test_backstop import MutableTransport
+from dataplane.upstream import Upstream
+from tenantry.adapters import envoy_process
+from tenantry.adapters.bind import Address
+from tenantry.adapters.metrics import Metrics
+from tenantry.adapters.rules_file import Source
+from tenantry.adapters.sidecar import Sidecar
+from tenantry_envoy.binary import find_envoy
+
+CHART = Path(__file__).resolve().parents[2] / "helm" / "tenantry"
+STORES = {"docs": {"kind": "milvus", "endpoints": ["10.0.0.9:19530"], "isolation": "database"}}
+
+Compose = Callable[[str, dict[str, dict[str, Any]]], dict[str, Any]]
+"""From the sidecar's socket and the resources by kind to a bootstrap."""
+
+
+def rendered(folder: Path, attachment: dict[str, Any], document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The resources by kind; the chart holds the attachments alone."""
+    chart = folder / "chart"
+    if not chart.exists():
+        (chart / "templates").mkdir(parents=True)
+        (chart / "Chart.yaml").write_text("apiVersion: v2\nname: attachments\nversion: 0.0.1\n")
+        shutil.copytree(CHART / "files", chart / "files")
+        for path in CHART.glob("templates/*attach*"):
+            shutil.copy(path, chart / "templates")
+    env = subprocess.run(
+        ["python3", str(CHART.parents[1] / "tools" / "env.py"), "helm"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    values = json.dumps({"attachment": attachment, "rules": document})
+    command = [str(Path(env).parent / "helm4"), "template", "r", str(chart), "--values", "-"]
+    text = subprocess.run(command, input=values, check=True, capture_output=True, text=True).stdout
+    return {resource["kind"]: resource for resource in yaml.safe_load_all(text)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """A gateway that runs, and the sidecar's transport, whose answers a test may spoil."""
+
+    address: str
+    transport: MutableTransport
+    upstream: Upstream
+    config: dict[str, Any]
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, attachment: dict[str, Any], compose: Compose, **edit: Any) -> AsyncIterator[Gateway]:
+    files = Files(folder=folder)
+    async with Upstream().running() as upstream, contextlib.AsyncExitStack() as exits:
+        document = rules(upstream, **edit)
+        files.save(document)
+        path = str(exits.enter_context(sockets()) / "s")
+        source = Source(files.rules, files.secrets)
+        transport = MutableTransport(Sidecar(source.build(*source.read()), Metrics()))
+        await transport.start(Address(path=path), None)
+        exits.push_async_callback(transport.drain, 1.0)
+        config = compose(path, rendered(folder, attachment, document))
+        (folder / "envoy").mkdir()
+        process = await exits.enter_async_context(envoy_process.running(find_envoy(None), config, folder / "envoy", 1))
+        yield Gateway(address=await process.listener(), transport=transport, upstream=upstream, config=config)
