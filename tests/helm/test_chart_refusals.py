@@ -102,6 +102,10 @@ UNFIT = {
         {"sidecar": {"state": {"existingClaim": "state"}}},
         "sidecar.state.existingClaim: SQLite on a claim is for one sidecar",
     ),
+    "a mesh without the backstop": (
+        merged(DEPLOYMENT, {"attachment": {"kind": "kgateway"}}),
+        "attachment: {acknowledge: [rbacBackstop, accessLog]}",
+    ),
     "a part of neither kind": ({"rulesFrom": [{"key": "rules.yaml"}]}, "rulesFrom[0]: name either"),
     "envoy's pod that is somebody else's": ({"attachment": {"kind": "none"}}, "sidecar.mode"),
 }

@@ -19,6 +19,7 @@
 {{- if not $v.secretName -}}
 {{- fail "secretName: name the Secret with the key material. Make one: `tenantry secrets new FOLDER`, then `kubectl create secret generic NAME --from-file=FOLDER`" -}}
 {{- end -}}
+{{- include "tenantry.attachment.check" . -}}
 {{- if and (eq $v.attachment.kind "plain") (ne $v.sidecar.mode "container") -}}
 {{- fail "sidecar.mode: with attachment.kind plain the sidecar runs in Envoy's pod: set container" -}}
 {{- end -}}
