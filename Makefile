@@ -65,7 +65,8 @@ test-engines: env ## tests through a real Envoy against real vLLM on CPU (instal
 .PHONY: helm-check
 helm-check: env ## lint, render and try the Helm chart with Helm 4 and 3.17, and run what it renders (JSON)
 	@python3 tools/env.py helm >/dev/null || echo "no Helm here: its tests will be listed as not run"
-	@$(PY) -m tools.checked tests/helm --not-run out/test/helm.json
+	@python3 tools/env.py crds >/dev/null || echo "no schemas of CRDs here: their tests will be listed as not run"
+	@$(PY) -m tools.checked tests/helm -n 2 --dist loadfile --not-run out/test/helm.json
 
 .PHONY: dashboards-check
 dashboards-check: env ## run every query of every panel, rule and alert on a real Prometheus beside a real run (JSON)
@@ -123,7 +124,7 @@ images-check: env ## follow both Containerfiles in fresh virtual environments, w
 
 .PHONY: golden
 golden: env ## render the chart's golden pairs anew (tests/helm/golden); read the diff
-	PYTHONPATH=tests $(PY) -m helm.golden
+	PYTHONPATH=tests $(PY) -m helm.golden_files
 
 .PHONY: pins
 pins: ## resolve the development environment anew and write constraints/dev.txt

@@ -41,6 +41,7 @@ from tools.mounted_volume import write_volume
 SEED = 20_261_130
 ROOT = Path(__file__).resolve().parent.parent
 RATE = 200.0
+FEW_TENANTS = 20
 PART_TENANTS = 5_000
 VERSIONS = ("1.4.0", "1.5.0")
 KEY = new_key(SEED.to_bytes(32, "big"))
@@ -175,13 +176,13 @@ async def measure(small: Plan, large: Plan, tenants: int) -> dict[str, Any]:
     async with contextlib.AsyncExitStack() as exits:
         folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="tn-")))
         endpoints = {version: await exits.enter_async_context(engine(version)) for version in VERSIONS}
-        few = await play(folder / "few", endpoints, 100, small)
+        few = await play(folder / "few", endpoints, FEW_TENANTS, small)
         many = await play(folder / "many", endpoints, tenants, large)
     live_ms = [1e3 * seconds for seconds in few.live_after_s]
     return {
         "seed": SEED, "requests_per_s": RATE, "upgrades": small.upgrades,
         "requests": sum(map(len, few.answered)) + sum(map(len, many.answered)),
-        "failures": few.failures + many.failures, "p99_ms": few.p99_ms,
+        "failures": few.failures + many.failures, "tenants": FEW_TENANTS, "p99_ms": few.p99_ms,
         "live_after_ms": {"p50": round(statistics.median(live_ms), 1), "max": round(max(live_ms), 1)},
         "large": {
             "tenants": tenants, "upgrades": large.upgrades, "failures": many.failures, "p99_ms": many.p99_ms,

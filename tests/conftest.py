@@ -47,7 +47,8 @@ def figure(pytestconfig: pytest.Config) -> dict[str, Any]:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if (path := session.config.getoption("--figures")) is not None:
-        Path(path).write_text(json.dumps(session.config.stash.get(FIGURES, {})))
+        with Path(path).open("a") as lines:  # one of each process, with pytest -n
+            lines.write(json.dumps(session.config.stash.get(FIGURES, {})) + "\n")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

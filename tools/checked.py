@@ -36,7 +36,9 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "figures.json"
         code = pytest.main(["-q", *arguments, "--figures", str(path)], plugins=[results])
-        recorded: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        recorded: dict[str, Any] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            recorded |= json.loads(line)
     prefix = "versions."
     versions = {name.removeprefix(prefix): value for name, value in recorded.items() if name.startswith(prefix)}
     figures = {name: value for name, value in recorded.items() if not name.startswith(prefix)}

@@ -1,15 +1,11 @@
 """A gateway on a real Envoy: rendered by the chart, composed by a stand-in for the mesh, the real sidecar behind it."""
 
 import contextlib
-import json
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from dataplane.harness import Files, rules
 from dataplane.processes import sockets
 from dataplane.test_backstop import MutableTransport
@@ -21,29 +17,18 @@ from tenantry.adapters.rules_file import Source
 from tenantry.adapters.sidecar import Sidecar
 from tenantry_envoy.binary import find_envoy
 
-CHART = Path(__file__).resolve().parents[2] / "helm" / "tenantry"
+from helm.helm import DEPLOYMENT, VALUES, merged, render
+
 STORES = {"docs": {"kind": "milvus", "endpoints": ["10.0.0.9:19530"], "isolation": "database"}}
 
 Compose = Callable[[str, dict[str, dict[str, Any]]], dict[str, Any]]
 """From the sidecar's socket and the resources by kind to a bootstrap."""
 
 
-def rendered(folder: Path, attachment: dict[str, Any], document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The resources by kind; the chart holds the attachments alone."""
-    chart = folder / "chart"
-    if not chart.exists():
-        (chart / "templates").mkdir(parents=True)
-        (chart / "Chart.yaml").write_text("apiVersion: v2\nname: attachments\nversion: 0.0.1\n")
-        shutil.copytree(CHART / "files", chart / "files")
-        for path in CHART.glob("templates/*attach*"):
-            shutil.copy(path, chart / "templates")
-    env = subprocess.run(
-        ["python3", str(CHART.parents[1] / "tools" / "env.py"), "helm"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    values = json.dumps({"attachment": attachment, "rules": document})
-    command = [str(Path(env).parent / "helm4"), "template", "r", str(chart), "--values", "-"]
-    text = subprocess.run(command, input=values, check=True, capture_output=True, text=True).stdout
-    return {resource["kind"]: resource for resource in yaml.safe_load_all(text)}
+def rendered(attachment: dict[str, Any], document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The chart's resources by kind; of the mesh's there is one of each."""
+    values = merged(merged(VALUES, DEPLOYMENT), {"sidecar": {"replicas": 1}})
+    return {each["kind"]: each for each in render({**values, "attachment": attachment, "rules": document})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +52,7 @@ async def running(folder: Path, attachment: dict[str, Any], compose: Compose, **
         transport = MutableTransport(Sidecar(source.build(*source.read()), Metrics()))
         await transport.start(Address(path=path), None)
         exits.push_async_callback(transport.drain, 1.0)
-        config = compose(path, rendered(folder, attachment, document))
+        config = compose(path, rendered(attachment, document))
         (folder / "envoy").mkdir()
         process = await exits.enter_async_context(envoy_process.running(find_envoy(None), config, folder / "envoy", 1))
         yield Gateway(address=await process.listener(), transport=transport, upstream=upstream, config=config)

@@ -50,7 +50,7 @@ DEPLOYMENT: Values = {
 """On top of VALUES: sidecars of their own, for an Envoy that somebody else runs."""
 
 EVERYTHING: Values = {
-    "sidecar": {"redis": {"secretName": "redis"}},
+    "sidecar": {"redis": {"secretName": "redis"}, "tracesUrl": "http://collector:4318/v1/traces"},
     "tls": {"allowClientSans": ["spiffe://prod/engine", "spiffe://prod/operator"]},
     "envoy": {"tls": {"secretName": "front", "clientCertificates": True}},
     "autoscaling": {"enabled": True},
@@ -94,6 +94,7 @@ def merged(base: Values, over: Values) -> Values:
 @functools.cache
 def program(name: str) -> str:
     """Return the path of helm4 or helm3; skip where they are not installed."""
+    assert name in VERSIONS, name
     cache = Path(os.environ.get("TENANTRY_CACHE") or Path.home() / ".cache" / "tenantry")
     found = sorted(cache.glob(f"envs/helm-*/bin/{name}")) or [Path(shutil.which(name) or "/nowhere")]
     if not found[-1].exists():

@@ -11,7 +11,7 @@ from dataplane.wire import ask, chat, request
 from helm import meshes
 from helm.attached import STORES, running
 
-CLUSTER = "envoyextensionpolicy/default/r-tenantry/extproc/0"
+CLUSTER = "envoyextensionpolicy/default/t-tenantry/extproc/0"
 LISTENER = "default/eg/tenantry"
 ATTACHMENT = {
     "kind": "envoyGateway",

@@ -133,7 +133,7 @@ def test_a_policy_for_every_pod_of_a_namespace_is_not_taken(kind: str, selector:
 
 def test_envoys_pods_must_be_named_where_the_chart_does_not_run_them() -> None:
     over = {**DEPLOYMENT, "networkPolicy": {"envoy": {**MESH, "podSelector": {}}}}
-    assert "networkPolicy.envoy: with attachment.kind none name your Envoy's pods" in refusal(merged(VALUES, over))
+    assert "networkPolicy.envoy: name the pods of your Envoy" in refusal(merged(VALUES, over))
 
 
 def test_the_ledger_gets_its_own_two_tokens_and_no_key_that_decides() -> None:

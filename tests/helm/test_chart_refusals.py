@@ -16,6 +16,8 @@ BY_SCHEMA: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a misspelt key of the rules": ({"rules": {"modles": {}}}, "modles"),
     "a misspelt value": ({"sidecar": {"replica": 3}}, "replica"),
+    "a mesh that is not named": (merged(DEPLOYMENT, {"attachment": {"kind": "istio"}}), "namespace"),
+    "a capability that there is not": ({"attachment": {"acknowledge": ["backstop"]}}, "acknowledge"),
     "a mode": ({"sidecar": {"mode": "daemonset"}}, "mode"),
     "a key in plain text": ({"rules": {"tenants": {"acme": {"keys": ["tk_secret"]}}}}, "keys"),
 }
@@ -71,6 +73,7 @@ KEYED = {
     f"tenant-{index:05}": {"tier": "gold", "keys": [f"sha256:{hashlib.sha256(str(index).encode()).hexdigest()}"]}
     for index in range(5_000)
 }
+KGATEWAY = merged(DEPLOYMENT, {"attachment": {"kind": "kgateway", "kgateway": {"gateway": "g", "section": "s"}}})
 UNFIT = {
     "no secret": ({"secretName": ""}, "secretName: name the Secret"),
     "own pods without certificates": (merged(DEPLOYMENT, {"tls": {"secretName": ""}}), "tls.secretName"),
@@ -102,10 +105,11 @@ UNFIT = {
         {"sidecar": {"state": {"existingClaim": "state"}}},
         "sidecar.state.existingClaim: SQLite on a claim is for one sidecar",
     ),
-    "a mesh without the backstop": (
-        merged(DEPLOYMENT, {"attachment": {"kind": "kgateway"}}),
-        "attachment: {acknowledge: [rbacBackstop, accessLog]}",
+    "tokens that a mesh does not hand on": (
+        merged(KGATEWAY, {"rules": {"identity": {"jwt": {"issuer": "i", "audience": "a", "jwksFile": "/jwks.json"}}}}),
+        "rules.identity.jwt: with attachment.kind kgateway",
     ),
+    "an attachment without a backstop": (KGATEWAY, "attachment: {acknowledge: [rbacBackstop, accessLog]}"),
     "a part of neither kind": ({"rulesFrom": [{"key": "rules.yaml"}]}, "rulesFrom[0]: name either"),
     "envoy's pod that is somebody else's": ({"attachment": {"kind": "none"}}, "sidecar.mode"),
 }

@@ -2,7 +2,8 @@
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tenantry.adapters.metrics import MAX_VERSIONS, OTHER, BoundedLabels, Metrics
+from tenantry.adapters.labels import MAX_VERSIONS, OTHER, BoundedLabels
+from tenantry.adapters.metrics import Metrics
 from tenantry.core.errors import ConversationError
 from tenantry.core.outcome import Outcome
 from tenantry_testing.documents import KEYS, book

@@ -2,7 +2,8 @@
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tenantry.adapters.metrics import MAX_VERSIONS, Metrics
+from tenantry.adapters.labels import MAX_VERSIONS
+from tenantry.adapters.metrics import Metrics
 from tenantry.core.outcome import Ended, Outcome
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.rules import parse

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 from tenantry.core.rules import Rules
 
-from tools.chart.attachment import ATTACHMENT
+from tools.chart.attachment import attachment
 
 Schema = dict[str, Any]
 
@@ -72,7 +72,6 @@ OVERRIDES: dict[str, Schema] = {
     "image.digest": _DIGEST,
     "imagePullSecrets": _NAMES,
     "tls.allowClientSans": _NAMES,
-    "attachment": ATTACHMENT,
     "sidecar.mode": {"enum": ["container", "deployment"]},
     "sidecar.replicas": _COUNT,
     "sidecar.graceSeconds": {"type": "integer", "minimum": 1, "maximum": 3600},
@@ -113,21 +112,20 @@ def schema_text(values: str) -> str:
     (rules,), definitions = msgspec.json.schema_components([Rules], ref_template="#/$defs/{name}")
     # A part of the document may be outside the release (rulesFrom): what it must have, `tenantry check` knows.
     definitions["Rules"] = {key: value for key, value in definitions["Rules"].items() if key != "required"}
-    schema = _of(yaml.safe_load(values), "", rules)
+    given = {"rules": rules, "attachment": attachment(definitions["Rules"]), **OVERRIDES}
+    schema = _of(yaml.safe_load(values), "", given)
     schema["properties"]["global"] = {"type": "object"}  # Helm gives a parent chart's to each chart
     document = {"$schema": "http://json-schema.org/draft-07/schema#", "title": "tenantry", **schema}
     return json.dumps({**document, "$defs": _untitled(definitions)}, indent=1) + "\n"
 
 
-def _of(value: Any, path: str, rules: Schema) -> Schema:
-    if path == "rules":
-        return rules
-    if path in OVERRIDES:
-        return OVERRIDES[path]
+def _of(value: Any, path: str, given: dict[str, Schema]) -> Schema:
+    if path in given:
+        return given[path]
     if isinstance(value, dict):
         if not value:
             return _ANY
-        members = {key: _of(member, f"{path}.{key}" if path else key, rules) for key, member in value.items()}
+        members = {key: _of(member, f"{path}.{key}" if path else key, given) for key, member in value.items()}
         return {"type": "object", "properties": members, "additionalProperties": False}
     return {"type": _TYPES[type(value)]}
 

@@ -5,11 +5,10 @@ order); all others count together as `other`. A name that was admitted keeps its
 of the process, so counters never jump; the bound holds over any number of reloads.
 """
 
-from collections.abc import Iterable
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
+from tenantry.adapters.labels import MAX_TIERS, MAX_VERSIONS, OTHER, BoundedLabels, Children, exemplar, status
 from tenantry.adapters.quotas.metrics import QuotaMetrics
 from tenantry.adapters.rollout_metrics import RolloutMetrics
 from tenantry.adapters.sla_metrics import Requests, SlaMetrics
@@ -21,35 +20,8 @@ from tenantry.core.outcome import Outcome
 from tenantry.core.rulebook import RuleBook
 from tenantry.core.session import Session, State
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series beside each counter
-
-OTHER = "other"
-MAX_VERSIONS = 500
-MAX_TIERS = 100
-
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _DECISION_SECONDS = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1)
-
-
-class BoundedLabels:
-    """Names that may be label values: at most `limit`, first come, never taken back."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._admitted: set[str] = set()
-
-    def admit(self, names: Iterable[str]) -> None:
-        """Admit names in order while there is room."""
-        for name in names:
-            if len(self._admitted) >= self.limit:
-                return
-            self._admitted.add(name)
-
-    def __getitem__(self, name: str) -> str:
-        return name if name in self._admitted else OTHER
-
-    def __len__(self) -> int:
-        return len(self._admitted)
 
 
 class Metrics:
@@ -60,18 +32,19 @@ class Metrics:
         self._tenants = BoundedLabels(0)
         self._versions = BoundedLabels(MAX_VERSIONS)
         of_tenant = ("tenant", "model", "version")
-        self._requests = self._counter("requests", "Exchanges by final status", (*of_tenant, "code", "ended"))
-        self._attempts = self._counter("upstream_attempts", "Upstream attempts", of_tenant)
-        self._ttfb = self._histogram(
-            "time_to_first_byte_seconds", "To the first upstream byte (not the first token)", of_tenant[1:]
+        self._requests = Children(self._counter("requests", "Exchanges by final status", (*of_tenant, "code", "ended")))
+        self._attempts = Children(self._counter("upstream_attempts", "Upstream attempts", of_tenant))
+        self._ttfb = Children(
+            self._histogram(
+                "time_to_first_byte_seconds", "To the first upstream byte (not the first token)", of_tenant[1:]
+            )
         )
-        self._duration = self._histogram("request_duration_seconds", "To the last byte", of_tenant[1:])
+        self._duration = Children(self._histogram("request_duration_seconds", "To the last byte", of_tenant[1:]))
         self._refusals = self._counter("refusals", "Requests answered here instead of forwarded", ("tenant", "code"))
         self._unattributed = self._counter("access_log_unattributed", "Log entries the sidecar never decided", ())
-        self._messages = self._counter("ext_proc_messages", "ext_proc messages of ended exchanges", ("tenant", "state"))
-        self._exchanges = self._counter(
-            "ext_proc_exchanges", "Ended exchanges by their last state", ("tenant", "state")
-        )
+        of_state = ("tenant", "state")
+        self._messages = Children(self._counter("ext_proc_messages", "ext_proc messages of ended exchanges", of_state))
+        self._exchanges = Children(self._counter("ext_proc_exchanges", "Ended exchanges by their last state", of_state))
         self._open = Gauge("tenantry_ext_proc_open_exchanges", "Exchanges open now", registry=self.registry)
         self._decision = Histogram(
             "tenantry_decision_seconds", "Own time per exchange", buckets=_DECISION_SECONDS, registry=self.registry
@@ -138,8 +111,9 @@ class Metrics:
         tenant = self._tenant(session)
         self._open.dec()
         self._decision.observe(own_seconds)
-        self._messages.labels(tenant, session.state.value).inc(session.events)
-        self._exchanges.labels(tenant, session.state.value).inc()
+        labels = (tenant, session.state.value)
+        self._messages[labels].inc(session.events)
+        self._exchanges[labels].inc()
         self.stores.closed(session, tenant)
         if session.state is State.ANSWERED and session.refusal is not None:
             self._refusals.labels(tenant, session.refusal.code).inc()
@@ -158,14 +132,15 @@ class Metrics:
             return
         tenant = self._tenants[outcome.tenant]
         known = self._versions[f"{outcome.model}@{outcome.version}"] != OTHER
-        model, version = (outcome.model, outcome.version) if known else (OTHER, OTHER)
-        self._requests.labels(tenant, model, version, outcome.code, outcome.ended).inc()
-        self._attempts.labels(tenant, model, version).inc(outcome.attempts)
-        exemplar = {"request_id": outcome.request_id}
-        self._duration.labels(model, version).observe(outcome.duration_ms / 1e3, exemplar)
+        served = (outcome.model, outcome.version) if known else (OTHER, OTHER)
+        self._requests[tenant, *served, status(outcome.code), outcome.ended].inc()
+        self._attempts[tenant, *served].inc(outcome.attempts)
+        named = exemplar(outcome.request_id)
+        self._duration[served].observe(outcome.duration_ms / 1e3, named)
         if outcome.ttfb_ms is not None:
-            self._ttfb.labels(model, version).observe(outcome.ttfb_ms / 1e3, exemplar)
-        self._served.ended(self._tiers[outcome.tier], model, failed=outcome.ended == "failed" or outcome.code >= 500)
+            self._ttfb[served].observe(outcome.ttfb_ms / 1e3, named)
+        failed = outcome.ended == "failed" or outcome.code >= 500
+        self._served.ended(self._tiers[outcome.tier], self._models[outcome.model], failed=failed)
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """Return the text for a scraper that accepts this, and its content type.

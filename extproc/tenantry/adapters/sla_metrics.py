@@ -3,18 +3,10 @@
 Both counters of a pair are there from the first request of its kind on: a share can be computed before anything failed.
 """
 
-from typing import Protocol
-
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from tenantry.adapters.labels import OTHER, Children, Labels
 from tenantry.core.rules import Rules
-
-
-class Labels(Protocol):
-    """Names that may be label values; any other becomes one."""
-
-    def __getitem__(self, name: str) -> str:
-        """Return the label of a name."""
 
 
 class SlaMetrics:
@@ -27,9 +19,11 @@ class SlaMetrics:
         )  # fmt: skip
 
     def rules_live(self, rules: Rules, tiers: Labels) -> None:
-        """Show the objectives of a document, and of no other."""
+        """Show the objectives of a document, and of no other; tiers that share a label have none in common."""
         self._objective.clear()
         for name, tier in rules.tiers.items():
+            if tiers[name] == OTHER:
+                continue
             if tier.sla.availability is not None:
                 self._objective.labels(tiers[name], "availability").set(tier.sla.availability)
             if tier.sla.ttft_seconds is not None:
@@ -40,16 +34,12 @@ class _Pairs:
     """Two counters for each tier and model, one for what was good and one for what was not."""
 
     def __init__(self, counter: Counter, good: str, bad: str) -> None:
-        self._counter, self._results = counter, (good, bad)
-        self._children: dict[tuple[str, str], tuple[Counter, Counter]] = {}
+        self._children, self._results = Children(counter), (good, bad)
 
     def count(self, tier: str, model: str, *, bad: bool) -> None:
         """Count one; labels are bounded already."""
-        pair = self._children.get((tier, model))
-        if pair is None:
-            good, wrong = (self._counter.labels(tier, model, result) for result in self._results)
-            pair = self._children[tier, model] = good, wrong
-        pair[bad].inc()
+        good, wrong = (self._children[tier, model, result] for result in self._results)
+        (wrong if bad else good).inc()
 
 
 class Requests:

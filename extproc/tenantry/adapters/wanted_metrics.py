@@ -5,10 +5,8 @@ from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from tenantry.adapters.sla_metrics import Labels
+from tenantry.adapters.labels import OTHER, Labels
 from tenantry.core.rules import Model, Rules
-
-_OTHER = "other"
 
 
 class WantedMetrics:
@@ -31,8 +29,8 @@ class WantedMetrics:
         pins = Tally(pin for tenant in rules.tenants.values() for pin in tenant.pins.items())
         for name, model in rules.models.items():
             for version in model.versions:
-                known = versions[f"{name}@{version}"] != _OTHER
-                labels = (name, version) if known else (models[name], _OTHER)
+                known = versions[f"{name}@{version}"] != OTHER
+                labels = (name, version) if known else (models[name], OTHER)
                 pinned = pins[name, version]
                 self._pinned.labels(*labels).inc(pinned)
                 for role in _roles(model, version, pinned):

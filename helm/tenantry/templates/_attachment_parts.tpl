@@ -10,6 +10,13 @@ addresses, names and the limits of the rules. Each returns JSON.
 {{- dict "receive" (add $body (int64 $limits.reply_overhead_bytes)) "buffer" (printf "%d" (add $body (int64 $limits.stamp_bytes))) "idle" (printf "%.3fs" $idle) | toJson -}}
 {{- end -}}
 
+{{/* Where the mesh finds the sidecar: the chart's own Service, unless attachment.sidecar says another. */}}
+{{- define "tenantry.attachment.sidecar" -}}
+{{- $own := dict "service" (printf "%s-sidecar" (include "tenantry.name" .)) "port" 50051 "serverName" "" -}}
+{{- range $key, $value := .Values.attachment.sidecar }}{{ if $value }}{{ $_ := set $own $key $value }}{{ end }}{{ end -}}
+{{- $own | toJson -}}
+{{- end -}}
+
 {{/* Kinds of the stores that the rules have, as a JSON list. */}}
 {{- define "tenantry.attachment.storeKinds" -}}
 {{- $kinds := list -}}

@@ -4,6 +4,10 @@ The table is files/attachments.yaml, of which the documentation is made, too.
 */}}
 {{- define "tenantry.attachment.check" -}}
 {{- $kind := .Values.attachment.kind -}}
+{{- $mesh := has $kind (list "envoyGateway" "istio" "kgateway") -}}
+{{- if and $mesh ((.Values.rules | default dict).identity | default dict).jwt -}}
+{{- fail (printf "rules.identity.jwt: with attachment.kind %s no verified token reaches the sidecar, so nobody would be known by one; use API keys or identity.mtls, or attachment.kind plain behind your gateway" $kind) -}}
+{{- end -}}
 {{- if ne $kind "none" -}}
 {{- $table := .Files.Get "files/attachments.yaml" | fromYaml -}}
 {{- if not (hasKey $table.attachments $kind) -}}

@@ -32,11 +32,12 @@
 {{- if and $v.tls.secretName (not $v.tls.allowClientSans) -}}
 {{- fail "tls.allowClientSans: name the certificates that may connect, for example spiffe://prod/envoy; the CA alone lets everybody in who has one" -}}
 {{- end -}}
+{{- $peer := $v.networkPolicy.envoy -}}
+{{- if and $v.networkPolicy.enabled (ne $v.attachment.kind "plain") (not (or $peer.ipBlock (dig "matchLabels" (dict) ($peer.podSelector | default dict)) (dig "matchExpressions" (list) ($peer.podSelector | default dict)))) -}}
+{{- fail "networkPolicy.envoy: name the pods of your Envoy (namespaceSelector and podSelector with labels): without labels every pod is let through to sidecars and engines. Or set networkPolicy.enabled to false" -}}
+{{- end -}}
 {{- if and $r.identity (dig "mtls" nil $r.identity) (eq $v.attachment.kind "plain") (not (and $v.envoy.tls.secretName $v.envoy.tls.clientCertificates)) -}}
 {{- fail "envoy.tls: rules.identity.mtls takes tenants from client certificates, and Envoy verifies none: set envoy.tls.secretName (tls.crt, tls.key, ca.crt) and envoy.tls.clientCertificates" -}}
-{{- end -}}
-{{- if and $v.networkPolicy.enabled (ne $v.attachment.kind "plain") (not $v.networkPolicy.envoy.podSelector) -}}
-{{- fail (printf "networkPolicy.envoy: with attachment.kind %s name your Envoy's pods (namespaceSelector, podSelector): they alone may reach sidecars, engines and stores. Or set networkPolicy.enabled to false" $v.attachment.kind) -}}
 {{- end -}}
 {{- if and $v.autoscaling.enabled (lt (int $v.autoscaling.maxReplicas) (int $v.sidecar.replicas)) -}}
 {{- fail (printf "autoscaling.maxReplicas: %d is less than sidecar.replicas, %d" (int $v.autoscaling.maxReplicas) (int $v.sidecar.replicas)) -}}

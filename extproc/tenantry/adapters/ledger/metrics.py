@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
+from tenantry.adapters.labels import MAX_TIERS, MAX_VERSIONS, OTHER, BoundedLabels
 from tenantry.adapters.ledger.request_metrics import RequestMetrics
 from tenantry.adapters.ledger.standing_metrics import EngineStanding, TermsMetrics
-from tenantry.adapters.metrics import MAX_TIERS, MAX_VERSIONS, OTHER, BoundedLabels
 from tenantry.adapters.sla_metrics import SlaMetrics
 from tenantry.adapters.wanted_metrics import LabelMetrics
 from tenantry.core.billing.tallies import EngineTally
@@ -93,7 +93,7 @@ class LedgerMetrics:
                 continue
             left.remove(record_id)
             self._records.labels(kind, "new").inc()
-            self.standing.told(record)
+            self.standing.told(record, now_s)
             self._delay.observe(max(0.0, now_s - record.ended_s))
             self._newest_s = max(self._newest_s, min(record.ended_s, now_s))
             if isinstance(record, UsageRecord):

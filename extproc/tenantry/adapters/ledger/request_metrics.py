@@ -5,12 +5,10 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from tenantry.adapters.labels import Children, exemplar
 from tenantry.adapters.sla_metrics import FirstTokens
 from tenantry.core.billing.ownership import owner_alone
 from tenantry.core.usage import Training, UsageRecord
-
-MAX_EXEMPLAR = 128
-"""Characters of an exemplar's labels and values together (OpenMetrics)."""
 
 _MEMORY_BYTES = tuple(float(4**power * 2**20) for power in range(10))  # 1 MiB to 256 GiB
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -49,48 +47,44 @@ class RequestMetrics:
     ) -> None:  # fmt: skip
         """Count a record under these labels; `ttft_seconds` is what its tier was promised, None: nothing."""
         served = (tenant, model, version)
-        charge, owner, exemplar = record.charge, owner_alone(record), _exemplar(record.request_id)
+        charge, owner, named = record.charge, owner_alone(record), exemplar(record.request_id)
         for phase, gpu_ns in (("prefill", charge.prefill_gpu_ns), ("decode", charge.decode_gpu_ns)):
             if gpu_ns:
-                self._gpu.labels(tenant, tier, model, version, phase, owner).inc(gpu_ns / _SECOND_NS, exemplar)
+                self._gpu[tenant, tier, model, version, phase, owner].inc(gpu_ns / _SECOND_NS, named)
         if units_micro:
-            self._units.labels(tenant, model, tier, owner).inc(units_micro / 1e6, exemplar)
+            self._units[tenant, model, tier, owner].inc(units_micro / 1e6, named)
         for kind, count in (
             ("input", charge.input_tokens), ("cached", charge.cached_tokens), ("output", charge.output_tokens)
         ):  # fmt: skip
             if count:
-                self._tokens.labels(tenant, model, kind).inc(count, exemplar)
+                self._tokens[tenant, model, kind].inc(count, named)
         if charge.kv_byte_ms:
-            self._kv.labels(*served).inc(charge.kv_byte_ms / 1e3)
+            self._kv[served].inc(charge.kv_byte_ms / 1e3)
         if record.final:
-            self._ended(record, served, exemplar)
+            self._ended(record, served, named)
             if ttft_seconds is not None and record.ttft_ms is not None and not record.mirror:
                 self._in_time.came(tier, model, late=record.ttft_ms > ttft_seconds * 1e3)
 
     def training(self, record: Training, tenant: str, tier: str, model: str) -> None:
         """Count the GPU time of a training job."""
-        self._gpu.labels(tenant, tier, model, "", "training", "tenant").inc(record.gpu_ns / _SECOND_NS)
+        self._gpu[tenant, tier, model, "", "training", "tenant"].inc(record.gpu_ns / _SECOND_NS)
 
-    def _ended(self, record: UsageRecord, served: tuple[str, ...], exemplar: dict[str, str] | None) -> None:
-        self._finished.labels(*served, record.finish_reason).inc()
+    def _ended(self, record: UsageRecord, served: tuple[str, ...], named: dict[str, str] | None) -> None:
+        self._finished[*served, str(record.finish_reason)].inc()
         if record.peak_kv_bytes is not None:
-            self._memory.labels(*served).observe(record.peak_kv_bytes, exemplar)
+            self._memory[served].observe(record.peak_kv_bytes, named)
         if record.mirror or record.measured != "engine":
             return  # nobody waited for a copy, and what was estimated has no times
-        self._queue.labels(*served).observe(record.queue_ms / 1e3, exemplar)
+        self._queue[served].observe(record.queue_ms / 1e3, named)
         if record.ttft_ms is not None:
-            self._first.labels(*served).observe(record.ttft_ms / 1e3, exemplar)
+            self._first[served].observe(record.ttft_ms / 1e3, named)
         if record.time_per_token_ms is not None:
-            self._later.labels(*served).observe(record.time_per_token_ms / 1e3, exemplar)
+            self._later[served].observe(record.time_per_token_ms / 1e3, named)
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"tenantry_{name}", text, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Children[Counter]:
+        return Children(Counter(f"tenantry_{name}", text, labels, registry=self._registry))
 
-    def _histogram(self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(f"tenantry_{name}", text, labels, buckets=buckets, registry=self._registry)
-
-
-def _exemplar(request_id: str) -> dict[str, str] | None:
-    if not request_id or len("request_id") + len(request_id) > MAX_EXEMPLAR:
-        return None
-    return {"request_id": request_id}
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...], buckets: tuple[float, ...]
+    ) -> Children[Histogram]:
+        return Children(Histogram(f"tenantry_{name}", text, labels, buckets=buckets, registry=self._registry))

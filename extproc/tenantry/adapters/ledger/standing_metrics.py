@@ -3,7 +3,7 @@
 from msgspec import Struct
 from prometheus_client import CollectorRegistry, Gauge
 
-from tenantry.adapters.sla_metrics import Labels
+from tenantry.adapters.labels import OTHER, Labels
 from tenantry.core.rules import Rules
 from tenantry.core.usage import ColdStart, EngineSpan, Record, UsageRecord
 
@@ -12,7 +12,6 @@ SILENT_SECONDS = 180.0
 
 MAX_ENGINES = 5_000
 MAX_NAMES = 500
-_OTHER = "other"
 
 
 class _Engine(Struct, kw_only=True):
@@ -40,20 +39,23 @@ class EngineStanding:
         )
         self._seen: dict[str, _Engine] = {}
 
-    def told(self, record: Record) -> None:
-        """Note what a record says of its engine; one that is older than what is known says nothing."""
+    def told(self, record: Record, now_s: float) -> None:
+        """Note what a record says of its engine; one that is older than what is known, or than counts, says nothing."""
         if not isinstance(record, UsageRecord | EngineSpan | ColdStart):
             return
         if isinstance(record, UsageRecord) and record.measured != "engine":
+            return
+        ended_s = min(record.ended_s, now_s)  # a clock that is ahead must not keep an engine that is gone
+        if now_s - ended_s > SILENT_SECONDS:
             return
         engine = self._seen.get(record.engine)
         if engine is None:
             if len(self._seen) >= MAX_ENGINES:
                 return
             engine = self._seen[record.engine] = _Engine(model=record.model, version=record.version)
-        if record.ended_s < engine.seen_s:
+        if ended_s < engine.seen_s:
             return
-        engine.seen_s, engine.model, engine.version = record.ended_s, record.model, record.version
+        engine.seen_s, engine.model, engine.version = ended_s, record.model, record.version
         if isinstance(record, UsageRecord):
             engine.memory_bytes = record.engine_peak_memory_bytes or engine.memory_bytes
         else:
@@ -68,7 +70,7 @@ class EngineStanding:
         for engine in self._seen.values():
             labels = (engine.model, engine.version)
             if len(named) >= MAX_NAMES and labels not in named:
-                labels = (_OTHER, _OTHER)
+                labels = (OTHER, OTHER)
             named.add(labels)
             self._engines.labels(*labels).inc()
             self._gpus.labels(*labels).inc(engine.gpus)
@@ -93,11 +95,13 @@ class TermsMetrics:
         )
 
     def rules_live(self, rules: Rules, tiers: Labels) -> None:
-        """Show the terms of a document, and of no other."""
+        """Show the terms of a document, and of no other; tiers that share a label have no price in common."""
         currency = rules.billing.currency
         for gauge in (self._unit, self._hour, self._cost):
             gauge.clear()
         for name, tier in rules.tiers.items():
+            if tiers[name] == OTHER:
+                continue
             self._unit.labels(tiers[name], currency).set(float(tier.price.compute_unit))
             self._hour.labels(tiers[name], currency).set(float(tier.price.gpu_hour))
         self._cost.labels(currency).set(float(rules.billing.operator_gpu_hour))
