@@ -118,6 +118,14 @@ stubs: env ## compile wire.proto, and write Envoy's generated configuration, the
 	$(PY) -m tools.chart
 	$(PY) -m tenantry_dashboards
 
+.PHONY: images-check
+images-check: env ## follow both Containerfiles in fresh virtual environments, without a container engine (JSON)
+	@$(PY) -m tools.images
+
+.PHONY: golden
+golden: env ## render the chart's golden pairs anew (tests/helm/golden); read the diff
+	PYTHONPATH=tests $(PY) -m helm.golden_files
+
 .PHONY: pins
 pins: ## resolve the development environment anew and write constraints/dev.txt
 	python3 tools/pin.py

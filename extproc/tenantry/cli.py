@@ -126,6 +126,7 @@ def serve(
     secrets: Path,
     listen: str = "127.0.0.1:50051",
     admin: str = "127.0.0.1:9300",
+    local_admin: str | None = None,
     telemetry: str | None = None,
     tls_cert: Path | None = None,
     tls_key: Path | None = None,
@@ -152,6 +153,8 @@ def serve(
         ext_proc and access log: HOST:PORT or unix:/PATH.
     admin
         /healthz, /readyz, /metrics, /rules, /rollouts, /usage, /quota, /beta.
+    local_admin
+        The same without certificates, on loopback or a unix socket: for operators on this machine or in this pod.
     telemetry
         /healthz, /readyz and /metrics alone, plain HTTP on any address, for kubelet and Prometheus.
     state
@@ -184,6 +187,7 @@ def serve(
         raise BindError("mutual TLS needs --tls-cert, --tls-key, --tls-client-ca and --allow-client-san together")
     options = ServeOptions(
         rules=rules, secrets=secrets, listen=parse_address(listen), admin=parse_address(admin), tls=tls, state=state,
+        local_admin=parse_address(local_admin) if local_admin else None,
         telemetry=parse_address(telemetry) if telemetry else None, redis=_url(redis), cds=cds,
         envoy_admins=envoy_admin, outcomes=outcomes, ledger=ledger, traces=traces,
         grace_seconds=grace_seconds,
@@ -317,6 +321,10 @@ def envoy(
     sidecar: str = "127.0.0.1:50051",
     cds: Path = Path("/etc/tenantry/cds.json"),
     stats: str | None = None,
+    tls_cert: Path | None = None,
+    tls_key: Path | None = None,
+    client_ca: Path | None = None,
+    max_heap_bytes: int | None = None,
     to: Path | None = None,
 ) -> None:
     """Print a complete Envoy bootstrap (JSON, which Envoy reads as YAML) for a rules document.
@@ -335,10 +343,14 @@ def envoy(
         The cluster file; `tenantry serve --cds` keeps it.
     stats
         Where Prometheus may ask for Envoy's `/stats/prometheus`, and for nothing else.
+    tls_cert, tls_key, client_ca
+        TLS for clients: paths on Envoy's disk. With client_ca their certificates are verified (identity.mtls).
+    max_heap_bytes
+        Envoy gives memory back near it and then refuses requests, so that no answer ends by a limit of the machine.
     to
         The file to write; its folder and the cluster file's are made. Default: print it.
     """
-    from tenantry.up import render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
+    from tenantry.up import listener_tls, render_bootstrap  # noqa: PLC0415  # Envoy's typed messages take 0.4 s to import
 
     document = load(rules)
     text = render_bootstrap(
@@ -348,6 +360,8 @@ def envoy(
         sidecar=parse_address(sidecar),
         cds=cds,
         stats=parse_address(stats) if stats is not None else None,
+        tls=listener_tls(tls_cert, tls_key, client_ca),
+        max_heap_bytes=max_heap_bytes,
     )
     if to is None:
         sys.stdout.write(text)

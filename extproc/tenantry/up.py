@@ -26,7 +26,7 @@ from tenantry.adapters.secrets_folder import write_missing
 from tenantry.core.errors import Problem, RulesError, TenantryError
 from tenantry.core.rules import Rules
 
-__all__ = ["Up", "UpOptions", "render_bootstrap", "render_clusters", "run", "running"]
+__all__ = ["Up", "UpOptions", "listener_tls", "render_bootstrap", "render_clusters", "run", "running"]
 
 
 class UpOptions(Struct, frozen=True, kw_only=True):
@@ -130,9 +130,21 @@ async def run(options: UpOptions, out: Console) -> None:
         stopped.cancel()
 
 
+def listener_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> ListenerTls | None:
+    """Return TLS for clients; raise TenantryError for a certificate without its key, or a CA alone."""
+    if cert is None and key is None and client_ca is None:
+        return None
+    if cert is None or key is None:
+        raise TenantryError("TLS needs both --tls-cert and --tls-key")
+    return ListenerTls(
+        cert_file=str(cert), key_file=str(key), client_ca_file=str(client_ca) if client_ca is not None else None
+    )
+
+
 def render_bootstrap(
-    rules: Rules, *, listen: Address, admin: Address, sidecar: Address, cds: Path, stats: Address | None = None
-) -> str:
+    rules: Rules, *, listen: Address, admin: Address, sidecar: Address, cds: Path, stats: Address | None = None,
+    tls: ListenerTls | None = None, max_heap_bytes: int | None = None,
+) -> str:  # fmt: skip
     """Return the bootstrap for a sidecar that runs elsewhere, as JSON text."""
     options = EnvoyOptions(
         listen_host=listen.host,
@@ -141,6 +153,8 @@ def render_bootstrap(
         admin_port=admin.port,
         sidecars=(sidecar.path or str(sidecar),),
         cds_path=str(cds),
+        listener_tls=tls,
+        max_heap_bytes=max_heap_bytes,
     )
     if stats is not None:
         options = replace(options, stats_host=stats.host, stats_port=stats.port)
@@ -164,15 +178,9 @@ def _on_this_disk(rules: Rules, options: UpOptions) -> Rules:
 
 
 def _envoy_options(options: UpOptions, sidecar: Address, admin: Address, cds: Path) -> EnvoyOptions:
-    tls = None
-    if options.tls_cert is not None or options.tls_key is not None or options.client_ca is not None:
-        if options.tls_cert is None or options.tls_key is None:
-            raise TenantryError("TLS needs both --tls-cert and --tls-key")
-        tls = ListenerTls(
-            cert_file=str(options.tls_cert.resolve()),
-            key_file=str(options.tls_key.resolve()),
-            client_ca_file=str(options.client_ca.resolve()) if options.client_ca else None,
-        )
+    cert, key, client_ca = (
+        path.resolve() if path is not None else None for path in (options.tls_cert, options.tls_key, options.client_ca)
+    )
     return EnvoyOptions(
         listen_host=options.listen.host,
         listen_port=options.listen.port,
@@ -180,7 +188,7 @@ def _envoy_options(options: UpOptions, sidecar: Address, admin: Address, cds: Pa
         admin_port=admin.port,
         sidecars=(sidecar.path or str(sidecar),),
         cds_path=str(cds),
-        listener_tls=tls,
+        listener_tls=listener_tls(cert, key, client_ca),
     )
 
 

@@ -25,10 +25,10 @@ Compose = Callable[[str, dict[str, dict[str, Any]]], dict[str, Any]]
 """From the sidecar's socket and the resources by kind to a bootstrap."""
 
 
-def rendered(folder: Path, attachment: dict[str, Any], document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def rendered(attachment: dict[str, Any], document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The chart's resources by kind; of the mesh's there is one of each."""
     values = merged(merged(VALUES, DEPLOYMENT), {"sidecar": {"replicas": 1}})
-    return {each["kind"]: each for each in render({**values, "attachment": attachment, "rules": document}, folder)}
+    return {each["kind"]: each for each in render({**values, "attachment": attachment, "rules": document})}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ async def running(folder: Path, attachment: dict[str, Any], compose: Compose, **
         transport = MutableTransport(Sidecar(source.build(*source.read()), Metrics()))
         await transport.start(Address(path=path), None)
         exits.push_async_callback(transport.drain, 1.0)
-        config = compose(path, rendered(folder, attachment, document))
+        config = compose(path, rendered(attachment, document))
         (folder / "envoy").mkdir()
         process = await exits.enter_async_context(envoy_process.running(find_envoy(None), config, folder / "envoy", 1))
         yield Gateway(address=await process.listener(), transport=transport, upstream=upstream, config=config)

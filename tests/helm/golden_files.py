@@ -1,9 +1,8 @@
 """Pairs of values and what the chart makes of them, checked in: its changes can be read as changes of manifests.
 
-PYTHONPATH=tests python -m helm.golden_files     # writes golden/*.yaml anew from golden/*.values.yaml (Helm 4)
+make golden     # writes golden/*.yaml anew from golden/*.values.yaml (Helm 4)
 """
 
-import tempfile
 from pathlib import Path
 
 import yaml
@@ -28,8 +27,7 @@ def expected(name: str) -> list[Manifest]:
 def main() -> None:
     """Write all of them anew."""
     for name in NAMES:
-        with tempfile.TemporaryDirectory() as folder:
-            manifests = render(values_of(name), Path(folder))
+        manifests = render(values_of(name))
         (FOLDER / f"{name}.yaml").write_text(yaml.safe_dump_all(manifests, sort_keys=False, width=120))
 
 

@@ -176,3 +176,26 @@ async def test_an_address_that_is_taken_leaves_nothing_behind(options: ServeOpti
                 pass
         assert asyncio.all_tasks() == among
     assert asyncio.all_tasks() == before
+
+
+async def test_operators_on_this_machine_have_a_door_of_their_own(options: ServeOptions, tmp_path: Path) -> None:
+    """As --admin may ask for certificates that kubectl cannot bring. The admin token is asked for all the same."""
+    door = str(tmp_path / "operators.sock")
+    async with (
+        serving(replace(options, local_admin=Address(path=door)), lambda *_: {}) as running,
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(door)) as local,
+        aiohttp.ClientSession() as remote,
+    ):
+        for client, base in ((local, "http://sidecar"), (remote, f"http://{running.admin}")):
+            async with client.get(f"{base}/rules", headers=ADMIN) as answer:
+                assert (await answer.json())["state"] == "live"
+            async with client.get(f"{base}/rules") as answer:
+                assert answer.status == 401
+
+
+async def test_that_door_is_not_for_other_hosts(options: ServeOptions) -> None:
+    with pytest.raises(
+        BindError, match=r"the admin listener would listen on 0\.0\.0\.0:0, which other hosts can reach"
+    ):
+        async with serving(replace(options, local_admin=Address(host="0.0.0.0", port=0)), lambda *_: {}):
+            pass

@@ -44,6 +44,24 @@ def _commented(values: str) -> Iterator[tuple[str, str]]:
             comment = []
 
 
+def unexplained(values: str) -> list[str]:
+    """Return the paths of values that no comment explains, neither their own nor one of what they are in."""
+    explained = [path for path, _ in _commented(values)]
+    return [
+        path
+        for path in _paths(yaml.safe_load(values))
+        if not any(f"{path}.".startswith(f"{each}.") for each in explained)
+    ]
+
+
+def _paths(value: Any, path: str = "") -> Iterator[str]:
+    if not isinstance(value, dict) or not value:
+        yield path
+        return
+    for key, member in value.items():
+        yield from _paths(member, f"{path}.{key}" if path else key)
+
+
 def _at(defaults: Any, path: str) -> Any:
     for name in path.split("."):
         defaults = defaults[name]

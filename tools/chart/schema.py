@@ -22,9 +22,19 @@ _PULL: Schema = {"enum": ["Always", "IfNotPresent", "Never"]}
 _DIGEST: Schema = {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"}
 _ANY: Schema = {"type": "object"}
 _NAMES: Schema = {"type": "array", "items": {"type": "string", "minLength": 1}}
+_SELECTOR: Schema = {
+    "type": "object",
+    "properties": {
+        "matchLabels": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}},
+        "matchExpressions": {"type": "array", "minItems": 1, "items": _ANY},
+    },
+    "additionalProperties": False,
+}  # fmt: skip
+_PODS: Schema = {**_SELECTOR, "minProperties": 1}
+"""An empty selector means every pod."""
 _PEER: Schema = {
     "type": "object",
-    "properties": {"namespaceSelector": _ANY, "podSelector": _ANY, "ipBlock": _ANY},
+    "properties": {"namespaceSelector": _SELECTOR, "podSelector": _SELECTOR, "ipBlock": _ANY},
     "additionalProperties": False,
 }
 _GUARDED: Schema = {
@@ -32,12 +42,21 @@ _GUARDED: Schema = {
     "items": {
         "type": "object",
         "properties": {
-            "namespace": {"type": "string"}, "podSelector": {"type": "object", "minProperties": 1},
-            "port": {"type": ["integer", "string"]}, "from": {"type": "array", "items": _PEER},
+            "namespace": {"type": "string"}, "podSelector": _PODS, "port": {"type": ["integer", "string"]},
+            "from": {"type": "array", "items": _PEER},
         },
         "required": ["podSelector", "port"],
         "additionalProperties": False,
     },
+}  # fmt: skip
+_SCRAPED: Schema = {
+    "type": "object",
+    "properties": {
+        "job": {"enum": ["engine", "envoy"]}, "namespace": {"type": "string"},
+        "podSelector": _PODS, "port": {"type": "string"}, "path": {"type": "string"},
+    },
+    "required": ["job", "podSelector", "port"],
+    "additionalProperties": False,
 }  # fmt: skip
 _PART: Schema = {
     "type": "object",
@@ -47,7 +66,7 @@ _PART: Schema = {
 }
 
 OVERRIDES: dict[str, Schema] = {
-    "rulesFrom": {"type": "array", "maxItems": 64, "items": _PART},
+    "rulesFrom": {"type": "array", "maxItems": 255, "items": _PART},
     "secretName": {"type": "string", "maxLength": 253},
     "image.pullPolicy": _PULL,
     "image.digest": _DIGEST,
@@ -63,11 +82,14 @@ OVERRIDES: dict[str, Schema] = {
     "envoy.image.digest": _DIGEST,
     "envoy.port": _PORT,
     "envoy.concurrency": _COUNT,
+    "envoy.drainSeconds": {"type": "integer", "minimum": 1, "maximum": 3600},
+    "envoy.maxHeapBytes": {"type": "integer", "minimum": 67108864},
     "envoy.resources": _ANY,
     "envoy.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "envoy.service.port": _PORT,
     "ledger.replicas": _COUNT,
     "ledger.resources": _ANY,
+    "check.resources": _ANY,
     "podDisruptionBudget.maxUnavailable": {"type": ["integer", "string"]},
     "autoscaling.maxReplicas": _COUNT,
     "autoscaling.targetCPUUtilizationPercentage": {"type": "integer", "minimum": 1, "maximum": 100},
@@ -77,6 +99,7 @@ OVERRIDES: dict[str, Schema] = {
     "networkPolicy.monitoring": _PEER,
     "networkPolicy.operators": {"type": "array", "items": _PEER},
     "monitoring.podMonitor.interval": {"type": "string", "pattern": "^[1-9][0-9]*(s|m)$"},
+    "monitoring.podMonitor.pods": {"type": "array", "items": _SCRAPED},
     "monitoring.dashboards.labels": _ANY,
 }
 

@@ -48,10 +48,10 @@ class Admin:
         self._quotas = quotas
         self.ready = False
         self._shown_one_at_a_time = asyncio.Lock()
-        self._runner: web.AppRunner | None = None
+        self._runners: list[web.AppRunner] = []
 
     async def start(self, address: Address, tls: Tls | None) -> Address:
-        """Listen; return the address with the port that was bound."""
+        """Listen, at each call on one more address; return it with the port that was bound."""
         require_safe(address, tls, "the admin listener")
         app = web.Application(middlewares=[only_allowed_clients(tls)] if tls else [], client_max_size=MAX_BATCH_BYTES)
         app.add_routes(
@@ -65,22 +65,23 @@ class Admin:
                 *(self._console.routes() if self._console is not None else ()),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
-        await self._runner.setup()
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        self._runners.append(runner)
+        await runner.setup()
         try:
             context = tls.ssl_context() if tls else None
             if address.path:
-                await web.UnixSite(self._runner, address.path, ssl_context=context).start()
+                await web.UnixSite(runner, address.path, ssl_context=context).start()
                 return address
-            await web.TCPSite(self._runner, address.host, address.port, ssl_context=context).start()
+            await web.TCPSite(runner, address.host, address.port, ssl_context=context).start()
         except OSError as error:
             raise BindError(f"the admin listener cannot listen on {address}: {error}") from None
-        return Address(host=address.host, port=self._runner.addresses[0][1])
+        return Address(host=address.host, port=runner.addresses[0][1])
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._runner is not None:
-            await self._runner.cleanup()
+        for runner in self._runners:
+            await runner.cleanup()
 
     async def unready(self) -> str | None:
         """Return why the sidecar is not ready, None when it is."""

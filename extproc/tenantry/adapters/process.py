@@ -51,7 +51,8 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     `cds` is the cluster file it keeps for Envoy, `envoy_admins` (http://host:port) are asked whether
     a new version's cluster is there; `outcomes` is a file that gets one JSON line per exchange.
     `state` is the SQLite file of this machine's rollouts, `redis` the URL of the store that replicas
-    elsewhere share with it. `telemetry` is where kubelet and Prometheus ask. `ledger` is the URL that
+    elsewhere share with it. `local_admin` is `admin` once more without certificates, on loopback or a unix socket, for
+    operators on this machine. `telemetry` is where kubelet and Prometheus ask. `ledger` is the URL that
     gets the records which the sidecar itself makes. `traces` is the OTLP/HTTP endpoint for spans.
     """
 
@@ -59,6 +60,7 @@ class ServeOptions(Struct, frozen=True, kw_only=True):
     secrets: Path
     listen: Address
     admin: Address
+    local_admin: Address | None = None
     state: Path
     telemetry: Address | None = None
     redis: str | None = None
@@ -135,8 +137,7 @@ async def serving(options: ServeOptions, render_clusters: Callable[..., dict[str
             usage=_usage(options, sidecar),
         ), stack))  # fmt: skip
         shown = await _telemetry(options, admin, stack)
-        admin_address = await admin.start(options.admin, options.tls)
-        stack.push_async_callback(admin.stop)
+        admin_address = await _admin(options, admin, stack)
         # Who may open a unix socket says its folder: Envoy speaks no TLS there.
         listen = await transport.start(options.listen, None if options.listen.path else options.tls)
         stack.push_async_callback(transport.drain, options.grace_seconds)
@@ -203,6 +204,15 @@ def _quotas(
     stack.push_async_callback(store.close)
     accounts = Accounts(store, owner=writer.replace(" ", "-"), metrics=metrics.quotas)
     return Quotas(accounts, metrics.quotas, notify=webhook.tell)
+
+
+async def _admin(options: ServeOptions, admin: Admin, stack: contextlib.AsyncExitStack) -> Address:
+    """Start the admin listener, for operators on this machine as well; return the first address."""
+    stack.push_async_callback(admin.stop)
+    address = await admin.start(options.admin, options.tls)
+    if options.local_admin is not None:
+        await admin.start(options.local_admin, None)
+    return address
 
 
 def _ledger(

@@ -19,7 +19,7 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
 {{- define "tenantry.serviceAccount" -}}
-{{- .Values.serviceAccount.name | default (include "tenantry.name" .) -}}
+{{- .Values.serviceAccount.name | default (ternary (include "tenantry.name" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
 
 {{- define "tenantry.image" -}}
@@ -46,6 +46,12 @@ readOnlyRootFilesystem: true
 runAsNonRoot: true
 capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* The rules of this release as JSON, which is YAML that every library reads alike: a bare `=` or 12:30 is not text to
+     all of them, and 1e-07 is a number to PyYAML only with a point. (A line of a JSON string ends in a quote.) */}}
+{{- define "tenantry.document" -}}
+{{- regexReplaceAll "(?m)^(\\s*(?:\".*\": )?-?[0-9]+)(e[-+]?[0-9]+,?)$" (toPrettyJson .Values.rules) "${1}.0${2}" -}}
 {{- end -}}
 
 {{/* The rules of this release and the parts outside it as one folder; the argument is the ConfigMap's name. */}}
@@ -82,16 +88,14 @@ projected:
 {{- end }}
 {{- end -}}
 
-{{- define "tenantry.scheduling" -}}
-{{- $root := index . 0 -}}
+{{/* On which nodes, and from which registry: for every pod. */}}
+{{- define "tenantry.placement" -}}
+{{- $root := . -}}
 {{- with $root.Values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $root.Values.tolerations }}
 tolerations: {{- toYaml . | nindent 2 }}
-{{- end }}
-{{- with $root.Values.affinity }}
-affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $root.Values.priorityClassName }}
 priorityClassName: {{ . }}
@@ -101,6 +105,14 @@ imagePullSecrets:
   {{- range . }}
   - {name: {{ . }}}
   {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* How pods of a component are spread: (list . "gateway") */}}
+{{- define "tenantry.spread" -}}
+{{- $root := index . 0 -}}
+{{- with $root.Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 topologySpreadConstraints:
 {{- if $root.Values.topologySpreadConstraints }}
@@ -123,5 +135,5 @@ topologySpreadConstraints:
 {{- range .Values.rules.models }}{{ if eq (.usage | default "plugin") "response" }}{{ $response = true }}{{ end }}{{ end -}}
 {{- $identity := dict "jwt" (dig "identity" "jwt" nil .Values.rules) "mtls" (dig "identity" "mtls" nil .Values.rules) -}}
 {{- $limits := pick (.Values.rules.limits | default dict) "maxBodyBytes" "streamIdleSeconds" "maxOpenExchanges" -}}
-{{- list $identity $limits (keys $kinds | sortAlpha) $response .Values.envoy.port | toJson | sha256sum -}}
+{{- list $identity $limits (keys $kinds | sortAlpha) $response | toJson | sha256sum -}}
 {{- end -}}

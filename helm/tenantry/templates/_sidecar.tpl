@@ -14,7 +14,13 @@ args:
   - /etc/tenantry/rules
   - --secrets=/etc/tenantry/secrets
   - --listen={{ if $native }}unix:/run/tenantry/sidecar.sock{{ else }}0.0.0.0:50051{{ end }}
-  - --admin={{ if $v.tls.secretName }}0.0.0.0{{ else }}127.0.0.1{{ end }}:9300
+  {{- if $v.tls.secretName }}
+  - --admin=0.0.0.0:9300
+  # For operators, who come by kubectl exec or port-forward and bring the admin token.
+  - --local-admin=127.0.0.1:{{ include "tenantry.operatorPort" $root }}
+  {{- else }}
+  - --admin=127.0.0.1:{{ include "tenantry.operatorPort" $root }}
+  {{- end }}
   - --telemetry=0.0.0.0:9301
   - --state=/var/lib/tenantry/state.db
   - --grace-seconds={{ $v.sidecar.graceSeconds }}
@@ -32,7 +38,9 @@ args:
   {{- with $v.sidecar.tracesUrl }}
   - --traces={{ . }}
   {{- end }}
-  {{- include "tenantry.tlsArgs" $root | nindent 2 }}
+  {{- with include "tenantry.tlsArgs" $root | trim }}
+  {{- . | nindent 2 }}
+  {{- end }}
 ports:
   {{- if not $native }}
   - {name: ext-proc, containerPort: 50051}
@@ -42,7 +50,7 @@ ports:
   {{- end }}
   - {name: telemetry, containerPort: 9301}
 startupProbe: {httpGet: {path: /readyz, port: telemetry}, periodSeconds: 1, failureThreshold: 60}
-readinessProbe: {httpGet: {path: /readyz, port: telemetry}, periodSeconds: 2}
+readinessProbe: {httpGet: {path: /readyz, port: telemetry}, periodSeconds: 2, timeoutSeconds: 2}
 livenessProbe: {httpGet: {path: /healthz, port: telemetry}, periodSeconds: 10, timeoutSeconds: 5, failureThreshold: 6}
 resources: {{- toYaml $v.sidecar.resources | nindent 2 }}
 securityContext: {{- include "tenantry.containerSecurity" $root | nindent 2 }}
@@ -63,9 +71,14 @@ volumeMounts:
   {{- end }}
 {{- end -}}
 
+{{/* The port on loopback where operators find the admin listener: without TLS it is the only one. */}}
+{{- define "tenantry.operatorPort" -}}
+{{- ternary 9302 9300 (ne .Values.tls.secretName "") -}}
+{{- end -}}
+
 {{- define "tenantry.sidecarVolumes" -}}
 {{- $v := .Values -}}
-- {{- include "tenantry.rulesVolume" (list . (printf "%s-rules" (include "tenantry.name" .))) | nindent 2 }}
+- {{ include "tenantry.rulesVolume" (list . (printf "%s-rules" (include "tenantry.name" .))) | indent 2 | trim }}
 - name: secrets
   secret: {secretName: {{ $v.secretName }}, defaultMode: 0440}
 - name: state
@@ -91,6 +104,6 @@ volumeMounts:
 
 {{- define "tenantry.ledgerUrl" -}}
 {{- if .Values.sidecar.ledgerUrl -}}{{ .Values.sidecar.ledgerUrl }}
-{{- else if and .Values.ledger.enabled .Values.tls.secretName -}}https://{{ include "tenantry.name" . }}-ledger.{{ .Release.Namespace }}.svc:9400
+{{- else if .Values.ledger.enabled -}}https://{{ include "tenantry.name" . }}-ledger.{{ .Release.Namespace }}.svc:9400
 {{- end -}}
 {{- end -}}
