@@ -18,9 +18,11 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
+import structlog
 from dataplane.harness import KEYS, Files, Json, rules
 from dataplane.upstream import Upstream
 from dataplane.wire import ask, chat
+from tenantry.adapters import logs
 from tenantry.adapters.bind import Address
 from tenantry.adapters.ports import free_port
 from tenantry.core.usage import Batch, EngineSpan
@@ -137,9 +139,20 @@ def short_rules(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @contextlib.asynccontextmanager
+async def logged(path: Path) -> AsyncIterator[None]:
+    """Log to a file inside the block: the demo, played before in this process, logged to one that is closed now."""
+    with path.open("w") as file:
+        logs.configure(file)
+        try:
+            yield
+        finally:
+            structlog.reset_defaults()
+
+
+@contextlib.asynccontextmanager
 async def drill(folder: Path, short_rules: list[Path]) -> AsyncIterator[Drill]:
     files, gone = Files(folder=folder), f"127.0.0.1:{free_port()}"
-    async with Upstream().running() as upstream:
+    async with Upstream().running() as upstream, logged(folder / "sidecar.log"):
         files.save(made := document(upstream))
         options = UpOptions(
             rules=files.rules, listen=HERE, admin=HERE, envoy_admin=HERE, ledger=HERE, state=folder / "state",
