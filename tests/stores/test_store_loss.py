@@ -233,8 +233,11 @@ async def test_nothing_unguarded_reaches_the_engine_however_often_the_sidecar_is
     assert bare == []
     assert load.foreign == []
     assert all(reached[method] > KILLS for method in GUARDED)
-    assert median(cpu) < READY_SECONDS
+    # CPU time too is longer beside the other half of these tests, and on a slower day of a shared machine: the second
+    # itself holds where it is idle, and elsewhere a start that computes for three is seen.
+    assert median(cpu) < 3 * READY_SECONDS
     if idle:
+        assert median(cpu) < READY_SECONDS
         assert median(wall) < READY_SECONDS
 
 
